@@ -1,0 +1,1 @@
+"""Rows: where they are, what they must look like, how they become tokens."""

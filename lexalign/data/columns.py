@@ -1,0 +1,52 @@
+"""Which of our columns an experiment reads, and the names they have in the user's data. No heavy import."""
+
+import dataclasses
+
+from lexalign.parse import nearest
+from lexalign.schema import Experiment
+
+SFT_SHAPES = {"text": ("text",), "messages": ("messages",), "prompt/completion": ("prompt", "completion")}
+BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities")
+
+
+def named(experiment: Experiment) -> dict[str, str]:
+    """Our name -> the user's name, for every column the data are said to have."""
+    columns = {field.name: getattr(experiment.data.columns, field.name) for field in dataclasses.fields(experiment.data.columns)}
+    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+
+
+def sft_shape(experiment: Experiment) -> str:
+    """The one shape of the sft rows; raises ValueError when the named columns make none, or more than one."""
+    have = named(experiment)
+    shapes = [shape for shape, columns in SFT_SHAPES.items() if set(columns) <= set(have)]
+    if len(shapes) != 1:
+        what = f"they make {' and '.join(shapes)} at once" if shapes else f"they are {', '.join(have) or 'none'}"
+        raise ValueError(
+            f"data.columns: sft reads text, messages, or prompt and completion, and {what}; "
+            "name the columns of one shape and set the others to null (data=text, data=messages and data=instructions do)"
+        )
+    return shapes[0]
+
+
+def wanted_columns(experiment: Experiment) -> dict[str, str]:
+    """Our name -> the user's name of the columns this experiment reads; raises ValueError where a needed one is unnamed."""
+    have = named(experiment)
+    if experiment.method is None:
+        return have
+    if experiment.stage.name == "sft":
+        wanted = SFT_SHAPES[sft_shape(experiment)]
+    else:
+        missing = [name for name in experiment.method.needs.columns if name not in have]
+        if missing:
+            raise ValueError(
+                f"data.columns.{missing[0]}=null: method={experiment.method.name} reads {', '.join(experiment.method.needs.columns)}; "
+                f"name your column with data.columns.{missing[0]}=<column>, or choose data that have it"
+            )
+        wanted = (*experiment.method.needs.columns, *BELIEF_COLUMNS)
+    return {name: have[name] for name in dict.fromkeys(wanted) if name in have}
+
+
+def nearest_column(ours: str, theirs: str, columns: list[str]) -> str:
+    """What to type instead of a column that is not there."""
+    hint = nearest(theirs, columns)
+    return f"{hint} Type data.columns.{ours}={hint.removeprefix('; did you mean ').rstrip('?')}" if hint else f"; type data.columns.{ours}=<column>"

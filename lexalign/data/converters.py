@@ -1,0 +1,36 @@
+"""Rows as public data sets store them into rows of our columns. A converter returns None for a row it cannot use (counted)."""
+
+import re
+from typing import Any
+
+Row = dict[str, Any]
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def alpaca(row: Row) -> Row | None:
+    """instruction, optional input, output -> prompt, completion."""
+    prompt = f"{row['instruction']}\n\n{row['input']}" if row.get("input", "").strip() else row["instruction"]
+    return {"prompt": prompt, "completion": row["output"]} if prompt.strip() and row["output"].strip() else None
+
+
+def last_turns(row: Row) -> Row | None:
+    """chosen and rejected conversations that share all but their last turn -> prompt (turns), chosen, rejected (texts)."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if chosen[:-1] != rejected[:-1] or chosen[-1]["content"] == rejected[-1]["content"] or not rejected[-1]["content"].strip():
+        return None
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in chosen[:-1]]
+    return {"prompt": turns, "chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
+
+
+def hh_dialogue(row: Row) -> Row | None:
+    """Two whole dialogues as text (`\\n\\nHuman: … \\n\\nAssistant: …`) -> prompt (turns), chosen, rejected (texts)."""
+
+    def turns(text: str) -> list[dict[str, str]]:
+        parts = re.split(r"\n\n(Human|Assistant): ?", text)[1:]
+        return [{"role": SPEAKERS[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+    chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
+    alternating = all(turn["role"] == ("user", "assistant")[i % 2] and turn["content"] for i, turn in enumerate(chosen))
+    if not alternating or not chosen or not rejected or not rejected[-1]["content"] or chosen[-1]["role"] != "assistant":
+        return None
+    return last_turns({"chosen": chosen, "rejected": rejected})

@@ -1,0 +1,64 @@
+"""Row lengths in tokens against `train.max_length`: what would be cut is counted, what would teach nothing is left out and counted."""
+
+import logging
+from dataclasses import dataclass
+
+from lexalign.data.rows import Row, Splits
+from lexalign.data.tokens import Encoder
+from lexalign.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Lengths:
+    """Token counts of the training rows."""
+
+    total: int = 0
+    longest: int = 0
+
+
+def fit(splits: Splits, encoder: Encoder, *, max_length: int) -> Lengths:
+    """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left."""
+    found = Lengths()
+    for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
+        kept, cut = [], 0
+        for row in rows:
+            prompt, longest, total = lengths(row, encoder)
+            if prompt >= max_length:
+                continue
+            kept.append(row)
+            cut += longest > max_length
+            if name == "train":
+                found.total += min(total, max_length) if "chosen" not in row else total
+                found.longest = max(found.longest, min(longest, max_length))
+        dropped = len(rows) - len(kept)
+        splits.counts[f"{name}_rows_dropped_prompt_too_long"] = dropped
+        splits.counts[f"{name}_rows_cut"] = cut
+        if dropped:
+            log.warning("%d of %d %s rows are left out: the prompt alone fills train.max_length=%d", dropped, len(rows), name, max_length)
+        if cut:
+            log.warning("%d of %d %s rows are longer than train.max_length=%d and will be cut at the end", cut, len(rows), name, max_length)
+        if rows and not kept:
+            raise DataError(f"every {name} row's prompt fills train.max_length={max_length}; raise it")
+        rows[:] = kept
+    return found
+
+
+def lengths(row: Row, encoder: Encoder) -> tuple[int, int, int]:
+    """Tokens of the prompt, of the longest sequence, and of all sequences of a row."""
+    if "text" in row:
+        count = len(encoder.tokenizer(row["text"])["input_ids"])
+        return 0, count, count
+    if "messages" in row:
+        if not encoder.chat:
+            raise DataError("data.columns.messages holds chat turns, but the tokenizer has no chat template; give text, or another model")
+        count = len(encoder.ids(encoder.tokenizer.apply_chat_template(row["messages"], tokenize=False)))
+        return 0, count, count
+    prompt = len(encoder.prompt(row["prompt"]))
+    if "completion" in row:
+        count = prompt + len(encoder.response(row["completion"]))
+        return prompt, count, count
+    before = [len(encoder.belief(row[name])) if name in row else 0 for name in ("belief", "rejected_belief")]
+    both = [prompt + extra + len(encoder.response(row[side])) for extra, side in zip(before, ("chosen", "rejected"), strict=True)]
+    return prompt, max(both), sum(both)

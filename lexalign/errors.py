@@ -1,0 +1,33 @@
+"""The errors a user can cause. Plain exceptions, because `SystemExit` in one job would end a whole multirun."""
+
+
+class LexAlignError(Exception):
+    """Something the user can mend: the message says what was found, where, and what to type instead."""
+
+    exit_code = 1
+
+
+class ConfigError(LexAlignError):
+    """Wrong settings; holds every problem found, so that all of them can be mended at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(LexAlignError):
+    """Bad data: the message names the file, the line and the field."""
+
+    exit_code = 2
+
+
+class HubError(LexAlignError):
+    """The hub refused, vanished or sent something damaged."""
+
+    exit_code = 4
+
+
+class ReferenceError(LexAlignError):
+    """Policy and reference differ at step 0, so every reward would be measured from the wrong model."""

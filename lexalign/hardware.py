@@ -1,0 +1,45 @@
+"""What this machine has, found without importing torch."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+from functools import cache
+
+
+@cache
+def cuda_devices() -> int:
+    """CUDA devices that the driver shows to this process (0 without a driver, or with CUDA_VISIBLE_DEVICES empty)."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
+
+
+def has_mps() -> bool:
+    """Whether this is a Mac with Apple's own chip."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def torch_is_cpu_build() -> bool:
+    """Whether the installed torch was built without CUDA (its version says so)."""
+    return "+cpu" in importlib.metadata.version("torch")
+
+
+def resolve_device(wanted: str) -> str:
+    """The device that `hardware.device` means on this machine."""
+    if wanted != "auto":
+        return wanted
+    if cuda_devices() and not torch_is_cpu_build():
+        return "cuda"
+    return "mps" if has_mps() else "cpu"
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,138 @@
+"""What a run is made of, as digests: two runs with one content key would make the same artifact."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lexalign import hardware
+from lexalign.data.files import split_file
+from lexalign.locate import Place, find_data, find_model
+from lexalign.schema import Data, Experiment, Model
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
+# Settings that change how a run is watched or stored, not what it makes.
+UNTRAINED = ("dry_run", "verbose", "resume", "output_dir", "store", "tracking", "extensions", "sweep", "download")
+UNTRAINED_IN_TRAIN = ("save_steps", "log_steps", "keep_checkpoints", "eval_steps")
+BLOCK = 1 << 20
+
+
+def content_key(experiment: Experiment, *, parent: str | None) -> str:
+    """Key of everything that decides the artifact: settings, model, data, code and versions; not where it is written."""
+    material = {
+        "settings": settings(experiment),
+        "model": {"parent": parent} if parent else model_identity(experiment.model),
+        "data": data_identity(experiment.data),
+        "code": [code_digest(package) for package in ("lexalign", *experiment.extensions)],
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that decide the artifact, places replaced by what is there."""
+    tree = dataclasses.asdict(experiment)
+    for name in UNTRAINED:
+        tree.pop(name)
+    for name in UNTRAINED_IN_TRAIN:
+        (tree["train"] or {}).pop(name, None)
+    for name in ("path", "parent", "parent_overrides"):
+        tree["model"].pop(name)
+    tree["data"].pop("path")
+    tree["hardware"] = {"device": hardware.resolve_device(experiment.hardware.device), "precision": experiment.hardware.precision}
+    return tree
+
+
+def model_identity(model: Model) -> dict[str, Any]:
+    """What the model's path leads to: digests of its files, or the hub's name and commit."""
+    if model.path is None:
+        return {}
+    place = find_model(model.path)
+    found = place_identity(place, model.revision, "models")
+    if model.tokenizer is not None:
+        found["tokenizer"] = place_identity(find_model(model.tokenizer), model.tokenizer_revision, "models")
+    return found
+
+
+def data_identity(data: Data) -> dict[str, Any]:
+    """What the data's path leads to: digests of the files of the splits used, or the hub's name and commit."""
+    if data.path is None:
+        return {}
+    place = Place(kind="hub", name=data.path) if data.format == "hub" else find_data(data.path)
+    if place.kind == "hub" or place.path is None:
+        return place_identity(place, data.revision, "datasets")
+    splits = [split for split in (data.split, data.eval_split) if split]
+    return {"files": {split: file_digest(split_file(place.path, split, data.format)[0]) for split in splits}}
+
+
+def place_identity(place: Place, revision: str | None, kind: str) -> dict[str, Any]:
+    """Digests of a folder's files, or a hub repository with the commit that the cache holds for its revision."""
+    if place.kind == "hub":
+        return {"repo": place.name, "revision": cached_commit(place.name, revision, kind)}
+    assert place.path is not None
+    files = sorted(path for path in place.path.rglob("*") if path.is_file()) if place.path.is_dir() else [place.path]
+    base = place.path if place.path.is_dir() else place.path.parent
+    # A manifest also tells when and where it was made; its digests of the files beside it are covered by the files.
+    return {"files": {str(path.relative_to(base)): file_digest(path) for path in files if path.name != "manifest.json"}}
+
+
+def cached_commit(repo: str, revision: str | None, kind: str) -> str:
+    """The commit a branch stands for in the hub's cache; the revision itself where it is a commit or not cached."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ref = Path(HF_HUB_CACHE) / f"{kind}--{repo.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text().strip() if ref.is_file() else revision or "main"
+
+
+@cache
+def _digest(path: str, size: int, mtime: int, inode: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; read once in a process while size, time and inode stay."""
+    stat = os.stat(path)
+    return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@cache
+def code_digest(package: str) -> str:
+    """sha256 over the Python files of a package."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    root = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(root.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that take part in training."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout this package stands in, `+dirty` where files differ; None outside git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,98 @@
+"""Between the command line and a run: refuse before anything is written, then run one job of Hydra's."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lexalign.compose import check, compose, points
+from lexalign.errors import ConfigError, LexAlignError
+
+log = logging.getLogger(__name__)
+SHOWN = 30
+
+
+class JobFailed(Exception):
+    """A job of a multirun failed; the reason is on the terminal and in the job's run.log."""
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Exit 2 with every problem of every job, before Hydra makes a folder. Questions to Hydra (--help, --cfg) pass."""
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.config_name:
+        return
+    config_dirs = [args.config_dir] if args.config_dir else []
+    problems: dict[str, None] = {}
+    try:
+        jobs = points(args.overrides, multirun=args.multirun)
+    except ConfigError as error:
+        refuse(error.problems)
+    for job in jobs:
+        try:
+            compose(job, config_dirs=config_dirs)
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+    if problems:
+        refuse(list(problems))
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Print the problems and exit 2."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(f"{count} in the settings; nothing was run or written:", file=sys.stderr)
+    for problem in problems[:SHOWN]:
+        print(f"  - {problem}", file=sys.stderr)
+    if len(problems) > SHOWN:
+        print(f"  … and {len(problems) - SHOWN} more", file=sys.stderr)
+    sys.exit(ConfigError.exit_code)
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """Run one job in the folder Hydra made for it; its score, or None where it has none."""
+    job = HydraConfig.get()
+    out_dir = Path(job.runtime.output_dir)
+    multirun = job.mode == RunMode.MULTIRUN
+    config_dirs = [source.path for source in job.runtime.config_sources if source.provider in ("command-line", "hydra.searchpath")]
+    try:
+        overrides = list(job.overrides.task)
+        composed = check(cfg, overrides, config_dirs=config_dirs)
+        from lexalign import runs
+
+        name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "tracking"))) or "defaults"
+        return runs.execute(
+            composed,
+            out_dir=out_dir,
+            name=name,
+            group=Path(job.sweep.dir).name if multirun else None,
+            config_dirs=config_dirs,
+        ).score
+    except Exception as error:
+        tell(error, job_name=f"job {job.job.num}: " if multirun else "", out_dir=out_dir)
+        forget_empty(out_dir)
+        if not multirun:
+            sys.exit(error.exit_code if isinstance(error, LexAlignError) else 1)
+        # A fresh exception, because Hydra's launcher keeps it, and the traceback would keep the job's tensors alive.
+        failed = JobFailed(f"{type(error).__name__}: {error}")
+    raise failed
+
+
+def tell(error: Exception, *, job_name: str, out_dir: Path) -> None:
+    """Say on the terminal what went wrong: the message for a user's error, the kind of error and the log for one of ours."""
+    if isinstance(error, ConfigError):
+        print("\n".join(f"{job_name}{problem}" for problem in error.problems), file=sys.stderr)
+    elif isinstance(error, LexAlignError):
+        print(f"{job_name}{error}", file=sys.stderr)
+    else:
+        log.debug("traceback", exc_info=error)
+        print(f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}", file=sys.stderr)
+
+
+def forget_empty(folder: Path) -> None:
+    """Remove the folder Hydra made for a job that was refused before it wrote anything."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

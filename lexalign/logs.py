@@ -1,0 +1,35 @@
+"""`run.log`, and what of it reaches the terminal."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LIBRARIES = ("transformers", "datasets", "trl", "peft", "accelerate", "huggingface_hub", "torch", "py.warnings")
+
+
+@contextmanager
+def logged(out_dir: Path, *, verbose: bool) -> Iterator[None]:
+    """Within the block, our messages go to `run.log` and the terminal; the libraries' to `run.log`, to both when `verbose`."""
+    root = logging.getLogger()
+    file = logging.FileHandler(out_dir / "run.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter(FORMAT))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.addFilter(lambda record: record.levelno >= logging.INFO and (verbose or record.name.startswith("lexalign")))
+    before = (root.level, list(root.handlers))
+    # A parent runs within its child's block: its messages belong to its own file, and once to the terminal.
+    root.handlers = [file, terminal]
+    root.setLevel(logging.INFO)
+    logging.getLogger("lexalign").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    for name in LIBRARIES:
+        logging.getLogger(name).propagate = True
+    try:
+        yield
+    finally:
+        file.close()
+        root.setLevel(before[0])
+        root.handlers = before[1]

@@ -1,0 +1,194 @@
+"""Models and tokenizers from wherever `model.path` leads, ready to train, and back to the disk as an artifact."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+
+from lexalign import adapters, artifacts, hardware
+from lexalign.errors import ConfigError, HubError
+from lexalign.locate import Place, find_model
+from lexalign.schema import Experiment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Loaded:
+    """A model to start from.
+
+    `inherited` is the adapter of an earlier run: merged into `model` where the weights are kept as they are; for a quantized base it
+    stays an adapter (merging would round it away) and is the one that is trained on.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: Any
+    base: dict[str, Any]
+    inherited: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The files a model is made of: a base, and perhaps one adapter on it."""
+
+    place: Place
+    revision: str | None
+    adapter: Path | None
+    tokenizer: Path | None
+
+
+def source(path: str, revision: str | None) -> Source:
+    """Follow a path to its base and adapter; raises ConfigError where it leads nowhere."""
+    place = find_model(path)
+    if place.kind == "missing":
+        raise ConfigError(f"model.path={path}: {place.problem}")
+    if place.kind in ("hub", "gguf"):
+        return Source(place=place, revision=revision, adapter=None, tokenizer=None)
+    folder = place.path
+    assert folder is not None
+    if not (folder / adapters.CONFIG).is_file():
+        return Source(place=place, revision=None, adapter=None, tokenizer=folder)
+    if (folder / "manifest.json").is_file():
+        broken = artifacts.damage(folder)
+        if broken:
+            raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
+        base = artifacts.read_manifest(folder)["base"]
+    else:
+        config = adapters.read_config(folder)
+        base = {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
+    below = source(base["path"], base["revision"])
+    if below.adapter is not None:
+        raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first")
+    return Source(place=below.place, revision=below.revision, adapter=folder, tokenizer=folder)
+
+
+def load(experiment: Experiment) -> Loaded:
+    """The model an experiment starts from, its adapter already merged in, and its tokenizer."""
+    settings = experiment.model
+    assert settings.path is not None and experiment.adapter is not None
+    found = source(settings.path, settings.revision)
+    bits = experiment.adapter.bits
+    model = load_base(experiment, found)
+    inherited = found.adapter
+    if inherited is not None:
+        adapters.refuse_unstackable(inherited)
+        if bits is None:
+            model = PeftModel.from_pretrained(model, inherited, autocast_adapter_dtype=False).merge_and_unload()
+        else:
+            refuse_other_shape(experiment, inherited)
+            model = PeftModel.from_pretrained(model, inherited, is_trainable=True)
+    tokenizer = load_tokenizer(experiment, found)
+    base = {"path": found.place.name if found.place.kind != "run" else str(found.place.path), "revision": commit_of(model, found)}
+    return Loaded(model=model, tokenizer=tokenizer, base=base, inherited=inherited)
+
+
+def load_base(experiment: Experiment, found: Source) -> PreTrainedModel:
+    """The base model in the type and on the device that the experiment asks for."""
+    settings = experiment.model
+    assert experiment.adapter is not None
+    arguments: dict[str, Any] = {"dtype": weight_dtype(experiment), "trust_remote_code": settings.trust_remote_code}
+    if settings.attention != "auto":
+        arguments["attn_implementation"] = settings.attention
+    if experiment.adapter.bits is not None:
+        arguments["quantization_config"] = quantization(experiment)
+        arguments["device_map"] = {"": hardware.resolve_device(experiment.hardware.device)}
+    try:
+        if found.place.kind == "gguf":
+            assert found.place.path is not None
+            model = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
+            # The weights are plain numbers now; left in place, these would make saving write a quantized model again.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+        else:
+            model = AutoModelForCausalLM.from_pretrained(found.place.path or found.place.name, revision=found.revision or "main", **arguments)
+    except OSError as error:
+        raise HubError(f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}") from error
+    return model
+
+
+def quantization(experiment: Experiment) -> BitsAndBytesConfig:
+    """bitsandbytes: nf4 with double quantization, or int8."""
+    assert experiment.adapter is not None
+    if experiment.adapter.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=weight_dtype(experiment)
+    )
+
+
+def weight_dtype(experiment: Experiment) -> torch.dtype:
+    """`model.dtype`; auto = float32 on the CPU and for full training, bfloat16 on an accelerator that has it."""
+    named = experiment.model.dtype
+    if named != "auto":
+        return getattr(torch, named)
+    device = hardware.resolve_device(experiment.hardware.device)
+    full = experiment.adapter is not None and experiment.adapter.kind == "full"
+    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bf16 and not full else torch.float32
+
+
+def load_tokenizer(experiment: Experiment, found: Source) -> Any:
+    """The tokenizer beside the adapter or the model, or the one `model.tokenizer` names; with a pad token of its own."""
+    settings = experiment.model
+    if settings.tokenizer is not None:
+        place, revision = find_model(settings.tokenizer), settings.tokenizer_revision
+    elif found.tokenizer is not None and (found.tokenizer / "tokenizer_config.json").is_file():
+        place, revision = Place(kind="folder", name=str(found.tokenizer), path=found.tokenizer), None
+    else:
+        place, revision = found.place, found.revision
+    try:
+        if place.kind == "gguf":
+            assert place.path is not None
+            tokenizer = AutoTokenizer.from_pretrained(place.path.parent, gguf_file=place.path.name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                place.path or place.name, revision=revision or "main", trust_remote_code=settings.trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise HubError(f"the tokenizer of {place.name}: {first_line(error)}; name one with model.tokenizer=<hub id or folder>") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        log.warning("The tokenizer has no pad token; EOS stands in for it (masks tell them apart)")
+    return tokenizer
+
+
+def refuse_other_shape(experiment: Experiment, inherited: Path) -> None:
+    """On a quantized base the earlier adapter itself is trained on, so a different shape would be ignored: refuse it."""
+    adapter, config = experiment.adapter, adapters.read_config(inherited)
+    assert adapter is not None
+    different = [
+        f"adapter.{ours}={config[theirs]}" for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha")) if getattr(adapter, ours) != config[theirs]
+    ]
+    if different:
+        raise ConfigError(f"adapter: a quantized base keeps the adapter of {inherited.parent} and trains it on; type {' '.join(different)}")
+
+
+def commit_of(model: Any, found: Source) -> str | None:
+    """The hub commit that was loaded."""
+    return getattr(model.config, "_commit_hash", None) or found.revision if found.place.kind == "hub" else None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, which tends to be long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def save(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any]) -> None:
+    """Write the trained model: an adapter on the original base, or whole weights; its tokenizer; last, the manifest."""
+    artifact.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(artifact, selected_adapters=["default"])
+        # merged: the new adapter was trained on top of the old one. Not merged (quantized): it is the old one, trained on.
+        if loaded.inherited is not None and not isinstance(loaded.model, PeftModel):
+            adapters.stack(loaded.inherited, artifact)
+    else:
+        model.save_pretrained(artifact)
+    loaded.tokenizer.save_pretrained(artifact)
+    (artifact / "README.md").unlink(missing_ok=True)  # PEFT's empty template
+    kind = "adapter" if isinstance(model, PeftModel) else "model"
+    artifacts.write_manifest(artifact, {"kind": kind, "base": loaded.base, **facts})

@@ -1,0 +1,28 @@
+"""What a run leaves in `result.json`."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(kw_only=True)
+class Result:
+    """The outcome of one run.
+
+    `metrics` holds two tables, `before` and `after` training, name to value; `score` is the one a sweep compares.
+    """
+
+    status: Literal["finished", "planned", "failed"]
+    stage: str
+    method: str | None = None
+    score: float | None = None
+    score_name: str | None = None
+    score_direction: Literal["maximize", "minimize"] | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=lambda: {"before": {}, "after": {}})
+    samples: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    artifact: str | None = None
+    key: str | None = None
+    parent: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,302 @@
+"""Every setting of an experiment: its type, its range and what it means. Values live in `conf/`.
+
+Standard library only: this module is read before anything heavy is imported. Fields have no default of their own (the YAML
+files are the one home of values); `Annotated[...]` carries the range that `lexalign.parse` checks.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from lexalign.parse import Range
+
+Positive = Range(above=0)
+NotNegative = Range(least=0)
+Count = Annotated[int, Range(least=1)]
+Share = Annotated[float, Range(above=0, below=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the run does."""
+
+    name: str
+    """download, sft or align."""
+    target: str
+    """Dotted path of the function `(experiment, out_dir, tracker) -> Result` that does it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method needs of the other groups."""
+
+    columns: list[str]
+    """Data columns without which the method cannot run."""
+    adapter: str | None
+    """The adapter kind that the method pins, or null where the user chooses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How the model is trained. Knobs of a method's own are checked by the dataclass that its `knobs` names."""
+
+    name: str
+    stage: str
+    """The stage this method belongs to."""
+    target: str
+    """Dotted path of the trainer class."""
+    knobs: str
+    """Dotted path of the dataclass, a subclass of this one, that declares the method's own settings."""
+    needs: Needs
+    score: list[str]
+    """Metrics by preference: the first one that the evaluation yields is the run's score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftMethod(Method):
+    """Supervised fine-tuning."""
+
+    loss_on: Literal["auto", "completion", "assistant", "all"]
+    """Tokens that are trained: auto = the completion of prompt/completion rows, every assistant turn of conversations whose chat
+    template marks them, all tokens of plain text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoMethod(Method):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290) and the losses TRL offers beside it."""
+
+    beta: Annotated[float, Positive]
+    """Strength of the pull towards the reference."""
+    loss_type: Literal[
+        "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+        "apo_zero", "apo_down", "discopop", "sft",
+    ]  # fmt: skip
+    """TRL's loss of that name."""
+    label_smoothing: Annotated[float, Range(least=0, below=0.5)]
+    """Assumed share of flipped labels; read by sigmoid (conservative DPO), robust and exo_pair only."""
+    precompute_reference: bool
+    """Score the whole data set with the reference once, before training, instead of at every step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GdpoMethod(Method):
+    """Group Distributional Preference Optimization (arXiv 2412.20299): L = c·L_cal + b·L_bel + p·L_pref."""
+
+    beta: Annotated[float, Positive]
+    """Strength of the pull towards the reference in the preference term."""
+    calibration_weight: Annotated[float, NotNegative]
+    """Weight c of the calibration term: cross-entropy of the beliefs' first tokens against the target shares."""
+    belief_weight: Annotated[float, NotNegative]
+    """Weight b of the sampled belief's likelihood."""
+    preference_weight: Annotated[float, NotNegative]
+    """Weight p of the preference between responses given the chosen's belief."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Which weights are trained."""
+
+    kind: Literal["lora", "qlora", "full"]
+    rank: Count | None
+    alpha: Annotated[float, Positive] | None
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Range(least=0, below=1)] | None
+    target_modules: list[str] | Literal["auto"] | None
+    """Names of the layers that get an adapter; auto = every linear layer but the output head."""
+    bits: int | None
+    """Quantization of the frozen base (qlora): 4 (nf4, double quantization) or 8 (int8)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model the run starts from: a path, or the artifact of a parent experiment."""
+
+    path: str | None
+    """Hub id, folder, `.gguf` file, or the folder of an earlier run. `embedded:tiny` is the model inside this package."""
+    revision: str | None
+    """Branch, tag or commit on the hub."""
+    parent: str | None
+    """An experiment whose artifact is the model; it runs first unless a finished artifact of the same content exists."""
+    parent_overrides: list[str]
+    """Overrides for that experiment, as one would type them."""
+    tokenizer: str | None
+    """Where the tokenizer comes from when not from the model (the base model of weights saved without one)."""
+    tokenizer_revision: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    """Type of the loaded weights; auto = float32 on the CPU and for full training, bfloat16 on an accelerator that has it."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+    trust_remote_code: bool
+    """Run Python code that comes with the model; asks for a 40-hex revision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The names that our columns have in the user's data; null = the data have no such column."""
+
+    text: str | None
+    messages: str | None
+    prompt: str | None
+    completion: str | None
+    chosen: str | None
+    rejected: str | None
+    belief: str | None
+    """The chosen response's belief: its text or its index in `data.beliefs`."""
+    rejected_belief: str | None
+    probabilities: str | None
+    """Shares p* of the beliefs for this prompt, in the order of `data.beliefs`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The rows to train and to evaluate on."""
+
+    path: str | None
+    """File, folder with train and test files, or hub id. `embedded:<name>` is a data set inside this package."""
+    revision: str | None
+    subset: str | None
+    """Configuration name of a hub data set."""
+    format: Literal["auto", "json", "jsonl", "csv", "parquet", "hub"]
+    split: str
+    """Split to train on: `train` is train.* in a folder."""
+    eval_split: str | None
+    """Held-out split; null = take `eval_fraction` of the training rows."""
+    eval_fraction: Share | None
+    """Share of the training split held out, by prompt, when there is no `eval_split`."""
+    limit: Count | None
+    """Use only the first rows of each split."""
+    columns: Columns
+    beliefs: list[str] | None
+    """The texts of the beliefs, in the order of the target shares."""
+    belief_format: str
+    """How a belief stands before its response: `{index}` and `{text}` are filled in."""
+    converter: str | None
+    """Dotted path of a function that turns one row as stored into one row of our columns, or None to leave it out (counted)."""
+    chat_template: Literal["auto", "always", "never"]
+    """Whether prompts and responses become chat turns; auto = where the tokenizer has a chat template."""
+    system: str | None
+    """A system message put before every prompt that becomes a chat turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The device the run uses."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    """Arithmetic of the training step; auto = bf16 on an accelerator that has it, fp32 elsewhere."""
+    threads: Count | None
+    """CPU threads; null = as many as there are cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The training loop."""
+
+    learning_rate: Annotated[float, Positive]
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    optimizer: Literal["adamw_torch", "adamw_8bit", "rmsprop", "adafactor", "sgd"]
+    batch_size: Count
+    """Rows (pairs, for align) a device sees at once."""
+    gradient_accumulation_steps: Count
+    epochs: Annotated[float, Positive]
+    max_steps: Count | None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    warmup_steps: Annotated[float, NotNegative]
+    """Steps of warm-up; below 1 it is a share of all steps."""
+    weight_decay: Annotated[float, NotNegative]
+    max_grad_norm: Annotated[float, Positive]
+    max_length: Annotated[int, Range(least=8)]
+    """Longest row in tokens, prompt and response together; longer rows are cut at the end, and counted."""
+    packing: bool
+    """Put several short rows into one (sft)."""
+    save_steps: Count | None
+    """Steps between checkpoints; null = one at the end of each epoch."""
+    eval_steps: Count | None
+    """Steps between evaluations of the held-out loss; null = none while training."""
+    log_steps: Count
+    keep_checkpoints: Count
+    """Newest checkpoints kept."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """The measurement before and after training."""
+
+    enabled: bool
+    limit: Count | None
+    """At most so many held-out rows."""
+    batch_size: Count
+    max_new_tokens: Annotated[int, Range(least=1)]
+    samples: Annotated[int, NotNegative]
+    """Generated samples shown and recorded."""
+    belief_samples: Annotated[int, NotNegative]
+    """Responses drawn for each held-out prompt, at temperature 1, to measure beliefs (gdpo)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """`stage=download` fetches what `model` and `data` name."""
+
+    only: Literal["all", "models", "datasets"]
+    include: list[str]
+    """File patterns to fetch; empty = all."""
+    exclude: list[str]
+    """File patterns to leave out."""
+    output_dir: str | None
+    """Folder for the files; null = the hub's own cache, where sft and align find them."""
+    workers: Count
+    """Files fetched at once."""
+    retries: Annotated[int, NotNegative]
+    """How often a busy or broken answer is asked again, with growing pauses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where the run's numbers are shown."""
+
+    target: str
+    """Dotted path of the tracker class."""
+    project: str | None
+    entity: str | None
+    mode: Literal["auto", "online", "offline"] | None
+    """auto = online where a key is configured, offline otherwise."""
+    group: str | None
+    """Runs shown together; null = the sweep, or the parents' group for a parent."""
+    name: str | None
+    """null = the overrides of the run."""
+    tags: list[str] | None
+    init_timeout: Annotated[float, Positive] | None
+    """Seconds to wait for the server at the start."""
+    finish_timeout: Annotated[float, Positive] | None
+    """Seconds to wait for the server at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, whole."""
+
+    seed: Annotated[int, Range(least=0, most=2**32 - 1)]
+    dry_run: bool
+    """Print the plan and stop."""
+    verbose: bool
+    """Log the libraries' own messages too."""
+    resume: str
+    """auto = go on from the newest checkpoint in the run's folder; never = refuse a folder that holds one; else a path to one."""
+    output_dir: str
+    """The run's folder (the sweep's, in a multirun)."""
+    store: str
+    """Folder of what runs share: finished parents by content key."""
+    extensions: list[str]
+    """Packages of the user's own whose classes `_target_` may name; read from the command line only."""
+    stage: Stage
+    method: Method | None
+    adapter: Adapter | None
+    model: Model
+    data: Data
+    hardware: Hardware
+    tracking: Tracking
+    train: Train | None
+    evaluate: Evaluate
+    download: Download
+    sweep: Any

@@ -1,0 +1,44 @@
+"""Alignment on preferences. The reference is the model the run starts from, an sft adapter included; step 0 proves it."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from lexalign import training
+from lexalign.errors import ReferenceError
+from lexalign.results import Result
+from lexalign.schema import DpoMethod, Experiment
+
+log = logging.getLogger(__name__)
+MARGIN_TOLERANCE = {"fp32": 1e-3, "low": 0.05}
+LN2 = math.log(2)
+
+
+def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
+    """Align the model; stops at step 0 where policy and reference differ."""
+    return training.run(experiment, out_dir, tracker, before_training=check_reference)
+
+
+def check_reference(trainer: Any, experiment: Experiment) -> None:
+    """At step 0 policy and reference are one model: the reward margin is 0 and the sigmoid loss ln 2. Raises ReferenceError if not."""
+    import torch
+
+    rows = [trainer.train_dataset[i] for i in range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))]
+    wanted = trainer._signature_columns or list(rows[0])
+    batch = trainer._prepare_inputs(trainer.data_collator([{name: row[name] for name in wanted if name in row} for row in rows]))
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        loss = float(trainer.compute_loss(trainer.model, batch))
+    margin = trainer._metrics["eval"]["rewards/margins"][-1]
+    trainer._metrics["eval"].clear()
+    trainer.model.train()
+    tolerance = MARGIN_TOLERANCE["low" if trainer.args.bf16 or trainer.args.fp16 else "fp32"]
+    log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
+    explanation = "the reference is not the model this run starts from, so every reward would be measured from the wrong place"
+    if not abs(margin) <= tolerance:
+        raise ReferenceError(f"step 0: the reward margin is {margin:.4g} instead of 0 (± {tolerance:g}): {explanation}")
+    method = experiment.method
+    sigmoid = isinstance(method, DpoMethod) and method.loss_type == "sigmoid"
+    if sigmoid and not abs(loss - LN2) <= tolerance:
+        raise ReferenceError(f"step 0: the sigmoid loss is {loss:.6g} instead of ln 2 = {LN2:.6g} (± {tolerance:g}): {explanation}")

@@ -1,0 +1,69 @@
+"""Our settings in the words of transformers' TrainingArguments, for every trainer alike."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from lexalign import hardware
+from lexalign.adapters import lora_config
+from lexalign.models import Loaded
+from lexalign.schema import Experiment
+
+OPTIMIZERS = {"adamw_torch": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "rmsprop": "rmsprop", "adafactor": "adafactor", "sgd": "sgd"}
+
+
+def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
+    """Arguments of the training loop."""
+    train = experiment.train
+    assert train is not None
+    device = hardware.resolve_device(experiment.hardware.device)
+    precision = resolve_precision(experiment.hardware.precision, device)
+    return {
+        "output_dir": str(out_dir / "checkpoints"),
+        "seed": experiment.seed,
+        "data_seed": experiment.seed,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": train.scheduler,
+        "optim": OPTIMIZERS[train.optimizer],
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": experiment.evaluate.batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "num_train_epochs": train.epochs,
+        "max_steps": train.max_steps or -1,
+        "warmup_steps": train.warmup_steps,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "max_length": train.max_length,
+        "save_strategy": "steps" if train.save_steps else "epoch",
+        "save_steps": train.save_steps or 500,
+        "save_total_limit": train.keep_checkpoints,
+        "eval_strategy": "steps" if train.eval_steps else "no",
+        "eval_steps": train.eval_steps,
+        "logging_steps": train.log_steps,
+        "logging_first_step": True,
+        "activation_checkpointing": train.gradient_checkpointing,
+        "use_cpu": device == "cpu",
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": device == "cuda",
+        "restore_callback_states_from_checkpoint": True,
+    }
+
+
+def resolve_precision(wanted: str, device: str) -> str:
+    """`hardware.precision`; auto = bf16 on a CUDA device that has it, fp32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def peft_config(experiment: Experiment, loaded: Loaded) -> Any:
+    """The adapter to train, or None for full training and for an adapter that is trained on."""
+    assert experiment.adapter is not None
+    if experiment.adapter.kind == "full" or isinstance(loaded.model, PeftModel):
+        return None
+    return lora_config(experiment.adapter, loaded.model)

@@ -1,0 +1,60 @@
+"""Direct preference optimization: TRL's DPOTrainer on our rows (arXiv 2305.18290, and the losses TRL offers beside it)."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from lexalign.data.rows import Row, Splits
+from lexalign.data.tokens import Encoder
+from lexalign.models import Loaded
+from lexalign.schema import DpoMethod, Experiment
+from lexalign.trainers import arguments
+
+
+class DPOTrainer(trl.DPOTrainer):
+    """TRL's DPOTrainer. The reference is the model as loaded: an earlier run's adapter is merged into it before training."""
+
+    shared_belief = False
+    """On data with beliefs each response stands behind its own: the baseline GDPO is compared with."""
+
+    def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
+        method = experiment.method
+        assert isinstance(method, DpoMethod) and experiment.train is not None and experiment.adapter is not None
+        args = trl.DPOConfig(
+            **arguments.common(experiment, out_dir),
+            beta=method.beta,
+            loss_type=[method.loss_type],
+            label_smoothing=method.label_smoothing,
+            precompute_ref_log_probs=method.precompute_reference,
+        )
+        # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
+        needs_copy = experiment.adapter.kind == "full" and not method.precompute_reference
+        held_out = Dataset.from_list([pair_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
+        super().__init__(
+            model=loaded.model,
+            ref_model=copy.deepcopy(loaded.model) if needs_copy else None,
+            args=args,
+            train_dataset=Dataset.from_list([pair_row(row, encoder) for row in splits.train]),
+            eval_dataset=held_out,
+            processing_class=loaded.tokenizer,
+            peft_config=arguments.peft_config(experiment, loaded),
+            callbacks=callbacks,
+        )
+
+
+def pair_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+    """A pair in TRL's layout, each response behind its own belief where the data have beliefs."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if "belief" in row:
+        chosen = encoder.belief_text(row["belief"]) + chosen
+        rejected = encoder.belief_text(row.get("rejected_belief", row["belief"])) + rejected
+    if not encoder.chat:
+        return {"prompt": encoder.plain(row["prompt"]), "chosen": chosen, "rejected": rejected}
+    return {
+        "prompt": encoder.turns(row["prompt"]),
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }

@@ -1,0 +1,148 @@
+"""Group Distributional Preference Optimization (arXiv 2412.20299): calibrate the beliefs, then prefer given the belief."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+from torch import Tensor
+
+from lexalign import losses
+from lexalign.data.rows import Row, Splits
+from lexalign.data.tokens import Encoder, stacked
+from lexalign.evaluation.scoring import token_log_probs
+from lexalign.models import Loaded
+from lexalign.schema import Experiment, GdpoMethod
+from lexalign.trainers import arguments
+
+COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares", "ref_chosen_logps", "ref_rejected_logps"]
+REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask")
+
+
+class GDPOTrainer(trl.DPOTrainer):
+    """TRL's DPOTrainer with explicit spans (prompt, belief, response) and the three-term loss of `lexalign.losses.gdpo_loss`."""
+
+    shared_belief = True
+    """Chosen and rejected both stand behind the chosen's belief."""
+
+    def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
+        method, train = experiment.method, experiment.train
+        assert isinstance(method, GdpoMethod) and train is not None
+        self.method = method
+        self.belief_tokens = torch.tensor(encoder.first_belief_tokens())
+        args = trl.DPOConfig(
+            **arguments.common(experiment, out_dir), beta=method.beta, precompute_ref_log_probs=True, remove_unused_columns=False
+        )
+        held_out = Dataset.from_list([belief_row(row, encoder) for row in splits.held_out]) if train.eval_steps else None
+        super().__init__(
+            model=loaded.model,
+            args=args,
+            train_dataset=Dataset.from_list([belief_row(row, encoder) for row in splits.train]),
+            eval_dataset=held_out,
+            processing_class=loaded.tokenizer,
+            data_collator=BeliefCollator(pad=loaded.tokenizer.pad_token_id, max_length=train.max_length),
+            peft_config=arguments.peft_config(experiment, loaded),
+            callbacks=callbacks,
+        )
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        """The rows come as ids already, so that no token straddles two spans."""
+        return dataset
+
+    def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Any:
+        """Summed log-probabilities of the responses given prompt and belief under the reference, each (B,)."""
+        return super().compute_ref_log_probs(model, {name: inputs[name] for name in REFERENCE_INPUTS})
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+        ids, pairs = inputs["input_ids"], inputs["shares"].shape[0]
+        # Only positions from the last prompt token on are scored, so only these reach the LM head.
+        start = int(inputs["prompt_lengths"].min()) - 1
+        logits = model(input_ids=ids, attention_mask=inputs["attention_mask"], use_cache=False, logits_to_keep=ids.shape[1] - start).logits
+        log_probs = token_log_probs(logits, ids[:, start:])
+        responses = (log_probs * inputs["completion_mask"][:, start + 1 :]).sum(1)
+        belief_mask = inputs["belief_mask"][:pairs, start + 1 :]
+        beliefs = (log_probs[:pairs] * belief_mask).sum(1) / belief_mask.sum(1)
+        last_prompt = logits[torch.arange(pairs, device=ids.device), inputs["prompt_lengths"][:pairs] - 1 - start]
+        calibration = losses.calibration_loss(last_prompt, self.belief_tokens.to(ids.device), inputs["shares"])
+        chosen, rejected = responses.chunk(2)
+        ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        preference = losses.dpo_loss(losses.preference_logits(chosen, rejected, ref_chosen, ref_rejected), beta=self.beta)
+        loss = losses.gdpo_loss(
+            calibration,
+            beliefs,
+            preference,
+            calibration_weight=self.method.calibration_weight,
+            belief_weight=self.method.belief_weight,
+            preference_weight=self.method.preference_weight,
+        ).mean()
+        rewards = self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()
+        self._note(calibration=calibration, belief=-beliefs, preference=preference, rewards=rewards, tokens=inputs["attention_mask"].sum())
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _note(self, *, calibration: Tensor, belief: Tensor, preference: Tensor, rewards: tuple[Tensor, Tensor], tokens: Tensor) -> None:
+        """Record the terms of the loss and the rewards, under TRL's names where it has one."""
+        mode = "train" if self.model.training else "eval"
+        chosen, rejected = (self.accelerator.gather(reward) for reward in rewards)
+        noted = {
+            "loss/calibration": calibration,
+            "loss/belief": belief,
+            "loss/preference": preference,
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }
+        for name, values in noted.items():
+            self._metrics[mode][name].append(self.accelerator.gather(values.detach()).float().mean().item())
+        if mode == "train":
+            self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = COLUMNS
+
+
+def belief_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+    """The spans of a pair as ids, and the target shares."""
+    return {
+        "prompt_ids": encoder.prompt(row["prompt"]),
+        "belief_ids": encoder.belief(row["belief"]),
+        "chosen_ids": encoder.response(row["chosen"]),
+        "rejected_ids": encoder.response(row["rejected"]),
+        "shares": row["probabilities"],
+    }
+
+
+@dataclass(kw_only=True)
+class BeliefCollator:
+    """B rows to a batch of 2B sequences `prompt | belief | response`, the chosen ones first, padded on the right.
+
+    `completion_mask` marks response tokens, `belief_mask` belief tokens, (2B, T); `prompt_lengths` (2B,); `shares` (B, K).
+    """
+
+    pad: int
+    max_length: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        sequences, beliefs, responses = [], [], []
+        for response in ("chosen_ids", "rejected_ids"):
+            for row in rows:
+                spans = (row["prompt_ids"], row["belief_ids"], row[response])
+                sequences.append(sum(spans, [])[: self.max_length])
+                for marked, kind in ((beliefs, 1), (responses, 2)):
+                    marked.append([int(kind == at) for at, span in enumerate(spans) for _ in span][: self.max_length])
+        ids, attention = stacked(sequences, self.pad)
+        batch = {
+            "input_ids": torch.tensor(ids),
+            "attention_mask": torch.tensor(attention),
+            "belief_mask": torch.tensor(stacked(beliefs, 0)[0]),
+            "completion_mask": torch.tensor(stacked(responses, 0)[0]),
+            "prompt_lengths": torch.tensor([len(row["prompt_ids"]) for row in rows] * 2),
+            "shares": torch.tensor([row["shares"] for row in rows]),
+        }
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return batch

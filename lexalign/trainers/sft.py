@@ -1,0 +1,48 @@
+"""Supervised fine-tuning: TRL's SFTTrainer on our rows."""
+
+from pathlib import Path
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from lexalign.data.rows import Row, Splits
+from lexalign.data.tokens import Encoder
+from lexalign.models import Loaded
+from lexalign.schema import Experiment, SftMethod
+from lexalign.trainers import arguments
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """TRL's SFTTrainer; full, LoRA or QLoRA as `adapter` says."""
+
+    def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
+        assert isinstance(experiment.method, SftMethod) and experiment.train is not None
+        loss_on = experiment.method.loss_on
+        has_marks = "{% generation" in (loaded.tokenizer.chat_template or "")
+        conversations = "messages" in splits.train[0]
+        args = trl.SFTConfig(
+            **arguments.common(experiment, out_dir),
+            packing=experiment.train.packing,
+            completion_only_loss={"all": False, "completion": True}.get(loss_on),
+            assistant_only_loss=loss_on == "assistant" or (loss_on == "auto" and conversations and has_marks),
+        )
+        held_out = Dataset.from_list([sft_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
+        super().__init__(
+            model=loaded.model,
+            args=args,
+            train_dataset=Dataset.from_list([sft_row(row, encoder) for row in splits.train]),
+            eval_dataset=held_out,
+            processing_class=loaded.tokenizer,
+            peft_config=arguments.peft_config(experiment, loaded),
+            callbacks=callbacks,
+        )
+
+
+def sft_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+    """A row in TRL's layout: chat turns where the encoder makes some, plain text elsewhere."""
+    if "completion" not in row:
+        return {key: row[key] for key in ("text", "messages") if key in row}
+    if not encoder.chat:
+        return {"prompt": encoder.plain(row["prompt"]), "completion": row["completion"]}
+    return {"prompt": encoder.turns(row["prompt"]), "completion": [{"role": "assistant", "content": row["completion"]}]}

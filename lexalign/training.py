@@ -1,0 +1,157 @@
+"""A training run from rows to artifact: the straight line that sft and align share."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from lexalign import hardware, identity, report
+from lexalign.data import rows as data_rows
+from lexalign.results import Result
+from lexalign.schema import Experiment
+
+log = logging.getLogger(__name__)
+Check = Callable[[Any, Experiment], None]
+
+
+def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training: Check | None = None) -> Result:
+    """Load and check the rows, load the model, measure, train, measure again, save.
+
+    `before_training` is called with the trainer at step 0 and raises where the run must not go on.
+    """
+    assert experiment.method is not None and experiment.train is not None
+    splits = data_rows.load(experiment)  # before torch: bad data are refused in a second
+    if experiment.dry_run:
+        from lexalign import plan
+
+        return plan.show(experiment, splits)
+
+    import torch
+    from transformers import PrinterCallback, set_seed
+
+    from lexalign import models
+    from lexalign.data import lengths
+    from lexalign.data.tokens import Encoder
+    from lexalign.evaluation.measure import Measured, Yardstick
+    from lexalign.trainers.callbacks import Watch
+
+    torch.set_num_threads(experiment.hardware.threads or hardware.cores())
+    set_seed(experiment.seed)
+    loaded = models.load(experiment)
+    encoder = Encoder(loaded.tokenizer, experiment.data)
+    lengths.fit(splits, encoder, max_length=experiment.train.max_length)
+    device = torch.device(hardware.resolve_device(experiment.hardware.device))
+    if experiment.adapter is not None and experiment.adapter.bits is None:
+        loaded.model.to(device)
+
+    yardstick, before, after = None, Measured(), Measured()
+    if experiment.evaluate.enabled:
+        yardstick = Yardstick(
+            encoder=encoder,
+            rows=splits.held_out,
+            known=splits.train + splits.held_out,
+            settings=experiment.evaluate,
+            max_length=experiment.train.max_length,
+            beta=getattr(experiment.method, "beta", None),
+            shared_belief=trainer_class(experiment).shared_belief if experiment.stage.name == "align" else True,
+        )
+        log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        before = yardstick.measure(loaded.model)
+
+    set_seed(experiment.seed)
+    trainer = instantiate({"_target_": experiment.method.target, "_partial_": True})(
+        experiment=experiment,
+        loaded=loaded,
+        splits=splits,
+        encoder=encoder,
+        out_dir=out_dir,
+        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}")],
+    )
+    trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
+    if before_training is not None:
+        before_training(trainer, experiment)
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", len(splits.train))
+    trainer.train(resume_from_checkpoint=checkpoint(experiment, out_dir))
+
+    artifact = out_dir / "artifact"
+    facts = {
+        "seed": experiment.seed,
+        "model": {"path": experiment.model.path, **identity.model_identity(experiment.model), "loaded": loaded.base},
+        "data": {"path": experiment.data.path, **identity.data_identity(experiment.data)},
+        "counts": splits.counts,
+        "settings": identity.settings(experiment),
+    }
+    models.save(loaded, trainer.model, artifact, facts)
+    if yardstick is not None:
+        log.info("Measuring the model after training")
+        after = yardstick.measure(trainer.model, reference=before)
+    result = finished(experiment, before.values, after.values, artifact)
+    result.counts = {**splits.counts, "trainable_parameters": trainable, "steps": trainer.state.global_step}
+    if yardstick is not None:
+        result.samples = [
+            {"prompt": report.shown_prompt(prompt), "before": old, "after": new}
+            for prompt, old, new in zip(yardstick.sample_prompts(), before.outputs, after.outputs, strict=True)
+        ]
+    tell(result, tracker)
+    return result
+
+
+def trainer_class(experiment: Experiment) -> Any:
+    """The class that `method._target_` names."""
+    from hydra.utils import get_class
+
+    assert experiment.method is not None
+    return get_class(experiment.method.target)
+
+
+def checkpoint(experiment: Experiment, out_dir: Path) -> str | None:
+    """The checkpoint to go on from: the newest in the run's folder (auto), the one `resume` names, or none."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if experiment.resume == "never":
+        return None
+    folder = out_dir / "checkpoints"
+    if experiment.resume != "auto":
+        named = Path(experiment.resume).expanduser()
+        if (named / "trainer_state.json").is_file():
+            found: str | None = str(named)
+        else:
+            found = get_last_checkpoint(str(named / "checkpoints"))
+    else:
+        found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if found:
+        log.info("Going on from %s", found)
+    return found
+
+
+def finished(experiment: Experiment, before: dict[str, float], after: dict[str, float], artifact: Path) -> Result:
+    """The result of a run that trained; its score is the first of the method's that was measured."""
+    from lexalign.evaluation.metrics import DIRECTIONS
+
+    assert experiment.method is not None
+    name = next((name for name in experiment.method.score if name in after), None)
+    return Result(
+        status="finished",
+        stage=experiment.stage.name,
+        method=experiment.method.name,
+        score=after[name] if name else None,
+        score_name=name,
+        score_direction=DIRECTIONS[name] if name else None,  # type: ignore[arg-type]
+        metrics={"before": before, "after": after},
+        artifact=str(artifact.resolve()),
+    )
+
+
+def tell(result: Result, tracker: Any) -> None:
+    """The result on the terminal and in the tracker."""
+    assert result.artifact is not None
+    report.show(result)
+    tracker.summary({f"{when}/{name}": value for when, table in result.metrics.items() for name, value in table.items()})
+    if result.samples:
+        tracker.table("samples", result.samples)
+    tracker.artifact(Path(result.artifact))
+
+

@@ -1,0 +1,19 @@
+"""Compose an experiment and run it: `python run.py stage=align method=gdpo`, or `python run.py -m …` for a sweep."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from lexalign.launch import check_command_line, run_job
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    """One job; returns its score, for Hydra's sweepers."""
+    return run_job(cfg)
+
+
+if __name__ == "__main__":
+    check_command_line(sys.argv[1:])
+    main()

@@ -1,0 +1,345 @@
+"""`lexalign.tracking` against W&B's own files and a server on the loopback; nothing here leaves the machine."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb_server import WandbServer
+
+from lexalign.errors import ConfigError
+from lexalign.schema import Tracking
+from lexalign.tracking import MAX_NAME, WandbTracker
+
+KEY = "canarykey" * 5
+SETTINGS = Tracking(
+    target="lexalign.tracking.WandbTracker",
+    project="lex",
+    entity=None,
+    mode="auto",
+    group=None,
+    name=None,
+    tags=["tiny"],
+    init_timeout=2,
+    finish_timeout=2,
+)
+ROWS = [{"prompt": "a?", "before": "x"}, {"prompt": "b?", "after": "y"}]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of the test's own, without keys, and a fresh wandb session: wandb reads the environment once in each."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    # Set and removed, so that pytest takes back what the tracker sets.
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    home = tmp_path / "home"
+    home.mkdir()
+    for name, folder in {"HOME": "", "NETRC": "netrc", "WANDB_CONFIG_DIR": "config", "WANDB_CACHE_DIR": "cache"}.items():
+        monkeypatch.setenv(name, str(home / folder))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    yield home
+    wandb.teardown()
+
+
+class Said:
+    """What our tracker said so far; pytest hears wandb's own log too."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture):
+        self._caplog = caplog
+
+    @property
+    def lines(self) -> list[str]:
+        return [record.getMessage() for record in self._caplog.records if record.name == "lexalign.tracking"]
+
+    @property
+    def sync_arguments(self) -> list[str]:
+        """The arguments of the one `wandb sync` command that was printed."""
+        (command,) = re.findall(r"wandb (sync .*)", "\n".join(self.lines))
+        return shlex.split(command)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Said:
+    """What our tracker said so far."""
+    caplog.set_level(logging.INFO, logger="lexalign")
+    return Said(caplog)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server, and a key for it."""
+    with WandbServer() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield stub
+        # The service first: it would go on asking a server that is gone.
+        wandb.teardown()
+
+
+def tracker(out_dir: Path, *, name: str = "method=dpo", group: str | None = "sweep-1", **changes: Any) -> WandbTracker:
+    """A tracker as a run would make it."""
+    config = {"seed": 1, "method": {"beta": 0.1}}
+    return WandbTracker(dataclasses.replace(SETTINGS, **changes), out_dir, config, name, group, "align")
+
+
+def log_a_run(tracker: WandbTracker) -> None:
+    """Everything a stage logs."""
+    tracker.summary({"before/accuracy": 0.5})
+    tracker.log(5, {"train/loss": 2.0})
+    tracker.log(10, {"train/loss": 1.0})
+    # As a resumed run does.
+    tracker.log(6, {"train/loss": 1.5})
+    tracker.summary({"after/accuracy": 0.75})
+    tracker.table("samples", ROWS)
+    tracker.artifact(Path("multirun/1/artifact"))
+
+
+def run_files(out_dir: Path) -> list[Path]:
+    """The `.wandb` files of the finished attempts, oldest first."""
+    return sorted((out_dir / "wandb").glob("*run-*/*.wandb"))
+
+
+def wandb_command(*arguments: str, **environment: str) -> str:
+    """The output of `wandb ...`, as a user would type it."""
+    environment = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environment}
+    command = [sys.executable, "-m", "wandb", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def records(file: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind in a `.wandb` file."""
+    lines = [
+        json.loads(line) for line in wandb_command("leet", "inspect", "--json", str(file)).splitlines() if line.startswith("{")
+    ]
+    return [line[kind] for line in lines if line["type"] == kind]
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail when the block takes longer."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+def test_an_offline_run_is_read_back(tmp_path, own_home, said):
+    out_dir = tmp_path / "out dir"
+    with tracker(out_dir) as tracked:
+        log_a_run(tracked)
+
+    (file,) = run_files(out_dir)
+    summary = json.loads(wandb_command("leet", "inspect", "--summary", "--json", str(file)))
+    assert summary["config"] == {"seed": 1, "method": {"beta": 0.1}}
+    assert (summary["name"], summary["project"], summary["tags"]) == ("method=dpo", "lex", ["tiny"])
+    assert (summary["state"], summary["exit_code"]) == ("finished", 0)
+    values = summary["summary"]
+    assert (values["before/accuracy"], values["after/accuracy"], values["artifact"]) == (0.5, 0.75, "multirun/1/artifact")
+    assert (values["samples"]["nrows"], values["samples"]["ncols"]) == (2, 3)
+
+    (run,) = records(file, "run")
+    assert (run["run_group"], run["job_type"]) == ("sweep-1", "align")
+    steps = [item for item in (row["item"] for row in records(file, "history")) if "train/loss" in item]
+    assert [(item["step"], item["train/loss"]) for item in steps] == [(5, 2.0), (10, 1.0), (6, 1.5)]
+    (table,) = file.parent.glob("files/media/table/samples*.json")
+    assert json.loads(table.read_text()) == {
+        "columns": ["prompt", "before", "after"],
+        "data": [["a?", "x", None], ["b?", None, "y"]],
+    }
+    assert said.lines[0].startswith("W&B: offline (no key is configured")
+    assert said.sync_arguments == ["sync", str(file.parent)]
+    assert not (own_home / "data").exists(), "the staged table lies in the user's home"
+
+
+def test_the_printed_command_uploads_an_offline_run(tmp_path, said):
+    with tracker(tmp_path / "out") as tracked:
+        log_a_run(tracked)
+    with WandbServer() as stub:
+        wandb_command(*said.sync_arguments, WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
+        (run,) = stub.runs().values()
+        assert (run.told("groupName"), run.told("displayName"), run.exit_code) == ("sweep-1", "method=dpo", 0)
+        assert run.summary["after/accuracy"] == 0.75
+        assert b'"b?"' in stub.uploads()["samples.table.json"]
+
+
+def test_three_runs_of_one_process_are_three(tmp_path):
+    for job in range(3):
+        with tracker(tmp_path / str(job), name=f"seed={job}") as tracked:
+            tracked.log(1, {"train/loss": float(job)})
+    found = [records(file, "run")[0] for job in range(3) for file in run_files(tmp_path / str(job))]
+    assert [run["display_name"] for run in found] == ["seed=0", "seed=1", "seed=2"]
+    assert len({run["run_id"] for run in found}) == 3
+    assert wandb.run is None
+
+
+def test_an_online_run_arrives_whole(tmp_path, server, said, capfd):
+    with tracker(tmp_path) as tracked:
+        log_a_run(tracked)
+
+    ((run_id, run),) = server.runs().items()
+    assert said.lines == [f"W&B: {server.url}/local/lex/runs/{run_id}"]
+    assert capfd.readouterr() == ("", "")
+    assert run.config.items() >= {"seed": 1, "method": {"beta": 0.1}}.items()
+    assert run.config.keys() - {"_wandb"} == {"seed", "method"}
+    told = [run.told(key) for key in ("project", "groupName", "displayName", "jobType", "tags")]
+    assert told == ["lex", "sweep-1", "method=dpo", "align", ["tiny"]]
+    assert [(row["step"], row["train/loss"]) for row in run.history if "train/loss" in row] == [(5, 2.0), (10, 1.0), (6, 1.5)]
+    assert (run.summary["before/accuracy"], run.summary["after/accuracy"]) == (0.5, 0.75)
+    assert run.summary["artifact"] == "multirun/1/artifact"
+    assert b'"b?"' in server.uploads()["samples.table.json"]
+    assert run.exit_code == 0
+    assert not {"wandb-metadata.json", "requirements.txt", "output.log", "diff.patch"} & server.uploads().keys()
+
+
+def test_a_sweep_of_three_is_one_group(tmp_path, server):
+    for job in range(3):
+        with tracker(tmp_path / str(job), name=f"method.beta={job}") as tracked:
+            tracked.log(1, {"train/loss": float(job)})
+    runs = server.runs().values()
+    assert sorted(run.told("displayName") for run in runs) == ["method.beta=0", "method.beta=1", "method.beta=2"]
+    assert [run.told("groupName") for run in runs] == ["sweep-1"] * 3
+    assert [run.exit_code for run in runs] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("fault", ["dead", "silent", "refusing"])
+def test_a_server_that_fails_at_the_start_is_said_and_left(tmp_path, server, said, fault):
+    if fault == "dead":
+        server.die()
+    elif fault == "silent":
+        server.hang = lambda request: True
+    else:
+        server.refuse = 401
+    with within(25), tracker(tmp_path) as tracked:
+        log_a_run(tracked)
+
+    assert len(said.lines) == 2
+    assert said.lines[0].startswith("W&B: offline (the server did not open the run: ")
+    folder = Path(said.sync_arguments[-1])
+    assert folder.name.startswith("offline-run-")
+    (file,) = folder.glob("*.wandb")
+    assert [exit["exit_code"] for exit in records(file, "exit")] == [0]
+
+
+def test_a_server_that_hangs_at_the_end_is_left_in_time(tmp_path, server, said):
+    with tracker(tmp_path, finish_timeout=1) as tracked:
+        log_a_run(tracked)
+        server.hang = lambda request: True
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
+    assert "did not take everything within 1 s" in said.lines[-1]
+    with WandbServer() as stub:
+        wandb_command(*said.sync_arguments, WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
+        (run,) = stub.runs().values()
+        assert (run.summary["after/accuracy"], run.exit_code) == (0.75, 0)
+    with within(5):
+        wandb.teardown()
+
+
+def test_a_table_does_not_wait_for_ever(tmp_path, server, said, monkeypatch):
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    with within(25), tracker(tmp_path, finish_timeout=1) as tracked:
+        server.hang = lambda request: True
+        tracked.table("samples", ROWS)
+    assert any(line.startswith("W&B: the table samples not logged") for line in said.lines)
+
+
+@pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_marks_the_run_failed_and_goes_on(tmp_path, exception):
+    with pytest.raises(exception), tracker(tmp_path) as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+        raise exception
+    (file,) = run_files(tmp_path)
+    assert [exit["exit_code"] for exit in records(file, "exit")] == [1]
+    assert wandb.run is None
+
+
+def test_an_interrupted_run_goes_on_as_the_same_run(tmp_path, server):
+    for attempt in range(3):
+        try:
+            with tracker(tmp_path) as tracked:
+                tracked.log(attempt, {"train/loss": 1.0})
+                if attempt == 0:
+                    raise RuntimeError("interrupted")
+        except RuntimeError:
+            pass
+    # The second attempt resumes the first and finishes; the third is new.
+    assert len(server.runs()) == 2
+
+
+def test_the_run_outlives_wandb(tmp_path, server, said):
+    with tracker(tmp_path / "0") as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+        (service,) = subprocess.check_output(["pgrep", "-P", str(os.getpid()), "wandb-core"], text=True).split()
+        os.kill(int(service), signal.SIGKILL)
+        time.sleep(0.5)
+        for step in range(2, 8):
+            tracked.log(step, {"train/loss": 1.0})
+        tracked.summary({"after/accuracy": 1.0})
+        tracked.table("samples", ROWS)
+        tracked.artifact(tmp_path)
+    assert sum("metrics not logged" in line for line in said.lines) == 1
+    assert "the run was not closed" in said.lines[-1]
+    with tracker(tmp_path / "1", name="next") as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+    assert [run.exit_code for run in server.runs().values() if run.told("displayName") == "next"] == [0]
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_wandb_mode_is_honoured_and_said(tmp_path, server, said, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with tracker(tmp_path) as tracked:
+        log_a_run(tracked)
+    assert said.lines[0] == f"W&B: {mode} (WANDB_MODE or wandb's settings file says so)"
+    assert len(run_files(tmp_path)) == (1 if mode == "offline" else 0)
+    assert server.requests == []
+
+
+def test_a_key_in_netrc_goes_online(tmp_path, server, own_home, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    host = server.url.removeprefix("http://")
+    (own_home / "netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+    with tracker(tmp_path) as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+    assert [run.exit_code for run in server.runs().values()] == [0]
+
+
+def test_a_malformed_key_is_said(tmp_path, server, said, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "short-key")
+    with tracker(tmp_path):
+        pass
+    assert said.lines[0].startswith("W&B: offline (WANDB_API_KEY invalid")
+    assert server.requests == []
+
+
+def test_online_without_a_key_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="tracking.mode=online cannot log in .* tracking.mode=auto"):
+        tracker(tmp_path, mode="online").__enter__()
+
+
+def test_a_project_that_wandb_refuses_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="Invalid project name 'a/b'"):
+        tracker(tmp_path, project="a/b").__enter__()
+
+
+def test_settings_name_the_run_and_long_names_are_cut(tmp_path):
+    with tracker(tmp_path, name="ignored", group="g" * 300):
+        pass
+    with tracker(tmp_path, name="n" * 300, group=None):
+        pass
+    first, second = (records(file, "run")[0] for file in run_files(tmp_path))
+    assert {len(first["run_group"]), len(second["display_name"])} == {MAX_NAME}
