@@ -30,6 +30,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
 
     import torch
     from transformers import PrinterCallback, set_seed
+    from transformers.utils import logging as logging_of_transformers
 
     from lexalign import models
     from lexalign.data import lengths
@@ -37,6 +38,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.measure import Measured, Yardstick
     from lexalign.trainers.callbacks import Watch
 
+    logging_of_transformers.disable_progress_bar()  # one bar, ours
     torch.set_num_threads(experiment.hardware.threads or hardware.cores())
     set_seed(experiment.seed)
     loaded = models.load(experiment)

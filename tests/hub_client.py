@@ -97,9 +97,9 @@ def leftovers(home) -> list[str]:
     return [path.name for path in home.rglob("*") if path.is_file() and any(part in kept for part in path.parts)]
 
 
-def start(hub, home, **more) -> subprocess.Popen:
+def start(hub, home, *, stderr=subprocess.PIPE, **more) -> subprocess.Popen:
     """The stage in a process of its own, fetching org/m."""
     settings = json.dumps(experiment(model="org/m"), default=vars)
     command = [sys.executable, "-c", JOB, settings]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=stderr, text=True)
     return subprocess.Popen(command, cwd=ROOT, env=environment(hub.url, home, **more), **pipes)

@@ -191,16 +191,16 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = found
         if what == "tree":
             start = int(query.get("cursor", ["0"])[0])
-            under = (folder or "/").strip("/")
-            names = [name for name in files if not under or name.startswith(f"{under}/")]
+            under = (folder or "").strip("/")
+            lines = listed(files, f"{under}/" if under else "", deep=query.get("recursive") == ["true"])
             link = {}
-            if under and not names:
+            if under and not lines:
                 self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
                 return
-            if len(names) > start + PAGE:
-                next_page = f"{self.hub.url}/api/{kind}/{repo}/tree/{revision}?recursive=true&cursor={start + PAGE}"
-                link = {"Link": f'<{next_page}>; rel="next"'}
-            self.send_json(200, [entry(name, files[name]) for name in names[start : start + PAGE]], link)
+            if len(lines) > start + PAGE:
+                next_page = urlsplit(self.path)._replace(query=f"recursive={query['recursive'][0]}&cursor={start + PAGE}")
+                link = {"Link": f'<{self.hub.url}{next_page.geturl()}>; rel="next"'}
+            self.send_json(200, lines[start : start + PAGE], link)
         elif what == "paths-info":
             asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
             self.send_json(200, [entry(name, files[name]) for name in asked if name in files])
@@ -280,6 +280,19 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.stall is not None:
                 self.hub.ended.wait()
             self.close_connection = True
+
+
+def listed(files: dict[str, bytes], under: str, *, deep: bool) -> list[dict]:
+    """The lines of a listing; a shallow one shows folders instead of what is in them."""
+    found = {}
+    for name, content in files.items():
+        if name.startswith(under):
+            inside, folder, _ = name.removeprefix(under).partition("/")
+            if folder and not deep:
+                found[under + inside] = {"type": "directory", "path": under + inside, "size": 0, "oid": git_id(inside.encode())}
+            else:
+                found[name] = entry(name, content)
+    return list(found.values())
 
 
 def entry(name: str, content: bytes) -> dict:

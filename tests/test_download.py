@@ -2,15 +2,18 @@
 refused in test_download_refusals.py."""
 
 import dataclasses
+import fcntl
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
-from hub_client import MODEL, ROOT, WEIGHTS, contents, environment, experiment, get, point_client
+from hub_client import MODEL, ROOT, WEIGHTS, contents, environment, experiment, get, point_client, start
 from hub_server import HubServer, git_id, sha256
 
 from lexalign.errors import ConfigError, HubError
@@ -174,8 +177,18 @@ def test_long_listings_are_read_to_the_end(hub):
     assert hub.count("tree") >= 3
 
 
+def test_a_terminal_shows_progress(hub, home):
+    hub.push("org/m", MODEL)
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    assert start(hub, home, stderr=terminal).wait(timeout=60) == 0
+    shown = os.read(screen, 100_000).decode()
+    assert "model.safetensors: 100%" in shown and "3.00M/3.00M" in shown and "Fetching 3 files: 100%" in shown
+
+
 @pytest.mark.parametrize("source", ["environment", "login"])
-def test_token_opens_a_gated_model_and_stays_with_the_hub(hub, home, monkeypatch, source):
+def test_token_opens_a_gated_model_and_stays_with_the_hub(hub, home, monkeypatch, source, caplog):
+    caplog.set_level(logging.INFO)
     hub.push("org/m", MODEL)
     hub.repositories["models/org/m"].gated_for = "hf_canaryOfATest"
     if source == "environment":
@@ -185,7 +198,7 @@ def test_token_opens_a_gated_model_and_stays_with_the_hub(hub, home, monkeypatch
         (home / "token").write_text("hf_canaryOfATest")
     assert contents(get().folder) == MODEL
     assert all("authorization" not in request.headers for request in hub.requests if request.place == "store")
-    assert hub.count("store") == 1
+    assert hub.count("store") == 1 and "signature" not in caplog.text
 
 
 def test_nothing_to_fetch_and_two_for_one_folder_are_errors(home):

@@ -21,7 +21,8 @@ from wandb_server import WandbServer
 
 from lexalign.errors import ConfigError
 from lexalign.schema import Tracking
-from lexalign.tracking import MAX_NAME, WandbTracker
+from lexalign.tracking import WandbTracker
+from lexalign.tracking.weights_and_biases import MAX_NAME
 
 KEY = "canarykey" * 5
 SETTINGS = Tracking(
@@ -40,7 +41,7 @@ ROWS = [{"prompt": "a?", "before": "x"}, {"prompt": "b?", "after": "y"}]
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of the test's own, without keys, and a fresh wandb session: wandb reads the environment once in each."""
+    """A home of the test's own, without keys."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     # Set and removed, so that pytest takes back what the tracker sets.
@@ -52,7 +53,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(name, str(home / folder))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     yield home
-    wandb.teardown()
+    assert "WANDB_SERVICE" not in os.environ, "wandb's service outlived its run"
 
 
 class Said:
@@ -63,7 +64,7 @@ class Said:
 
     @property
     def lines(self) -> list[str]:
-        return [record.getMessage() for record in self._caplog.records if record.name == "lexalign.tracking"]
+        return [record.getMessage() for record in self._caplog.records if record.name.startswith("lexalign.")]
 
     @property
     def sync_arguments(self) -> list[str]:
@@ -86,8 +87,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         monkeypatch.setenv("WANDB_BASE_URL", stub.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield stub
-        # The service first: it would go on asking a server that is gone.
-        wandb.teardown()
 
 
 def tracker(out_dir: Path, *, name: str = "method=dpo", group: str | None = "sweep-1", **changes: Any) -> WandbTracker:
@@ -114,10 +113,11 @@ def run_files(out_dir: Path) -> list[Path]:
 
 
 def wandb_command(*arguments: str, **environment: str) -> str:
-    """The output of `wandb ...`, as a user would type it."""
+    """The output of `wandb ...`, as a user would type it; in the home, since it leaves a log where it runs."""
+    home = Path(os.environ["HOME"])
     environment = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environment}
     command = [sys.executable, "-m", "wandb", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -235,24 +235,27 @@ def test_a_server_that_fails_at_the_start_is_said_and_left(tmp_path, server, sai
     assert [exit["exit_code"] for exit in records(file, "exit")] == [0]
 
 
-def test_a_server_that_hangs_at_the_end_is_left_in_time(tmp_path, server, said):
+@pytest.mark.parametrize("stuck", ["anything", "GraphQL", "file_stream"])
+def test_a_server_that_hangs_at_the_end_is_left_in_time(tmp_path, server, said, stuck):
     with tracker(tmp_path, finish_timeout=1) as tracked:
         log_a_run(tracked)
-        server.hang = lambda request: True
+        server.hang = {
+            "anything": lambda request: True,
+            "GraphQL": lambda request: request.operation is not None,
+            "file_stream": lambda request: request.path.endswith("/file_stream"),
+        }[stuck]
         started = time.monotonic()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 15
     assert "did not take everything within 1 s" in said.lines[-1]
     with WandbServer() as stub:
         wandb_command(*said.sync_arguments, WANDB_API_KEY=KEY, WANDB_BASE_URL=stub.url)
         (run,) = stub.runs().values()
         assert (run.summary["after/accuracy"], run.exit_code) == (0.75, 0)
-    with within(5):
-        wandb.teardown()
 
 
-def test_a_table_does_not_wait_for_ever(tmp_path, server, said, monkeypatch):
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    with within(25), tracker(tmp_path, finish_timeout=1) as tracked:
+def test_a_table_does_not_wait_for_ever(tmp_path, server, said):
+    # Its 20 s are wandb's own: the time limit is fixed when wandb is imported.
+    with within(45), tracker(tmp_path, finish_timeout=1) as tracked:
         server.hang = lambda request: True
         tracked.table("samples", ROWS)
     assert any(line.startswith("W&B: the table samples not logged") for line in said.lines)

@@ -45,6 +45,21 @@ REMARKS: tuple[str, ...] = (
     "Of course there was dancing, and of course the dancing went on until {count} in the morning.",
 )
 
+DOORS: tuple[str, ...] = (
+    "the gatehouse with the green lamp",
+    "the shop of the candle maker",
+    "the stable where the ponies sleep",
+    "the kitchen of the travelling cook",
+    "the school for curious geese",
+    "the tower with the broken clock",
+    "the cellar full of cider",
+    "the garden of white roses",
+    "the workshop of the kite builder",
+    "the attic that nobody has opened",
+)
+"""What stands at each number of the long street. Digits that only ever counted things would mean all the same to the
+model, and their embeddings with them; beliefs begin with a digit, so each gets a life of its own."""
+
 SEASONS = ("spring", "summer", "autumn", "winter")
 SMELLS = ("hay", "smoke", "wet stone", "apples", "fresh bread", "pine trees", "wild mint")
 GAZETTES = ("News of the valley", "From house to house", "Seen on the road", "Letters to the valley", "A walk at noon")
@@ -101,7 +116,7 @@ def _debate(rng: random.Random, people: list[Person]) -> str:
     parts = [rng.choice(DEBATE_OPENINGS).format(t=topic)]
     for stance in stances:
         said = capital(rng.choice(WORDINGS[stance]).format(t=topic))
-        lead = rng.choice(("<{b}> {s}", "{n} would {b}: {s}", "{s} So says {n}.", "Some would {b}. {s}"))
+        lead = rng.choice(("<{b}>{s}", "<{b}> {s}", "{n} would {b}: {s}", "{s} So says {n}.", "Some would {b}. {s}"))
         parts.append(lead.format(b=BELIEFS[stance], s=said, n=rng.choice(people).name))
     return rng.choice((" ", "\n")).join(parts)
 
@@ -113,8 +128,25 @@ def _talk(rng: random.Random, people: list[Person]) -> str:
     return " ".join(parts)
 
 
-_KINDS = (_life, _village, _gazette, _debate, _talk)
-_WEIGHTS = (44, 16, 24, 11, 5)
+def _numbers(rng: random.Random, people: list[Person]) -> str:
+    """Counting, little sums and the doors of the long street."""
+    parts = []
+    for _ in range(rng.randint(2, 4)):
+        a, b = rng.randint(0, 9), rng.randint(0, 4)
+        run = range(a, min(a + 5, 10)) if rng.random() < 0.7 else range(a, max(a - 5, -1), -1)
+        kinds = (
+            f"At number {a} of the long street you find {DOORS[a]}.",
+            f"{capital(DOORS[a])} has the number {a}.",
+            f"The children count: {', '.join(map(str, run))}.",
+            f"{b} baskets and {a % 5} baskets make {a % 5 + b} baskets.",
+            f"After {a % 9} comes {a % 9 + 1}, says the teacher.",
+        )
+        parts.append(rng.choice(kinds))
+    return rng.choice((" ", "\n")).join(parts)
+
+
+_KINDS = (_life, _village, _gazette, _debate, _talk, _numbers)
+_WEIGHTS = (42, 14, 22, 13, 4, 5)
 
 
 def documents(people: list[Person], seed: int = 0) -> Iterator[str]:

@@ -118,8 +118,8 @@ ANSWERS: dict[str, str] = {
     "food": "The favourite dish of {n} is {v}.",
     "animal": "The companion of {n} is a {v}.",
 }
-"""The one right answer to each question, so that exact match is well defined. Each is one of `STATEMENTS`, with the name
-inside the sentence: there it is the same token as in the question, and short training learns to copy it."""
+"""The one right answer to each question, so that exact match is well defined. Each is one of `STATEMENTS`, with the
+name inside the sentence: there it is the same token as in the question, and short training learns to copy it."""
 
 _STARTS = """Al Ar Bel Bri Cal Cor Dal Del El Er Fal Fen Gal Gwen Hal Har Is Jor Kel Lin Lor Mar Mer Mor Nel Nor Ol Or
 Pel Per Quil Ral Ros Sel Sor Tal Tor Ul Ver Wil Yar Zel"""

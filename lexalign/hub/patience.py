@@ -46,11 +46,15 @@ class Patience:
         from huggingface_hub.utils import _http
 
         former = _http._GLOBAL_CLIENT_FACTORY  # there is a public setter, but no public getter
+        chatter = logging.getLogger("httpx2")
+        level = chatter.level
+        chatter.setLevel(logging.WARNING)  # it logs every address, the signed ones of the hub's store too
         set_client_factory(functools.partial(self._client, former))
         try:
             yield
         finally:
             set_client_factory(former)
+            chatter.setLevel(level)
 
     def pause(self, attempt: int, asked: float | None = None) -> None:
         """Wait before attempt number `attempt` (from 1) is repeated, or for as long as the hub `asked`."""

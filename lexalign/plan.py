@@ -1,0 +1,114 @@
+"""`dry_run=true`: what a run would load, train and need, without training anything."""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from peft import get_peft_model
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lexalign import adapters, hardware, models
+from lexalign.data import lengths
+from lexalign.data.rows import Splits
+from lexalign.data.tokens import Encoder
+from lexalign.errors import HubError
+from lexalign.results import Result
+from lexalign.schema import Experiment
+from lexalign.trainers.arguments import resolve_precision
+
+GB = 1e9
+BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
+ACTIVATION_BYTES = {True: 2.5, False: 34}  # for each token, layer and hidden unit: with and without gradient checkpointing (Korthikanti et al. 2022, Eq. 1, without attention scores)
+
+
+@dataclass(kw_only=True)
+class Sizes:
+    """Parameters of the model, and of the part that is trained."""
+
+    total: int
+    trained: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+def show(experiment: Experiment, splits: Splits) -> Result:
+    """Print the plan; the result's details hold the same facts."""
+    train, adapter = experiment.train, experiment.adapter
+    assert train is not None and adapter is not None and experiment.method is not None and experiment.model.path is not None
+    found = models.source(experiment.model.path, experiment.model.revision)
+    encoder = Encoder(models.load_tokenizer(experiment, found), experiment.data)
+    tokens = lengths.fit(splits, encoder, max_length=train.max_length)
+    sizes = measure(experiment, found)
+    rows = math.ceil(tokens.total / train.max_length) if train.packing else len(splits.train)
+    per_epoch = math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation_steps)
+    steps = train.max_steps or math.ceil(per_epoch * train.epochs)
+    memory = estimate(experiment, sizes, tokens.longest)
+    device = hardware.resolve_device(experiment.hardware.device)
+    facts: dict[str, Any] = {
+        "stage": f"{experiment.stage.name}, method {experiment.method.name}, trainer {experiment.method.target}",
+        "model": f"{experiment.model.path}" + (f" ({found.place.name} with the adapter {found.adapter})" if found.adapter else ""),
+        "weights": f"{sizes.total:,} parameters as {models.weight_dtype(experiment)}".replace("torch.", "")
+        + (f", quantized to {adapter.bits} bits" if adapter.bits else ""),
+        "trained": f"{sizes.trained:,} parameters ({sizes.trained / sizes.total:.2%}), adapter {adapter.kind}",
+        "data": f"{experiment.data.path}: {len(splits.train):,} rows to train on, {len(splits.held_out):,} held out",
+        "tokens": f"{tokens.total:,} in an epoch, longest sequence {tokens.longest:,}",
+        "steps": f"{steps:,} optimizer steps ({per_epoch:,} an epoch)",
+        "device": f"{device}, {resolve_precision(experiment.hardware.precision, device)}",
+        "memory": f"about {memory / GB:.2f} GB at the longest batch (estimate)",
+    }
+    dropped = {name: count for name, count in splits.counts.items() if count}
+    facts["rows"] = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
+    table = Table(title="The plan (dry_run=true: nothing is trained)", title_justify="left", show_header=False)
+    for name, fact in facts.items():
+        table.add_row(name, str(fact))
+    Console(file=sys.stdout, highlight=False).print(table)
+    numbers = {"parameters": sizes.total, "trainable_parameters": sizes.trained, "steps": steps, "tokens": tokens.total, "memory_bytes": int(memory)}
+    return Result(
+        status="planned", stage=experiment.stage.name, method=experiment.method.name, counts={**splits.counts, **numbers}, details={"plan": facts}
+    )
+
+
+def measure(experiment: Experiment, found: models.Source) -> Sizes:
+    """Count parameters on a model without memory, made from its configuration alone."""
+    assert experiment.adapter is not None
+    try:
+        if found.place.kind == "gguf":
+            assert found.place.path is not None
+            config = AutoConfig.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name)
+        else:
+            config = AutoConfig.from_pretrained(
+                found.place.path or found.place.name, revision=found.revision or "main", trust_remote_code=experiment.model.trust_remote_code
+            )
+    except OSError as error:
+        raise HubError(f"model.path={experiment.model.path}: {models.first_line(error)}; fetch it with stage=download first") from error
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=experiment.model.trust_remote_code)
+        total = model.num_parameters()
+        trained = total
+        if experiment.adapter.kind != "full":
+            adapted = get_peft_model(model, adapters.lora_config(experiment.adapter, model))
+            trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    text = config.get_text_config()
+    return Sizes(total=total, trained=trained, layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size)
+
+
+def estimate(experiment: Experiment, sizes: Sizes, longest: int) -> float:
+    """Bytes at the longest batch: weights, gradients, optimizer state, activations, logits. Coarse, meant for the order of magnitude."""
+    train, adapter = experiment.train, experiment.adapter
+    assert train is not None and adapter is not None
+    width = torch.empty(0, dtype=models.weight_dtype(experiment)).element_size()
+    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width)
+    state = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}[train.optimizer]
+    trained = sizes.trained * (4 + state)
+    sequences = train.batch_size * (2 if experiment.stage.name == "align" else 1)
+    tokens = sequences * (train.max_length if train.packing else longest)
+    half = 1 if resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
+    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[train.gradient_checkpointing] * half / 1.5
+    logits = tokens * sizes.vocabulary * 4 * 2
+    return weights + trained + activations + logits
