@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lexalign.errors import ConfigError
@@ -14,7 +15,10 @@ from lexalign.schema import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Features of an adapter under which its update is not simply scale · B A, so that it cannot be stacked with another.
-UNSTACKABLE = ("use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "target_parameters")
+UNSTACKABLE = (
+    "use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
+    "layer_replication",
+)  # fmt: skip
 
 
 def lora_config(adapter: Adapter, model: torch.nn.Module) -> LoraConfig:
@@ -50,6 +54,12 @@ def refuse_unstackable(folder: Path) -> None:
     if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":
         what = ", ".join(used) or f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
         raise ConfigError(f"{folder}: the adapter uses {what}; merge it into its base first and start from the merged model")
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder}: holds no {WEIGHTS}; save the adapter again with save_pretrained, which writes it")
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        other = sorted(name for name in weights.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight")))  # noqa: SIM118
+    if other:
+        raise ConfigError(f"{folder}: the adapter holds {other[0]}; merge it into its base first and start from the merged model")
 
 
 def stack(first: Path, second: Path) -> None:

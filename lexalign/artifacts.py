@@ -70,3 +70,15 @@ def damage(artifact: Path) -> str | None:
         if identity.file_digest(path) != facts["sha256"]:
             return f"{path} is not the file that was saved (sha256 differs)"
     return None
+
+
+def lost(details: dict[str, Any]) -> str | None:
+    """What is missing or changed of the files that a download recorded; None where all are there."""
+    for found in details.values():
+        for file in found["files"] if isinstance(found, dict) else ():
+            path = Path(found["folder"]) / file["path"]
+            if not path.is_file():
+                return f"{path} is missing"
+            if file["sha256"] not in (None, identity.file_digest(path)):
+                return f"{path} is not the file that was fetched (sha256 differs)"
+    return None

@@ -4,14 +4,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lexalign.compose import check, compose, points
+from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError
+from lexalign.overrides import points
 
 log = logging.getLogger(__name__)
 SHOWN = 30
@@ -24,12 +26,16 @@ class JobFailed(Exception):
 def check_command_line(argv: Sequence[str]) -> None:
     """Exit 2 with every problem of every job, before Hydra makes a folder. Questions to Hydra (--help, --cfg) pass."""
     args = get_args_parser().parse_args(argv)
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.config_name:
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return
-    config_dirs = [args.config_dir] if args.config_dir else []
     problems: dict[str, None] = {}
+    if args.config_name or args.config_path:
+        refuse(["--config-name, --config-path: conf/config.yaml is the one root; write an experiment file and type experiment=<name>"])
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        refuse([f"--config-dir {args.config_dir}: there is no such folder"])
+    config_dirs = [args.config_dir] if args.config_dir else []
     try:
-        jobs = points(args.overrides, multirun=args.multirun)
+        jobs = points(args.overrides, multirun=args.multirun, config_dirs=config_dirs)
     except ConfigError as error:
         refuse(error.problems)
     for job in jobs:
@@ -41,7 +47,7 @@ def check_command_line(argv: Sequence[str]) -> None:
         refuse(list(problems))
 
 
-def refuse(problems: Sequence[str]) -> None:
+def refuse(problems: Sequence[str]) -> NoReturn:
     """Print the problems and exit 2."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{count} in the settings; nothing was run or written:", file=sys.stderr)
@@ -57,7 +63,7 @@ def run_job(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
     multirun = job.mode == RunMode.MULTIRUN
-    config_dirs = [source.path for source in job.runtime.config_sources if source.provider in ("command-line", "hydra.searchpath")]
+    config_dirs = [source.path for source in job.runtime.config_sources if source.provider.startswith(("command-line", "hydra.searchpath"))]
     try:
         overrides = list(job.overrides.task)
         composed = check(cfg, overrides, config_dirs=config_dirs)

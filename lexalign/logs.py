@@ -8,6 +8,8 @@ from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARIES = ("transformers", "datasets", "trl", "peft", "accelerate", "huggingface_hub", "torch", "py.warnings")
+# They log every address they ask, those with a signature in them too.
+URL_LOGGERS = ("httpx", "httpx2", "httpcore", "urllib3")
 
 
 @contextmanager
@@ -27,6 +29,8 @@ def logged(out_dir: Path, *, verbose: bool) -> Iterator[None]:
     logging.captureWarnings(True)
     for name in LIBRARIES:
         logging.getLogger(name).propagate = True
+    for name in URL_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield
     finally:

@@ -78,6 +78,7 @@ def load(experiment: Experiment) -> Loaded:
         adapters.refuse_unstackable(inherited)
         if bits is None:
             model = PeftModel.from_pretrained(model, inherited, autocast_adapter_dtype=False).merge_and_unload()
+            model.requires_grad_(True)  # PEFT froze the base; full training would train nothing
         else:
             refuse_other_shape(experiment, inherited)
             model = PeftModel.from_pretrained(model, inherited, is_trainable=True)

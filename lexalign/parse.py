@@ -178,8 +178,11 @@ def convert_union(hint: Any, value: Any, where: str, problems: list[str], choice
         if not tried:
             return found
         attempts.append(tried)
-    # A string was meant as the word, not as the list, so the last member's complaint is the useful one.
-    problems.extend(attempts[-1 if isinstance(value, str) else 0])
+    if isinstance(value, str) and get_origin(members[0]) is list and len(members) > 1:
+        # A string was meant as the word or as the only item of the list.
+        problems.append(f"{attempts[1][0]}; or a list, as in {where}=[{value}]")
+    else:
+        problems.extend(attempts[0])
     return None
 
 

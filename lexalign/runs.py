@@ -140,7 +140,7 @@ def recall(store: Path, key: str) -> Result | None:
     result = artifacts.read_result(folder)
     if result is None or result.status != "finished" or result.artifact is None:
         return None
-    broken = artifacts.damage(Path(result.artifact))
+    broken = artifacts.damage(Path(result.artifact)) if result.stage != "download" else artifacts.lost(result.details)
     if broken:
         log.warning("A finished run of key %s cannot be reused: %s", key[:12], broken)
         return None

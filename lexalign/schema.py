@@ -40,6 +40,7 @@ class Method:
     """How the model is trained. Knobs of a method's own are checked by the dataclass that its `knobs` names."""
 
     name: str
+    """What it is called, as in `method=dpo`."""
     stage: str
     """The stage this method belongs to."""
     target: str
@@ -47,6 +48,7 @@ class Method:
     knobs: str
     """Dotted path of the dataclass, a subclass of this one, that declares the method's own settings."""
     needs: Needs
+    """What it cannot do without."""
     score: list[str]
     """Metrics by preference: the first one that the evaluation yields is the run's score."""
 
@@ -96,10 +98,13 @@ class Adapter:
     """Which weights are trained."""
 
     kind: Literal["lora", "qlora", "full"]
+    """lora, qlora (lora on a quantized base) or full (every weight, no adapter)."""
     rank: Count | None
+    """Rank of the update of each adapted layer; null for full."""
     alpha: Annotated[float, Positive] | None
     """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Range(least=0, below=1)] | None
+    """Share of the adapter's inputs dropped while training."""
     target_modules: list[str] | Literal["auto"] | None
     """Names of the layers that get an adapter; auto = every linear layer but the output head."""
     bits: int | None
@@ -121,9 +126,11 @@ class Model:
     tokenizer: str | None
     """Where the tokenizer comes from when not from the model (the base model of weights saved without one)."""
     tokenizer_revision: str | None
+    """Branch, tag or commit of the tokenizer on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     """Type of the loaded weights; auto = float32 on the CPU and for full training, bfloat16 on an accelerator that has it."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+    """Implementation of attention; auto = what transformers chooses."""
     trust_remote_code: bool
     """Run Python code that comes with the model; asks for a 40-hex revision."""
 
@@ -133,14 +140,21 @@ class Columns:
     """The names that our columns have in the user's data; null = the data have no such column."""
 
     text: str | None
+    """Plain text to go on with (sft)."""
     messages: str | None
+    """A conversation: a list of turns with role and content (sft)."""
     prompt: str | None
+    """A question as text, or as the turns before the response."""
     completion: str | None
+    """The response to the prompt (sft)."""
     chosen: str | None
+    """The better response (align)."""
     rejected: str | None
+    """The worse response (align)."""
     belief: str | None
     """The chosen response's belief: its text or its index in `data.beliefs`."""
     rejected_belief: str | None
+    """The rejected response's belief; plain dpo puts it before that response."""
     probabilities: str | None
     """Shares p* of the beliefs for this prompt, in the order of `data.beliefs`."""
 
@@ -152,9 +166,11 @@ class Data:
     path: str | None
     """File, folder with train and test files, or hub id. `embedded:<name>` is a data set inside this package."""
     revision: str | None
+    """Branch, tag or commit on the hub."""
     subset: str | None
     """Configuration name of a hub data set."""
     format: Literal["auto", "json", "jsonl", "csv", "parquet", "hub"]
+    """How the files are written; auto = as their ending says, or the hub."""
     split: str
     """Split to train on: `train` is train.* in a folder."""
     eval_split: str | None
@@ -164,6 +180,7 @@ class Data:
     limit: Count | None
     """Use only the first rows of each split."""
     columns: Columns
+    """What our columns are called in the data."""
     beliefs: list[str] | None
     """The texts of the beliefs, in the order of the target shares."""
     belief_format: str
@@ -181,6 +198,7 @@ class Hardware:
     """The device the run uses."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
+    """auto = CUDA where there is some, then Apple's GPU, then the CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Arithmetic of the training step; auto = bf16 on an accelerator that has it, fp32 elsewhere."""
     threads: Count | None
@@ -192,18 +210,25 @@ class Train:
     """The training loop."""
 
     learning_rate: Annotated[float, Positive]
+    """Peak of the schedule."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    """Course of the learning rate after the warm-up."""
     optimizer: Literal["adamw_torch", "adamw_8bit", "rmsprop", "adafactor", "sgd"]
+    """adamw_8bit (bitsandbytes) keeps its state in 8 bits."""
     batch_size: Count
     """Rows (pairs, for align) a device sees at once."""
     gradient_accumulation_steps: Count
+    """Batches a device sees before one optimizer step."""
     epochs: Annotated[float, Positive]
+    """Times every row is seen; may be a fraction."""
     max_steps: Count | None
     """Stop after so many optimizer steps, whatever `epochs` says."""
     warmup_steps: Annotated[float, NotNegative]
     """Steps of warm-up; below 1 it is a share of all steps."""
     weight_decay: Annotated[float, NotNegative]
+    """Pull of the weights towards zero."""
     max_grad_norm: Annotated[float, Positive]
+    """Gradients longer than this are shortened to it."""
     max_length: Annotated[int, Range(least=8)]
     """Longest row in tokens, prompt and response together; longer rows are cut at the end, and counted."""
     packing: bool
@@ -213,6 +238,7 @@ class Train:
     eval_steps: Count | None
     """Steps between evaluations of the held-out loss; null = none while training."""
     log_steps: Count
+    """Optimizer steps between two logged lines."""
     keep_checkpoints: Count
     """Newest checkpoints kept."""
     gradient_checkpointing: bool
@@ -224,10 +250,13 @@ class Evaluate:
     """The measurement before and after training."""
 
     enabled: bool
+    """Measure at all."""
     limit: Count | None
     """At most so many held-out rows."""
     batch_size: Count
+    """Rows a device scores or answers at once."""
     max_new_tokens: Annotated[int, Range(least=1)]
+    """Longest answer that is generated."""
     samples: Annotated[int, NotNegative]
     """Generated samples shown and recorded."""
     belief_samples: Annotated[int, NotNegative]
@@ -239,6 +268,7 @@ class Download:
     """`stage=download` fetches what `model` and `data` name."""
 
     only: Literal["all", "models", "datasets"]
+    """Fetch only models or only data sets of what is named."""
     include: list[str]
     """File patterns to fetch; empty = all."""
     exclude: list[str]
@@ -258,7 +288,9 @@ class Tracking:
     target: str
     """Dotted path of the tracker class."""
     project: str | None
+    """W&B project."""
     entity: str | None
+    """W&B user or team; null = the account's own."""
     mode: Literal["auto", "online", "offline"] | None
     """auto = online where a key is configured, offline otherwise."""
     group: str | None
@@ -266,6 +298,7 @@ class Tracking:
     name: str | None
     """null = the overrides of the run."""
     tags: list[str] | None
+    """W&B tags."""
     init_timeout: Annotated[float, Positive] | None
     """Seconds to wait for the server at the start."""
     finish_timeout: Annotated[float, Positive] | None
@@ -277,6 +310,7 @@ class Experiment:
     """One run, whole."""
 
     seed: Annotated[int, Range(least=0, most=2**32 - 1)]
+    """Of everything that is drawn: initial adapters, order of the rows, dropout."""
     dry_run: bool
     """Print the plan and stop."""
     verbose: bool
@@ -290,13 +324,24 @@ class Experiment:
     extensions: list[str]
     """Packages of the user's own whose classes `_target_` may name; read from the command line only."""
     stage: Stage
+    """What the run does."""
     method: Method | None
+    """How it trains; null where nothing is trained."""
     adapter: Adapter | None
+    """Which weights it trains; null where nothing is trained."""
     model: Model
+    """What it starts from."""
     data: Data
+    """What it trains and measures on."""
     hardware: Hardware
+    """What it runs on."""
     tracking: Tracking
+    """Where its numbers are shown."""
     train: Train | None
+    """The training loop."""
     evaluate: Evaluate
+    """The measurement before and after."""
     download: Download
+    """How stage=download fetches."""
     sweep: Any
+    """What a sweep adds; read by its sweeper, not by a run."""

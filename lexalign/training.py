@@ -13,6 +13,8 @@ from lexalign.results import Result
 from lexalign.schema import Experiment
 
 log = logging.getLogger(__name__)
+WORTH_A_BAR = 5000
+"""Rows from which tokenizing takes long enough to watch."""
 Check = Callable[[Any, Experiment], None]
 
 
@@ -28,6 +30,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
 
         return plan.show(experiment, splits)
 
+    import datasets
     import torch
     from transformers import PrinterCallback, set_seed
     from transformers.utils import logging as logging_of_transformers
@@ -38,7 +41,9 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.measure import Measured, Yardstick
     from lexalign.trainers.callbacks import Watch
 
-    logging_of_transformers.disable_progress_bar()  # one bar, ours
+    logging_of_transformers.disable_progress_bar()
+    if len(splits.train) < WORTH_A_BAR:
+        datasets.disable_progress_bars()
     torch.set_num_threads(experiment.hardware.threads or hardware.cores())
     set_seed(experiment.seed)
     loaded = models.load(experiment)
@@ -75,6 +80,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     if before_training is not None:
         before_training(trainer, experiment)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert trainable, "nothing would be trained"
     log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", len(splits.train))
     trainer.train(resume_from_checkpoint=checkpoint(experiment, out_dir))
 

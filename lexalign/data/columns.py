@@ -48,5 +48,5 @@ def wanted_columns(experiment: Experiment) -> dict[str, str]:
 
 def nearest_column(ours: str, theirs: str, columns: list[str]) -> str:
     """What to type instead of a column that is not there."""
-    hint = nearest(theirs, columns)
-    return f"{hint} Type data.columns.{ours}={hint.removeprefix('; did you mean ').rstrip('?')}" if hint else f"; type data.columns.{ours}=<column>"
+    close = nearest(theirs, columns).removeprefix("; did you mean ").rstrip("?")
+    return f"; type data.columns.{ours}={close or '<column>'}"

@@ -16,10 +16,11 @@ def alpaca(row: Row) -> Row | None:
 def last_turns(row: Row) -> Row | None:
     """chosen and rejected conversations that share all but their last turn -> prompt (turns), chosen, rejected (texts)."""
     chosen, rejected = row["chosen"], row["rejected"]
-    if chosen[:-1] != rejected[:-1] or chosen[-1]["content"] == rejected[-1]["content"] or not rejected[-1]["content"].strip():
+    better, worse = chosen[-1]["content"], rejected[-1]["content"]
+    if chosen[:-1] != rejected[:-1] or better == worse or not better.strip() or not worse.strip():
         return None
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in chosen[:-1]]
-    return {"prompt": turns, "chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
+    return {"prompt": turns, "chosen": better, "rejected": worse}
 
 
 def hh_dialogue(row: Row) -> Row | None:

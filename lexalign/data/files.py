@@ -17,7 +17,8 @@ def split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
         suffixes = [suffix for suffix, name in SUFFIXES.items() if wanted in ("auto", name)]
         found = [place / f"{split}{suffix}" for suffix in suffixes if (place / f"{split}{suffix}").is_file()]
         if len(found) != 1:
-            what = " and ".join(path.name for path in found) if found else f"no {split}{{{','.join(suffixes)}}}"
+            there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none of a known format"
+            what = " and ".join(path.name for path in found) if found else f"no {split}{' or '.join(suffixes)}, but {there}"
             raise DataError(f"{place}: holds {what}; there must be one file for the split {split!r}")
         return found[0], SUFFIXES[found[0].suffix]
     if split != "train":

@@ -6,7 +6,6 @@ Every row that is left out or changed is counted; every error names the file, th
 import hashlib
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from hydra.utils import get_method
 
+from lexalign.data.checks import CHECKS
 from lexalign.data.columns import nearest_column, wanted_columns
 from lexalign.data.files import rows_of, split_file
 from lexalign.errors import DataError
@@ -22,8 +22,7 @@ from lexalign.schema import Data, Experiment
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
-ROLES = ("system", "user", "assistant", "tool")
-SUM_TOLERANCE = 1e-3
+HUB_WORKERS, HUB_RETRIES = 4, 5
 
 
 @dataclass(kw_only=True)
@@ -50,14 +49,16 @@ def load(experiment: Experiment) -> Splits:
     elif data.eval_fraction is not None:
         train, held_out = hold_out(train, data.eval_fraction)
         if not train:
-            raise DataError(f"{data.path}: all rows share one prompt, so none can be held out; type data.eval_fraction=null")
+            what_to_type = "data.eval_fraction=null evaluate.enabled=false"
+            raise DataError(f"{data.path}: all rows share one prompt, so none can be held out; type {what_to_type}")
     counts["overlapping_prompts"] = len({prompt_of(row) for row in train} & {prompt_of(row) for row in held_out})
     if counts["overlapping_prompts"]:
         log.warning("%d held-out prompts are training prompts too: the evaluation flatters the model", counts["overlapping_prompts"])
     for rows in (train, held_out):
         counts["shares_estimated"] += estimate_shares(rows, len(data.beliefs or ()))
     if counts["shares_estimated"]:
-        log.warning("Target shares of %d prompts are estimated from their beliefs' frequencies: no column gives them", counts["shares_estimated"])
+        estimated = counts["shares_estimated"]
+        log.warning("Target shares of %d prompts are estimated from their beliefs' frequencies: no column gives them", estimated)
     counts["train_rows"], counts["held_out_rows"] = len(train), len(held_out)
     if counts["left_out_by_converter"]:
         log.warning("%d rows were left out by data.converter=%s", counts["left_out_by_converter"], data.converter)
@@ -95,16 +96,32 @@ def source(data: Data, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
-    """Rows of a hub data set, through the datasets library (which runs no code of the data set)."""
+    """Rows of a hub data set: its files fetched and checked by `lexalign.hub`, read by the datasets library (which runs no code of theirs).
+
+    From the folder, because offline the library would not look in the hub's cache.
+    """
     import datasets
 
+    from lexalign.hub import fetch
+
+    assert data.path is not None
+    fetched = fetch(
+        repo=data.path,
+        kind="dataset",
+        revision=data.revision,
+        include=[],
+        exclude=[],
+        output_dir=None,
+        workers=HUB_WORKERS,
+        retries=HUB_RETRIES,
+    )
     try:
-        found = datasets.load_dataset(data.path, name=data.subset, split=split, revision=data.revision)
+        found = datasets.load_dataset(str(fetched.folder), name=data.subset, split=split)
     except Exception as error:
-        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{data.path} (split {split!r}): {message}; fetch it with stage=download, or check data.subset and data.split") from error
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{data.path} (split {split!r}): {message}; check data.subset and data.split") from error
     for number, row in enumerate(found, 1):
-        yield f"{data.path} {split} row {number}", row
+        yield f"{data.path}@{fetched.commit[:8]} {split} row {number}", row
 
 
 def converted(raw: Row, convert: Callable[[Row], Row | None] | None, where: str) -> Row | None:
@@ -123,111 +140,17 @@ def checked(row: Row, columns: dict[str, str], needed: list[str], data: Data, wh
     for ours, theirs in columns.items():
         if theirs not in row:
             if ours in needed:
-                raise DataError(f"{where}: has no column {theirs!r}; it has {', '.join(map(str, row))}{nearest_column(ours, theirs, list(row))}")
+                there, hint = ", ".join(map(str, row)), nearest_column(ours, theirs, list(row))
+                raise DataError(f"{where}: has no column {theirs!r}; it has {there}{hint}")
             continue
         value = row[theirs]
         if value is None:
             raise DataError(f"{where}: {theirs!r} is null")
         found[ours] = CHECKS[ours](value, data, f"{where}: {theirs!r}")
-    if "chosen" in found and found["chosen"] == found["rejected"] and found.get("belief") == found.get("rejected_belief", found.get("belief")):
+    same_belief = found.get("belief") == found.get("rejected_belief", found.get("belief"))
+    if "chosen" in found and found["chosen"] == found["rejected"] and same_belief:
         raise DataError(f"{where}: chosen and rejected are the same, so there is nothing to prefer; remove the row")
     return found
-
-
-def check_text(value: Any, data: Data, where: str) -> str:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "assistant":
-        value = value[0].get("content")
-    if isinstance(value, list):
-        raise DataError(f"{where} holds {len(value)} turns, expected one answer; data.converter=lexalign.data.converters.last_turns splits them")
-    if not isinstance(value, str):
-        raise DataError(f"{where} is {type(value).__name__} ({value!r}), expected text")
-    if not value.strip():
-        raise DataError(f"{where} is empty")
-    return value
-
-
-def check_prompt(value: Any, data: Data, where: str) -> str | list[dict[str, str]]:
-    if not isinstance(value, list):
-        return check_text(value, data, where)
-    turns = check_turns(value, where)
-    if turns[-1]["role"] == "assistant":
-        raise DataError(f"{where} ends with an assistant turn; the response belongs to the other columns")
-    return turns
-
-
-def check_messages(value: Any, data: Data, where: str) -> list[dict[str, str]]:
-    turns = check_turns(value, where)
-    if all(turn["role"] != "assistant" for turn in turns):
-        raise DataError(f"{where} has no assistant turn, so there is nothing to train")
-    return turns
-
-
-def check_turns(value: Any, where: str) -> list[dict[str, str]]:
-    """A list of turns with known roles and text; an empty assistant turn or two user turns in a row are refused."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise DataError(f"{where} is text, expected a list of turns with role and content") from None
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where} is no list of turns with role and content")
-    turns = []
-    for number, turn in enumerate(value, 1):
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if role not in ROLES:
-            raise DataError(f"{where} turn {number} has the role {role!r}; known are {', '.join(ROLES)}")
-        if not isinstance(content, str) or not content.strip():
-            raise DataError(f"{where} turn {number} ({role}) has no text")
-        if turns and role == turns[-1]["role"] != "tool":
-            raise DataError(f"{where} turns {number - 1} and {number} are both {role}'s")
-        turns.append({"role": role, "content": content})
-    return turns
-
-
-def check_belief(value: Any, data: Data, where: str) -> int:
-    """The belief's index; texts are looked up in `data.beliefs`."""
-    texts = data.beliefs or []
-    if isinstance(value, str) and value in texts:
-        return texts.index(value)
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if 0 <= value < len(texts):
-            return value
-        raise DataError(f"{where} is {value}, but data.beliefs has the indices 0 to {len(texts) - 1}")
-    raise DataError(f"{where} is {value!r}, which is not in data.beliefs ({', '.join(texts)})")
-
-
-def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
-    """Shares of the beliefs: as many as there are beliefs, none negative, sum 1."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise DataError(f"{where} is text, expected a list of shares") from None
-    count = len(data.beliefs or ())
-    if not isinstance(value, list) or len(value) != count:
-        what = f"{len(value)} shares" if isinstance(value, list) else type(value).__name__
-        raise DataError(f"{where} holds {what}, expected {count}, one for each of data.beliefs")
-    for share in value:
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
-            raise DataError(f"{where} holds {share!r}, which is no share")
-    if abs(sum(value) - 1) > SUM_TOLERANCE:
-        raise DataError(f"{where} sums to {sum(value):.6g}, expected 1 (within {SUM_TOLERANCE})")
-    return [float(share) for share in value]
-
-
-CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
-    "text": check_text,
-    "messages": check_messages,
-    "prompt": check_prompt,
-    "completion": check_text,
-    "chosen": check_text,
-    "rejected": check_text,
-    "belief": check_belief,
-    "rejected_belief": check_belief,
-    "probabilities": check_probabilities,
-}
 
 
 def prompt_of(row: Row) -> str:

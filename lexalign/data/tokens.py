@@ -28,6 +28,8 @@ class Encoder:
     def turns(self, prompt: str | Turns) -> Turns:
         """A prompt as chat turns, the system message first."""
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if self.data.system and turns[0]["role"] == "system":
+            raise DataError("data.system: a prompt of the data has a system message of its own; type data.system=null")
         system = [{"role": "system", "content": self.data.system}] if self.data.system else []
         return system + turns
 

@@ -83,6 +83,7 @@ def service_killed_after(seconds: float) -> Iterator[threading.Event]:
         killed.set()
         if process:
             process.kill()
+            process.wait()
 
     timer = threading.Timer(seconds, kill)
     timer.start()

@@ -1,0 +1,118 @@
+"""What each of our columns must hold: one check a column, `(value, data, where) -> value`, raising DataError that begins with `where`."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lexalign.errors import DataError
+from lexalign.schema import Data
+
+ROLES = ("system", "user", "assistant", "tool")
+SUM_TOLERANCE = 1e-3
+
+
+def check_text(value: Any, data: Data, where: str) -> str:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "assistant":
+        value = value[0].get("content")
+    if isinstance(value, list):
+        hint = "data.converter=lexalign.data.converters.last_turns splits them"
+        raise DataError(f"{where} holds {len(value)} turns, expected one answer; {hint}")
+    if not isinstance(value, str):
+        raise DataError(f"{where} is {type(value).__name__} ({value!r}), expected text")
+    if not value.strip():
+        raise DataError(f"{where} is empty")
+    return whole(value, where)
+
+
+def whole(text: str, where: str) -> str:
+    """The text; raises DataError where it holds half a character, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a character ({text[error.start]!a} at {error.start}); remove it") from error
+    return text
+
+
+def check_prompt(value: Any, data: Data, where: str) -> str | list[dict[str, str]]:
+    if not isinstance(value, list):
+        return check_text(value, data, where)
+    turns = check_turns(value, where)
+    if turns[-1]["role"] == "assistant":
+        raise DataError(f"{where} ends with an assistant turn; the response belongs to the other columns")
+    return turns
+
+
+def check_messages(value: Any, data: Data, where: str) -> list[dict[str, str]]:
+    turns = check_turns(value, where)
+    if all(turn["role"] != "assistant" for turn in turns):
+        raise DataError(f"{where} has no assistant turn, so there is nothing to train")
+    return turns
+
+
+def check_turns(value: Any, where: str) -> list[dict[str, str]]:
+    """A list of turns with known roles and text; an empty assistant turn or two user turns in a row are refused."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise DataError(f"{where} is text, expected a list of turns with role and content") from None
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where} is no list of turns with role and content")
+    turns = []
+    for number, turn in enumerate(value, 1):
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        if role not in ROLES:
+            raise DataError(f"{where} turn {number} has the role {role!r}; known are {', '.join(ROLES)}")
+        if not isinstance(content, str) or not content.strip():
+            raise DataError(f"{where} turn {number} ({role}) has no text")
+        if turns and role == turns[-1]["role"] != "tool":
+            raise DataError(f"{where} turns {number - 1} and {number} are both {role}'s")
+        turns.append({"role": role, "content": whole(content, f"{where} turn {number}")})
+    return turns
+
+
+def check_belief(value: Any, data: Data, where: str) -> int:
+    """The belief's index; texts are looked up in `data.beliefs`."""
+    texts = data.beliefs or []
+    if isinstance(value, str) and value in texts:
+        return texts.index(value)
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value < len(texts):
+            return value
+        raise DataError(f"{where} is {value}, but data.beliefs has the indices 0 to {len(texts) - 1}")
+    raise DataError(f"{where} is {value!r}, which is not in data.beliefs ({', '.join(texts)})")
+
+
+def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
+    """Shares of the beliefs: as many as there are beliefs, none negative, sum 1."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise DataError(f"{where} is text, expected a list of shares") from None
+    count = len(data.beliefs or ())
+    if not isinstance(value, list) or len(value) != count:
+        what = f"{len(value)} shares" if isinstance(value, list) else type(value).__name__
+        raise DataError(f"{where} holds {what}, expected {count}, one for each of data.beliefs")
+    for share in value:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
+            raise DataError(f"{where} holds {share!r}, which is no share")
+    if abs(sum(value) - 1) > SUM_TOLERANCE:
+        raise DataError(f"{where} sums to {sum(value):.6g}, expected 1 (within {SUM_TOLERANCE})")
+    return [float(share) for share in value]
+
+
+CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
+    "text": check_text,
+    "messages": check_messages,
+    "prompt": check_prompt,
+    "completion": check_text,
+    "chosen": check_text,
+    "rejected": check_text,
+    "belief": check_belief,
+    "rejected_belief": check_belief,
+    "probabilities": check_probabilities,
+}

@@ -1,0 +1,115 @@
+"""What was typed: overrides as Hydra's grammar reads them, the keys they set, and the jobs a sweep makes of them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+
+from lexalign.configs import composed, loader, no_option, options_of
+from lexalign.errors import ConfigError
+
+LIST_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+
+
+def parsed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[Override]:
+    """The overrides that can be read; the others are left to `lexalign.compose.load`, which names them."""
+    parser = OverridesParser.create(config_loader=loader(*config_dirs))
+    found = []
+    for override in overrides:
+        try:
+            found += parser.parse_overrides([override])  # unlike parse_override, gives glob(…) the loader it asks
+        except HydraException:
+            continue
+    return found
+
+
+def key_of(override: str) -> str:
+    """The dotted key an override sets."""
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def typed_extensions(overrides: Sequence[str]) -> list[str]:
+    """Packages named by `extensions=[…]` on the command line."""
+    return [str(name) for o in parsed(overrides) if o.key_or_group == "extensions" and isinstance(o.value(), list) for name in o.value()]
+
+
+def typed_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Dotted keys of the settings and names of the groups that the user typed: an ignored one among them is an error."""
+
+    def leaves(key: str, value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from leaves(f"{key}.{name}", item)
+        else:
+            yield key
+
+    return frozenset(key for o in parsed(overrides) if not o.is_delete() for key in leaves(o.key_or_group, o.value()))
+
+
+def repeated(overrides: Sequence[str]) -> list[str]:
+    """Problems with keys that were typed twice: all but the last value would be ignored."""
+    counts = Counter(key_of(override) for override in overrides)
+    return [
+        f"{key}: is given {count} times ({', '.join(o for o in overrides if key_of(o) == key)}); leave all but one out"
+        for key, count in counts.items()
+        if count > 1
+    ]
+
+
+def without_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
+    """The overrides whose keys no problem names; empty where that leaves all of them."""
+    wrong = {re.split(r"[=:\[]", problem, maxsplit=1)[0] for problem in problems}
+
+    def overlap(a: str, b: str) -> bool:
+        return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+
+    rest = [override for override in overrides if not any(overlap(key_of(override), key) for key in wrong)]
+    return rest if len(rest) < len(overrides) else []
+
+
+def wrong_choice(override: Override, config_dirs: Sequence[str]) -> str | None:
+    """What is wrong with a choice in a group, or None."""
+    group, typed = override.key_or_group, override.input_line
+    if override.is_delete():
+        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(options_of(group, config_dirs))}"
+    if override.is_add():
+        return f"{typed}: every group has its place already; type {typed.lstrip('+')}"
+    value = override.value()
+    if value is None:
+        return f"{typed}: leave {group} out, or choose one of {', '.join(options_of(group, config_dirs))}"
+    if not isinstance(value, str):
+        return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
+    return None if value in options_of(group, config_dirs) else no_option(group, value, config_dirs)
+
+
+def points(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> list[list[str]]:
+    """The overrides of each job: one list for a single run, the product of the swept values for a multirun.
+
+    An interval stands here for its two ends. Raises ConfigError for a sweep that has no points, or that its sweeper cannot make.
+    """
+    if not multirun:
+        return [list(overrides)]
+    readable = parsed(overrides, config_dirs)
+    read = {str(o.input_line) for o in readable}
+    fixed = [o for o in overrides if o not in read]
+    swept = []
+    for override in readable:
+        sweep = override.value()
+        if isinstance(sweep, IntervalSweep):
+            override = OverridesParser.create().parse_override(f"{override.get_key_element()}={sweep.start},{sweep.end}")
+        swept.append(override)
+    try:
+        jobs = [[*job, *fixed] for batch in BasicSweeper.split_arguments(swept, max_batch_size=None) for job in batch]
+    except HydraException as error:
+        raise ConfigError(f"-m: {str(error).splitlines()[0]}") from error
+    if not jobs or (swept and not jobs[0]):
+        raise ConfigError(f"-m {' '.join(overrides)}: the sweep has no points; nothing would be run")
+    drawn = [str(o.input_line) for o in readable if isinstance(o.value(), IntervalSweep)]
+    if drawn and composed(jobs[0], config_dirs).hydra.sweeper._target_ == LIST_SWEEPER:
+        raise ConfigError([f"{typed}: this sweep draws nothing from an interval; list values, as in -m key=1,2" for typed in drawn])
+    return jobs

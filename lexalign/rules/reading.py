@@ -1,0 +1,106 @@
+"""The columns and beliefs of the data, held against the files themselves, and options that nothing would read."""
+
+from collections.abc import Iterator
+
+from lexalign.data import peek
+from lexalign.data.columns import nearest_column, sft_shape, wanted_columns
+from lexalign.locate import find_data
+from lexalign.schema import Experiment
+
+READ_BY_DOWNLOAD = ("model", "model.path", "model.revision", "data", "data.path", "data.revision", "data.format")
+NO_TRACKER = "lexalign.tracking.NoTracker"
+
+
+def columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    chosen, method = experiment.data, experiment.method
+    if method is None or method.stage != experiment.stage.name or chosen.path is None:
+        return
+    try:
+        wanted = wanted_columns(experiment)
+    except ValueError as error:
+        yield str(error)
+        return
+    for key in sorted(key for key in typed if key.startswith("data.columns.")):
+        ours = key.removeprefix("data.columns.")
+        theirs = getattr(chosen.columns, ours)
+        if ours not in wanted and theirs is not None:
+            yield f"{key}={theirs}: is not read by method={method.name}, which reads {', '.join(wanted)}; leave it out"
+    place = find_data(chosen.path)
+    if chosen.format == "hub" or place.kind not in ("file", "folder") or chosen.converter is not None:
+        return
+    for split in dict.fromkeys(filter(None, (chosen.split, chosen.eval_split))):
+        try:
+            found = peek.first_row(chosen, place, split)
+        except peek.Unreadable as error:
+            yield str(error)
+            continue
+        for ours, theirs in wanted.items():
+            if theirs not in found.columns and (ours in method.needs.columns or split == chosen.split):
+                yield (
+                    f"data.columns.{ours}={theirs}: {found.file} has no column {theirs!r}; it has {', '.join(found.columns)}"
+                    f"{nearest_column(ours, theirs, found.columns)}"
+                    + (f", or data.columns.{ours}=null to do without" if ours in ("rejected_belief", "probabilities") else "")
+                )
+
+
+def beliefs(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    chosen = experiment.data
+    if experiment.method is None:
+        return
+    if chosen.columns.belief is None:
+        if chosen.columns.probabilities is not None or chosen.columns.rejected_belief is not None:
+            yield "data.columns.belief=null: probabilities and rejected_belief mean nothing without it; name the column of the belief"
+        for key in sorted(typed & {"data.beliefs", "data.belief_format"}):
+            yield f"{key}: is read only where data.columns.belief names a column; leave it out"
+        return
+    texts = chosen.beliefs
+    if not texts or len(texts) < 2:
+        yield "data.beliefs: list the texts of the beliefs, two or more, in the order of the shares: 'data.beliefs=[for,against]'"
+        return
+    repeated = sorted({text for text in texts if texts.count(text) > 1})
+    if repeated:
+        yield f"data.beliefs: {', '.join(repeated)} stands there twice; name each belief once"
+    if any(not text.strip() for text in texts):
+        yield "data.beliefs: holds an empty text; write what the belief is"
+    try:
+        rendered = [chosen.belief_format.format(index=i, text=text) for i, text in enumerate(texts)]
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        yield f"data.belief_format={chosen.belief_format}: only {{index}} and {{text}} can be filled in ({error!r})"
+        return
+    if len(set(rendered)) < len(set(texts)):
+        yield f"data.belief_format={chosen.belief_format}: renders two beliefs alike; use {{index}} or {{text}}"
+
+
+def system(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    """A system message stands before a prompt that becomes a chat turn, and nowhere else."""
+    if experiment.data.system is None or experiment.method is None:
+        return
+    if experiment.data.chat_template == "never":
+        yield "data.system: is not read with data.chat_template=never; leave one of them out"
+    if experiment.stage.name != "sft":
+        return
+    try:
+        shape = sft_shape(experiment)
+    except ValueError:
+        return  # `columns` says so
+    if shape != "prompt/completion":
+        yield f"data.system: stands before prompts, and the data have {shape}; put it into the rows, or type data.system=null"
+
+
+def unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    stage = experiment.stage.name
+    for key in sorted(typed):
+        group = key.split(".")[0]
+        if stage == "download":
+            ignored = group in ("train", "evaluate", "adapter", "method", "hardware") or (
+                group in ("model", "data") and key not in READ_BY_DOWNLOAD and key != "model.parent"
+            )
+        else:
+            ignored = group == "download"
+        if ignored:
+            yield f"{key}: is not read by stage={stage}; leave it out"
+        if group == "tracking" and key != "tracking" and experiment.tracking.target == NO_TRACKER and key != "tracking._target_":
+            yield f"{key}: is not read with tracking=none; leave it out, or type tracking=wandb"
+
+
+RULES = (columns, beliefs, system, unread)

@@ -1,0 +1,145 @@
+"""Dotted paths to code in a configuration: which ones may be named, and whether they lead anywhere. Nothing is imported to find out.
+
+A configuration file is data that people share, so it must not be able to run more than the classes and functions that this package, and
+the packages the user typed, were written to offer. What a module merely imports from elsewhere (`lexalign.identity.subprocess`) is not.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lexalign.parse import nearest
+
+OWN_PACKAGE = "lexalign"
+KEYS = ("_target_", "knobs", "converter")
+HYDRA_PARTS = re.compile(r"hydra\._internal\.core_plugins\.|hydra\.experimental\.callbacks\.|hydra_plugins\.|lexalign\.")
+LOGGING_PARTS = re.compile(r"logging\.(handlers\.)?(\w*Handler|Formatter|Filter)")
+
+
+def problems(node: Any, packages: Sequence[str], where: str = "") -> list[str]:
+    """Problems with every path to code outside `packages`, or to nothing, wherever it stands."""
+    if isinstance(node, Mapping):
+        found = []
+        for key, value in node.items():
+            full = f"{where}.{key}" if where else str(key)
+            if key in KEYS and value is not None and (problem := wrong(value, packages)):
+                found.append(f"{full}={value}: {problem}")
+            found += problems(value, packages, full)
+        return found
+    if isinstance(node, (list, tuple)):
+        return [problem for i, item in enumerate(node) for problem in problems(item, packages, f"{where}[{i}]")]
+    return []
+
+
+def wrong(path: Any, packages: Sequence[str], *, classes_only: bool = False) -> str | None:
+    """What is wrong with a dotted path to a class or function, or None."""
+    parts = str(path).split(".")
+    if len(parts) < 2 or parts[0] not in packages or not all(part.isidentifier() for part in parts):
+        return f"code is only taken from {' and '.join(packages)}; name your own package on the command line: 'extensions=[mypackage]'"
+    module, name = ".".join(parts[:-1]), parts[-1]
+    file = module_file(module)
+    if file is None:
+        return f"there is no module {module}"
+    names = offered(file, package=parts[0], classes_only=classes_only)
+    return None if names is None or name in names else f"{module} defines no {name}{nearest(name, names)}"
+
+
+def module_file(module: str) -> Path | None:
+    """The file of a module; None where there is none. Importing a parent package to look into it would run it."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is None:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") and not rest else None
+    stems = [Path(folder, *rest) for folder in spec.submodule_search_locations]
+    files = [file for stem in stems for file in (stem / "__init__.py", stem.parent / f"{stem.name}.py")]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def offered(file: Path, *, package: str, classes_only: bool) -> frozenset[str] | None:
+    """The names a module offers: what it defines and what it imports from its own package; None where that cannot be read off it."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError:
+        return None  # importing it will say where
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not classes_only):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == package):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return None if names & {"*", "__getattr__"} else frozenset(names)
+
+
+def hydra_problems(node: DictConfig | None) -> list[str]:
+    """Problems with what a file would have Hydra itself run: callbacks, launchers, log handlers, variables of the environment."""
+    if node is None:
+        return []
+    found = []
+
+    def walk(value: Any, where: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if key == "_target_" and not is_hydra_part(item):
+                    found.append(f"{where}._target_={item}: Hydra may only run classes of its own plugins and of ours; remove it")
+                elif key in ("()", "class") and where.startswith(("hydra.job_logging", "hydra.hydra_logging")):
+                    if not LOGGING_PARTS.fullmatch(str(item)):
+                        found.append(f"{where}.{key}={item}: only the standard library's log handlers and formatters may be named here")
+                else:
+                    walk(item, f"{where}.{key}")
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                walk(item, f"{where}[{i}]")
+
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    walk(plain, "hydra")
+    for name in plain.get("job", {}).get("env_set") or {}:
+        found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
+    return found
+
+
+def is_hydra_part(path: Any) -> bool:
+    """Whether Hydra may instantiate it: a class defined in one of its plugins or in this package."""
+    top = str(path).split(".")[0]
+    return bool(HYDRA_PARTS.match(str(path))) and wrong(path, [top], classes_only=True) is None
+
+
+def extension_problems(packages: Sequence[str]) -> list[str]:
+    """Problems with the packages the user typed."""
+    return [
+        f"extensions=[{name}]: there is no package {name} to import; put its parent folder on PYTHONPATH, or install it"
+        for name in packages
+        if not name.isidentifier() or module_file(name) is None
+    ]
+
+
+def knobs(plain: Mapping[str, Any], packages: Sequence[str], found: list[str]) -> dict[str, type]:
+    """The dataclass that the method's `knobs` names, for `parse` to use in place of the general one."""
+    method = plain.get("method")
+    if not isinstance(method, Mapping) or wrong(method.get("knobs"), packages) is not None:
+        return {}
+    module, _, name = str(method["knobs"]).rpartition(".")
+    from lexalign.schema import Method
+
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        found.append(f"method.knobs={method['knobs']}: {error}")
+        return {}
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        found.append(f"method.knobs={method['knobs']}: is no subclass of lexalign.schema.Method")
+        return {}
+    return {"method": cls}

@@ -1,0 +1,19 @@
+"""The schema seen from outside: every setting with its dotted key."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+
+from lexalign.parse import key_of
+
+
+def leaves(cls: type, where: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key in YAML, name of the field) of every setting below a dataclass."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        key = f"{where}.{key_of(field)}".lstrip(".")
+        inner = [hint for hint in (hints[field.name], *typing.get_args(hints[field.name])) if dataclasses.is_dataclass(hint)]
+        if inner:
+            yield from leaves(typing.cast(type, inner[0]), key)
+        else:
+            yield key, field.name

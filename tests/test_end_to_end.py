@@ -1,0 +1,85 @@
+"""The promises of the embedded world, each shown by training on it: nothing here is mocked."""
+
+import json
+import re
+
+import pytest
+from running import World, cpu_of_children, result_of
+
+from lexalign import artifacts
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def quickstart(world):
+    """`python run.py stage=align method=gdpo`, nothing before it, as README has it (but for the place)."""
+    before = cpu_of_children()
+    done = world.type("stage=align", "method=gdpo", "output_dir=quickstart", "store=store", "tracking=none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done, world.folder / "quickstart", cpu_of_children() - before
+
+
+@pytest.fixture(scope="module")
+def parent(world, quickstart):
+    """The sft run that the quickstart ran first."""
+    return result_of(next((world.store / "parents").iterdir()))
+
+
+def test_quickstart_takes_under_two_minutes_on_two_cores(quickstart):
+    # CPU seconds, because the machine may be busy with other things; two cores have 240 of them in two minutes.
+    assert quickstart[2] < 240
+
+
+def test_sft_lifts_exact_match_on_held_out_names(parent):
+    assert parent["metrics"]["before"]["exact_match"] < 0.1
+    assert parent["metrics"]["after"]["exact_match"] > 0.8
+    assert (parent["score_name"], parent["score_direction"]) == ("exact_match", "maximize")
+
+
+def test_quickstart_leaves_a_whole_run(quickstart):
+    done, folder, _ = quickstart
+    result = result_of(folder)
+    assert result["status"] == "finished" and result["stage"] == "align" and result["method"] == "gdpo"
+    assert result["score_name"] == "belief_jsd" and result["score"] == result["metrics"]["after"]["belief_jsd"]
+    assert re.fullmatch("[0-9a-f]{32}", result["key"]) and result["seconds"] > 0
+    for name in ("config.yaml", "run.log", "metrics.jsonl", "checkpoints", "artifact/manifest.json", "artifact/adapter_model.safetensors", "artifact/tokenizer.json"):
+        assert (folder / name).exists(), name
+    assert artifacts.damage(folder / "artifact") is None
+    manifest = artifacts.read_manifest(folder / "artifact")
+    assert {"versions", "git_commit", "seed", "model", "data", "files", "base"} <= set(manifest)
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1]["step"] == result["counts"]["steps"] and "loss" in steps[0] and "tokens_per_second" in steps[-2]
+    assert "tokens/s" in done.stderr and "loss" in done.stderr
+    assert "before" in done.stdout and "belief_jsd (score)" in done.stdout and str(folder / "artifact") in done.stdout.replace("\n", "")
+    assert len(result["samples"]) == 3 and all(sample["after"] for sample in result["samples"])
+
+
+def test_reference_is_the_sft_model_at_step_0(quickstart):
+    log = (quickstart[1] / "run.log").read_text()
+    margin = float(re.search(r"Reference check at step 0: reward margin (\S+)", log).group(1))
+    assert abs(margin) < 1e-3
+
+
+def test_dpo_prefers_the_courteous_answer(world, quickstart):
+    result, folder = world.run("stage=align")
+    assert result.metrics["before"]["reward_accuracy"] == 0.5
+    assert result.score > 0.9 and result.score_name == "reward_accuracy"
+    assert "reusing" in (folder / "run.log").read_text(), "the sft parent was trained once, by the quickstart"
+    assert len(list((world.store / "parents").iterdir())) == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gdpo_calibrates_where_dpo_does_not(world, quickstart, seed):
+    """The gate: half of dpo's Jensen-Shannon distance, and responses that agree more with the belief before them."""
+    common = ("stage=align", "data=tiny_beliefs", f"seed={seed}")
+    gdpo = world.run(*common, "method=gdpo")[0].metrics
+    dpo = world.run(*common, "method=dpo")[0].metrics
+    assert gdpo["before"]["belief_jsd"] == pytest.approx(dpo["before"]["belief_jsd"])
+    assert gdpo["after"]["belief_jsd"] < 0.5 * dpo["after"]["belief_jsd"]
+    assert gdpo["after"]["belief_consistency"] > dpo["after"]["belief_consistency"]

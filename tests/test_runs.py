@@ -1,0 +1,197 @@
+"""Runs and what binds them: parents, content keys, artifacts, resuming, the reference check."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from running import World, result_of
+
+from lexalign import artifacts, identity, models
+from lexalign.compose import compose
+from lexalign.errors import ConfigError, ReferenceError
+
+SHORT = ("train.max_steps=3", "evaluate.limit=4", "hardware.threads=1")
+PARENT = "model.parent_overrides=['train.max_steps=2','evaluate.limit=2']"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def sft(world):
+    return world.run(*SHORT)
+
+
+@pytest.fixture(scope="module")
+def aligned(world, sft):
+    """dpo from the sft run's folder."""
+    return world.run("stage=align", "model=tiny", f"model.path={sft[1]}", *SHORT)
+
+
+def logits(artifact: str | Path, text: str = "Where does Pelor live?") -> torch.Tensor:
+    """The logits of a model loaded from an artifact as any run would load it."""
+    loaded = models.load(compose(["stage=align", "model=tiny", f"model.path={artifact}"]).experiment)
+    with torch.no_grad():
+        return loaded.model(torch.tensor([loaded.tokenizer(text)["input_ids"]])).logits
+
+
+def test_an_adapter_on_an_adapter_is_one_adapter_on_the_base(aligned, sft):
+    """The align artifact holds sft and align together: it needs nothing of the sft run."""
+    manifest = artifacts.read_manifest(Path(aligned[0].artifact))
+    assert manifest["kind"] == "adapter" and manifest["base"]["path"] == "embedded:tiny"
+    config = json.loads((Path(aligned[0].artifact) / "adapter_config.json").read_text())
+    assert config["r"] == 32
+    changed = (logits(aligned[0].artifact) - logits(sft[0].artifact)).abs().max()
+    assert changed > 0
+
+
+def test_artifact_is_the_measured_model(world, sft):
+    """Measuring the artifact again, as the start of another run, gives the numbers the run ended with."""
+    again, _ = world.run("model=tiny", f"model.path={sft[1]}", *SHORT)
+    assert again.metrics["before"]["loss"] == pytest.approx(sft[0].metrics["after"]["loss"], rel=1e-5)
+
+
+def test_damaged_artifact_is_not_loaded(world, sft, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(sft[1], copy)
+    weights = copy / "artifact" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ConfigError, match="sha256 differs"):
+        world.run("stage=align", "model=tiny", f"model.path={copy}", *SHORT)
+
+
+def test_parent_runs_once_for_all_children(world):
+    children = [world.run("stage=align", f"method.beta={beta}", PARENT, *SHORT) for beta in (0.1, 0.5)]
+    parents = {child[0].parent for child in children}
+    assert len(parents) == 1 and result_of(Path(parents.pop()))["stage"] == "sft"
+    assert "running first" in (children[0][1] / "run.log").read_text()
+    assert "reusing" in (children[1][1] / "run.log").read_text()
+    assert children[0][0].key != children[1][0].key
+
+
+def test_a_parent_trained_by_hand_is_reused_and_a_damaged_one_is_not(world, tmp_path):
+    mine = World(tmp_path)
+    overrides = ("train.max_steps=2", "evaluate.limit=2")
+    _, folder = mine.run("experiment=tiny/sft", *overrides)
+    child, _ = mine.run("stage=align", PARENT, *SHORT)
+    assert child.parent == str(folder)
+    (folder / "artifact" / "tokenizer.json").unlink()
+    other, out = mine.run("stage=align", PARENT, *SHORT, "method.beta=0.2")
+    assert other.parent != str(folder)
+    assert "cannot be reused" in (out / "run.log").read_text()
+
+
+def test_content_key_follows_content_not_places(tmp_path):
+    def key(*overrides: str) -> str:
+        return identity.content_key(compose(list(overrides)).experiment, parent=None)
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    base = ("data=instructions", f"data.path={here / 'rows.jsonl'}")
+    same = [base, (*base, "output_dir=elsewhere"), (*base, "tracking=none"), (*base, "train.log_steps=1"), ("data=instructions", f"data.path={there / 'rows.jsonl'}")]
+    assert len({key(*overrides) for overrides in same}) == 1
+    (there / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "e"}\n')
+    other = [base, (*base, "seed=1"), (*base, "train.learning_rate=1e-3"), (*base, "adapter.rank=4"), (*base, "method=full"), ("data=instructions", f"data.path={there / 'rows.jsonl'}")]
+    assert len({key(*overrides) for overrides in other}) == len(other)
+
+
+def test_wrong_reference_stops_the_run_at_step_0(world, sft, monkeypatch):
+    """The mistake the check is for: log-ratios measured from the base although the run starts from the sft model."""
+    from lexalign.trainers.dpo import DPOTrainer
+
+    measured = DPOTrainer.compute_ref_log_probs
+
+    def from_the_wrong_model(self, model, inputs):
+        chosen, rejected = measured(self, model, inputs)
+        return chosen + 1.0, rejected
+
+    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", from_the_wrong_model)
+    with pytest.raises(ReferenceError, match="step 0: the reward margin is"):
+        world.run("stage=align", "model=tiny", f"model.path={sft[1]}", *SHORT)
+
+
+def test_reference_of_full_training_is_the_merged_sft_model(world, sft):
+    """TRL alone would load a full model's reference from the base's path, without the sft adapter."""
+    for precompute in ("true", "false"):
+        world.run("stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=full", f"method.precompute_reference={precompute}", *SHORT)
+
+
+def test_resume_ends_in_the_same_weights(world, tmp_path):
+    """Three steps and a stop, then three more, against six in a row."""
+    common = ("evaluate.enabled=false", "hardware.threads=1", "train.save_steps=3", "train.keep_checkpoints=2")
+    whole, _ = world.run(*common, "train.max_steps=6", out_dir=tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-3", stopped / "checkpoints" / "checkpoint-3")
+    resumed, _ = world.run(*common, "train.max_steps=6", out_dir=stopped)
+    assert "Going on from" in (stopped / "run.log").read_text()
+    assert identity.file_digest(Path(resumed.artifact) / "adapter_model.safetensors") == identity.file_digest(
+        Path(whole.artifact) / "adapter_model.safetensors"
+    )
+    by_path, _ = world.run(*common, "train.max_steps=6", f"resume={tmp_path / 'whole' / 'checkpoints' / 'checkpoint-3'}")
+    assert identity.file_digest(Path(by_path.artifact) / "adapter_model.safetensors") == identity.file_digest(
+        Path(whole.artifact) / "adapter_model.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=full",),
+        ("method=qlora",),
+        ("method=qlora", "adapter.bits=8"),
+        ("adapter.target_modules=[q_proj,v_proj]", "adapter.rank=4"),
+        ("train.packing=true",),
+        ("train.optimizer=adamw_8bit",),
+        ("hardware.precision=bf16",),
+        ("train.gradient_checkpointing=true",),
+        ("stage=align", "model=tiny", "method=gdpo", "adapter=full"),
+        ("stage=align", "model=tiny", "method=gdpo", "adapter=qlora"),
+        ("stage=align", "model=tiny", "method=dpo", "adapter=qlora", "adapter.bits=8"),
+        ("stage=align", "model=tiny", "method=dpo", "data=tiny_beliefs"),
+    ],
+    ids=" ".join,
+)
+def test_every_adapter_trains(world, overrides):
+    result, folder = world.run(*overrides, *SHORT)
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    assert result.status == "finished" and losses
+    assert logits(result.artifact).isfinite().all()
+
+
+def test_qlora_align_trains_the_sft_adapter_on(world, sft):
+    """A quantized base keeps the sft adapter as it is: the reference is its copy, and another shape is refused."""
+    common = ("stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=qlora", *SHORT)
+    result, _ = world.run(*common)
+    assert result.metrics["before"]["reward_accuracy"] == 0.5
+    with pytest.raises(ConfigError, match="adapter.rank=16"):
+        world.run(*common, "adapter.rank=4")
+
+
+@pytest.mark.parametrize(
+    "loss_type",
+    ["sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"],
+)  # fmt: skip
+def test_every_dpo_loss_trains(world, sft, loss_type):
+    smoothing = ("method.label_smoothing=0.001",) if loss_type == "exo_pair" else ()
+    result, _ = world.run("stage=align", "model=tiny", f"model.path={sft[1]}", f"method.loss_type={loss_type}", *smoothing, "train.max_steps=1", "data.limit=16", "evaluate.enabled=false")  # fmt: skip
+    assert result.status == "finished"
+
+
+def test_dry_run_plans_and_trains_nothing(world, capsys):
+    result, folder = world.run("stage=align", "method=gdpo", "dry_run=true", "model.parent_overrides=['train.max_steps=7']")
+    assert result.status == "planned" and result.counts["trainable_parameters"] > 0 and result.counts["steps"] > 0
+    assert not (folder / "artifact").exists() and not (folder / "checkpoints").exists()
+    printed = capsys.readouterr().out
+    for word in ("model", "trained", "rows to train on", "tokens", "steps", "memory"):
+        assert word in printed
+    assert "would run first" in (folder / "run.log").read_text()
+    planned = result.counts["trainable_parameters"]
+    assert planned == world.run("stage=align", "method=gdpo", "model=tiny", *SHORT)[0].counts["trainable_parameters"]
