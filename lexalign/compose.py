@@ -107,7 +107,7 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[
     for override in overrides:
         found = parsed([override])
         if not found or not found[0].key_or_group:
-            problems.append(f"{override}: cannot be read as key=value; quote text with spaces or commas: 'key=\"a, b\"'")
+            problems.append(f"{override}: cannot be read as key=value; quote text with spaces, commas or signs: 'key=\"a, b\"'")
         elif found[0].is_sweep_override() and not is_group(found[0].key_or_group, config_dirs):
             problems.append(f"{override}: several values are a sweep; type -m before it, or quote a text with commas: 'key=\"a, b\"'")
         elif not is_group(found[0].key_or_group, config_dirs):

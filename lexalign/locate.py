@@ -39,7 +39,20 @@ def find_data(path: str) -> Place:
     """Where a data set is."""
     if path.startswith("embedded:"):
         return on_disk(path, EMBEDDED / "data" / path.removeprefix("embedded:"))
+    if path.startswith("generated:reasoning/"):
+        return generated(path)
     return on_disk(path, Path(path).expanduser())
+
+
+def generated(path: str) -> Place:
+    """Rows that this package makes, on first use: `generated:reasoning/<part>`."""
+    from lexalign.data import reasoning
+    from lexalign.errors import DataError
+
+    try:
+        return Place(kind="folder", name=path, path=reasoning.folder(path.removeprefix("generated:reasoning/")))
+    except DataError as error:
+        return Place(kind="missing", name=path, problem=str(error))
 
 
 def on_disk(name: str, path: Path) -> Place:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
-from lexalign import adapters, artifacts, hardware
+from lexalign import adapters, artifacts, hardware, identity
 from lexalign.errors import ConfigError, HubError
 from lexalign.locate import Place, find_model
 from lexalign.schema import Experiment
@@ -61,6 +61,8 @@ def source(path: str, revision: str | None) -> Source:
         config = adapters.read_config(folder)
         base = {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
     below = source(base["path"], base["revision"])
+    if "files" in base and identity.place_identity(below.place, None, "models")["files"] != base["files"]:
+        raise ConfigError(f"model.path={path}: its base {base['path']} is not the model it was trained on (sha256 differs); train it again")
     if below.adapter is not None:
         raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first")
     return Source(place=below.place, revision=below.revision, adapter=folder, tokenizer=folder)
@@ -84,6 +86,8 @@ def load(experiment: Experiment) -> Loaded:
             model = PeftModel.from_pretrained(model, inherited, is_trainable=True)
     tokenizer = load_tokenizer(experiment, found)
     base = {"path": found.place.name if found.place.kind != "run" else str(found.place.path), "revision": commit_of(model, found)}
+    if found.place.kind != "hub":
+        base |= identity.place_identity(found.place, None, "models")
     return Loaded(model=model, tokenizer=tokenizer, base=base, inherited=inherited)
 
 
@@ -100,11 +104,11 @@ def load_base(experiment: Experiment, found: Source) -> PreTrainedModel:
     try:
         if found.place.kind == "gguf":
             assert found.place.path is not None
+            if experiment.adapter.bits is not None:
+                raise ConfigError(f"adapter={experiment.adapter.kind}: a .gguf base is unpacked to train, not quantized again; type adapter=lora")
+            # Left to itself, transformers keeps the blocks packed where it has a kernel for them: such weights do not train.
+            arguments["quantization_config"] = GgufConfig(dequantize=True)
             model = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
-            # The weights are plain numbers now; left in place, these would make saving write a quantized model again.
-            model.hf_quantizer = None
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
         else:
             model = AutoModelForCausalLM.from_pretrained(found.place.path or found.place.name, revision=found.revision or "main", **arguments)
     except OSError as error:

@@ -146,6 +146,7 @@ class Columns:
     prompt: str | None
     """A question as text, or as the turns before the response."""
     completion: str | None
+    """The response that sft trains; for align, the answer that the model's own is measured against (it may be the chosen column)."""
     """The response to the prompt (sft)."""
     chosen: str | None
     """The better response (align)."""
@@ -164,7 +165,8 @@ class Data:
     """The rows to train and to evaluate on."""
 
     path: str | None
-    """File, folder with train and test files, or hub id. `embedded:<name>` is a data set inside this package."""
+    """File, folder with train and test files, or hub id. `embedded:<name>` is a data set inside this package, `generated:reasoning/sft`
+    and `generated:reasoning/pairs` are made on first use."""
     revision: str | None
     """Branch, tag or commit on the hub."""
     subset: str | None

@@ -1,20 +1,30 @@
 """What a command line is refused for, in this process."""
 
+import contextlib
+import copy
+import functools
+import io
 from collections.abc import Sequence
+from typing import Any
 
-import pytest
-
+from lexalign import rules, targets
+from lexalign.configs import composed, resolved
 from lexalign.launch import check_command_line
+from lexalign.overrides import parsed, typed_keys
+from lexalign.parse import parse
+from lexalign.schema import Experiment
 
 
-def problems_of(words: str | Sequence[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def problems_of(words: str | Sequence[str]) -> list[str]:
     """The problems a command line is refused with; empty where it is accepted."""
     words = words.split() if isinstance(words, str) else list(words)
+    errors = io.StringIO()
     try:
-        check_command_line(words)
+        with contextlib.redirect_stderr(errors):
+            check_command_line(words)
     except SystemExit as stop:
         assert stop.code == 2
-        head, *problems = capsys.readouterr().err.splitlines()
+        head, *problems = errors.getvalue().splitlines()
         assert head.endswith("in the settings; nothing was run or written:")
         assert all(problem.startswith(("  - ", "  … ")) for problem in problems), "one problem a line"
         return [problem[4:] for problem in problems]
@@ -24,3 +34,21 @@ def problems_of(words: str | Sequence[str], capsys: pytest.CaptureFixture[str]) 
 def said(problems: Sequence[str], *fragments: str) -> bool:
     """Whether one of the problems holds all fragments."""
     return any(all(fragment in problem for fragment in fragments) for problem in problems)
+
+
+@functools.cache
+def tree_of(base: str) -> dict[str, Any]:
+    """The settings that the choices of `base` make, not judged yet."""
+    return resolved(composed(base.split(), ()), [])
+
+
+def judged(base: str, typed: str) -> list[str]:
+    """What the rules say of `typed` on top of `base`: as `problems_of`, without Hydra composing both anew."""
+    tree = copy.deepcopy(tree_of(base))
+    for override in parsed(typed.split()):
+        *path, leaf = override.key_or_group.split(".")
+        functools.reduce(dict.__getitem__, path, tree)[leaf] = override.value()
+    types: list[str] = []
+    experiment = parse(Experiment, tree, "", types, targets.knobs(tree, [targets.OWN_PACKAGE], types))
+    assert experiment is not None, types
+    return rules.problems(experiment, typed_keys([*base.split(), *typed.split()]))

@@ -5,6 +5,7 @@ import typing
 from collections.abc import Iterator
 
 from lexalign.parse import key_of
+from lexalign.schema import Experiment, Method
 
 
 def leaves(cls: type, where: str = "") -> Iterator[tuple[str, str]]:
@@ -17,3 +18,11 @@ def leaves(cls: type, where: str = "") -> Iterator[tuple[str, str]]:
             yield from leaves(typing.cast(type, inner[0]), key)
         else:
             yield key, field.name
+
+
+def everything() -> dict[str, str]:
+    """Every setting of every experiment, each method's own knobs included."""
+    found = dict(leaves(Experiment))
+    for knobs in Method.__subclasses__():
+        found |= dict(leaves(knobs, "method"))
+    return found

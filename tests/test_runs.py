@@ -8,11 +8,12 @@ import pytest
 import torch
 from running import World, result_of
 
-from lexalign import artifacts, identity, models
+from lexalign import artifacts, identity, locate, models
 from lexalign.compose import compose
 from lexalign.errors import ConfigError, ReferenceError
 
-SHORT = ("train.max_steps=3", "evaluate.limit=4", "hardware.threads=1")
+SHORT = ("train.max_steps=3", "evaluate.limit=4", "hardware.threads=1", "data.limit=48", "train.max_length=128")
+ONE_STEP = ("train.max_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=16", "train.max_length=128")
 PARENT = "model.parent_overrides=['train.max_steps=2','evaluate.limit=2']"
 
 
@@ -64,6 +65,16 @@ def test_damaged_artifact_is_not_loaded(world, sft, tmp_path):
     weights.write_bytes(data)
     with pytest.raises(ConfigError, match="sha256 differs"):
         world.run("stage=align", "model=tiny", f"model.path={copy}", *SHORT)
+
+
+def test_adapter_is_not_put_on_another_base(world, sft, tmp_path, monkeypatch):
+    other = tmp_path / "embedded" / "tiny"
+    shutil.copytree(locate.EMBEDDED / "tiny", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    monkeypatch.setattr(locate, "EMBEDDED", other.parent)
+    with pytest.raises(ConfigError, match="is not the model it was trained on"):
+        logits(sft[1])
 
 
 def test_parent_runs_once_for_all_children(world):
@@ -181,7 +192,7 @@ def test_qlora_align_trains_the_sft_adapter_on(world, sft):
 )  # fmt: skip
 def test_every_dpo_loss_trains(world, sft, loss_type):
     smoothing = ("method.label_smoothing=0.001",) if loss_type == "exo_pair" else ()
-    result, _ = world.run("stage=align", "model=tiny", f"model.path={sft[1]}", f"method.loss_type={loss_type}", *smoothing, "train.max_steps=1", "data.limit=16", "evaluate.enabled=false")  # fmt: skip
+    result, _ = world.run("stage=align", "model=tiny", f"model.path={sft[1]}", f"method.loss_type={loss_type}", *smoothing, *ONE_STEP)
     assert result.status == "finished"
 
 

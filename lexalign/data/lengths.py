@@ -56,7 +56,7 @@ def lengths(row: Row, encoder: Encoder) -> tuple[int, int, int]:
         count = len(encoder.ids(encoder.tokenizer.apply_chat_template(row["messages"], tokenize=False)))
         return 0, count, count
     prompt = len(encoder.prompt(row["prompt"]))
-    if "completion" in row:
+    if "chosen" not in row:
         count = prompt + len(encoder.response(row["completion"]))
         return prompt, count, count
     before = [len(encoder.belief(row[name])) if name in row else 0 for name in ("belief", "rejected_belief")]

@@ -1,5 +1,6 @@
 """Where the model and the data come from, and where the run goes."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def model(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
         yield "model.revision: the model comes from model.parent, which has no revisions; leave it out"
     if chosen.path is not None:
         yield from model_place(chosen.path, chosen.revision)
+        yield from gguf(experiment, chosen.path)
     if chosen.tokenizer is None and chosen.tokenizer_revision is not None:
         yield "model.tokenizer_revision: there is no model.tokenizer it could belong to; leave it out"
     if chosen.tokenizer is not None and find_model(chosen.tokenizer).kind == "missing":
@@ -51,6 +53,19 @@ def model_place(path: str, revision: str | None) -> Iterator[str]:
             )
     if place.kind != "hub" and revision is not None:
         yield f"model.revision={revision}: only hub models have revisions; model.path={path} is on this disk; leave it out"
+
+
+def gguf(experiment: Experiment, path: str) -> Iterator[str]:
+    """A .gguf file is unpacked into plain weights, by the package that reads its format."""
+    if find_model(path).kind != "gguf":
+        return
+    if importlib.util.find_spec("gguf") is None:
+        yield f"model.path={path}: reading .gguf files takes the gguf package: pip install -e '.[gguf]'"
+    if experiment.adapter is not None and experiment.adapter.bits is not None:
+        yield (
+            f"adapter.bits={experiment.adapter.bits}: a .gguf base is unpacked to train, not quantized again; "
+            "type adapter=lora (method=lora for stage=sft)"
+        )
 
 
 def data(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:

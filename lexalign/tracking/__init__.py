@@ -3,6 +3,7 @@
 A tracker is a context manager around a whole run. Nothing here imports wandb before a `WandbTracker` is entered.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -46,10 +47,15 @@ class NoTracker:
         pass
 
     def __enter__(self) -> Self:
+        # transformers imports wandb wherever it is installed; a None here makes it look as if it were not.
+        self.hidden = "wandb" not in sys.modules
+        if self.hidden:
+            sys.modules["wandb"] = None  # type: ignore[assignment]
         return self
 
     def __exit__(self, *exception) -> None:
-        pass
+        if self.hidden:
+            sys.modules.pop("wandb", None)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record nothing."""

@@ -1,0 +1,132 @@
+"""Arithmetic with answers that can be checked, made by reasoning-gym: instructions for sft and pairs (right against wrong) for align.
+
+`data.path=generated:reasoning/sft` and `…/pairs` are made on first use, below the user's cache. For other sizes or another task:
+`python -m lexalign.data.reasoning --out data/reasoning`, then `data.path=data/reasoning/sft`.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lexalign.errors import DataError
+
+# Short questions whose answer is one whole number: what a small model can learn within minutes.
+TASKS: dict[str, dict[str, int]] = {
+    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+    "gcd": {"min_value": 2, "max_value": 60},
+}
+SPLITS = {"sft": 1600, "pairs": 800, "test": 200}
+SLIPS = (-10, -9, -2, -1, 1, 2, 9, 10)  # a carry forgotten, a digit off by one or two
+Row = dict[str, str]
+
+
+def make(out: Path, *, task: str = "chain_sum", seed: int = 0, sizes: dict[str, int] = SPLITS) -> dict[str, int]:
+    """Write `sft/` and `pairs/`, each with train.jsonl and test.jsonl; returns the number of rows by file.
+
+    No question stands in two splits. The two tests ask the same questions, so that what sft and align leave can be compared.
+    Raises DataError where the task has too few different questions.
+    """
+    questions = asked(task, seed, sum(sizes.values()))
+    parts, at = {}, 0
+    for name, size in sizes.items():
+        parts[name] = questions[at : at + size]
+        at += size
+    files = {
+        "sft/train": [instruction(row) for row in parts["sft"]],
+        "sft/test": [instruction(row) for row in parts["test"]],
+        "pairs/train": parts["pairs"],
+        "pairs/test": parts["test"],
+    }
+    for name, rows in files.items():
+        path = out / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {name: len(rows) for name, rows in files.items()}
+
+
+def instruction(pair: Row) -> Row:
+    """The right half of a pair."""
+    return {"prompt": pair["prompt"], "completion": pair["chosen"]}
+
+
+def asked(task: str, seed: int, count: int) -> list[Row]:
+    """`count` different questions, each with a right and a wrong answer, both judged by the task itself."""
+    gym = reasoning_gym()
+    # Far more than wanted: small numbers repeat. Items are made as they are read, so the size costs nothing.
+    dataset = gym.create_dataset(task, seed=seed, size=20 * count, **TASKS[task])
+    rng, found = random.Random(seed), {}
+    for entry in dataset:
+        prompt, answer = entry["question"].strip(), entry["answer"]
+        if prompt in found:
+            continue
+        wrong = next(slip for slip in slips(int(answer), rng) if dataset.score_answer(slip, entry) < 1)
+        assert dataset.score_answer(answer, entry) == 1
+        found[prompt] = {"prompt": prompt, "chosen": answer, "rejected": wrong}
+        if len(found) == count:
+            return list(found.values())
+    raise DataError(f"{task} has only {len(found)} different questions with {TASKS[task]}, and {count} are wanted; ask for fewer")
+
+
+def slips(answer: int, rng: random.Random) -> Iterator[str]:
+    """Wrong answers that look right, in random order: near misses, and the last two digits swapped."""
+    text = str(abs(answer))
+    swapped = int(text[:-2] + text[-1] + text[-2]) if len(text) > 1 else -answer
+    near = [answer + slip for slip in SLIPS] + [swapped if answer > 0 else -swapped]
+    yield from map(str, rng.sample([wrong for wrong in near if wrong != answer], k=len(near) - (near[-1] == answer)))
+
+
+def folder(name: str) -> Path:
+    """The folder `generated:reasoning/<name>`, made if it is not there yet; raises DataError where it cannot be.
+
+    Its place is named after what makes it, this file and reasoning-gym's version, so that a stale one is never taken.
+    """
+    reasoning_gym()
+    material = Path(__file__).read_bytes() + importlib.metadata.version("reasoning-gym").encode()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"
+    whole = cache / f"reasoning-{hashlib.sha256(material).hexdigest()[:12]}"
+    if not whole.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as aside:
+            make(Path(aside) / "new")
+            if not whole.is_dir():  # another run may have been faster; the rows are the same
+                os.rename(Path(aside) / "new", whole)
+    if not (whole / name).is_dir():
+        raise DataError(f"there is generated:reasoning/sft and generated:reasoning/pairs, not generated:reasoning/{name}")
+    return whole / name
+
+
+def reasoning_gym() -> Any:
+    """The library, imported where it is used: it is an extra."""
+    try:
+        import reasoning_gym as gym
+    except ImportError as error:
+        raise DataError("reasoning-gym is not installed: pip install -e '.[reasoning]'") from error
+    return gym
+
+
+def main() -> None:
+    """`python -m lexalign.data.reasoning --out data/reasoning`"""
+    parser = argparse.ArgumentParser(prog="python -m lexalign.data.reasoning", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for sft/ and pairs/")
+    parser.add_argument("--task", choices=sorted(TASKS), default="chain_sum")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, size in SPLITS.items():
+        parser.add_argument(f"--{name}", type=int, default=size, help=f"rows of the {name} part (default {size})")
+    given = parser.parse_args()
+    try:
+        counts = make(given.out, task=given.task, seed=given.seed, sizes={name: getattr(given, name) for name in SPLITS})
+    except DataError as error:
+        parser.exit(1, f"{error}\n")
+    for name, count in counts.items():
+        print(f"{given.out / name}.jsonl: {count} rows")
+
+
+if __name__ == "__main__":
+    main()
