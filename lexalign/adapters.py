@@ -34,7 +34,14 @@ def lora_config(adapter: Adapter, model: torch.nn.Module) -> LoraConfig:
                 raise ConfigError(
                     f"adapter.target_modules: the model has no linear layer {target!r}; it has {', '.join(leaves)}{nearest(target, leaves)}"
                 )
-    return LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    assert adapter.rank is not None and adapter.alpha is not None and adapter.dropout is not None
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # declared a whole number, used as a number
+        lora_dropout=adapter.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,13 @@ Nothing is written and nothing heavy is imported here, so a refusal costs a frac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lexalign import rules, schema, targets
-from lexalign.configs import Uncomposable, composed, is_group, known_keys, no_option, options_of, owners, resolved
+from lexalign.configs import Uncomposable, applied, composed, is_group, known_keys, no_option, options_of, owners, resolved
 from lexalign.errors import ConfigError
 from lexalign.overrides import key_of, parsed, repeated, typed_extensions, typed_keys, without_wrong, wrong_choice
 from lexalign.parse import parse, unknown_key
@@ -88,13 +89,18 @@ def parent_problems(experiment: schema.Experiment, *, config_dirs: Sequence[str]
         return [f"model.parent: {no_option('experiment', name, config_dirs)}"]
     if name in ancestors:
         return [f"model.parent={name}: experiments descend from each other: {' -> '.join((*ancestors, name))}"]
+    found = command_problems(tuple(parent_command(experiment)), tuple(config_dirs), (*ancestors, name))
+    return [f"model.parent={name}: {problem}" for problem in found]
+
+
+@cache
+def command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...], ancestors: tuple[str, ...]) -> list[str]:
+    """What is wrong with what one would type to run a parent; kept, because all points of a sweep share theirs."""
     try:
-        parent = compose(parent_command(experiment), config_dirs=config_dirs, ancestors=(*ancestors, name)).experiment
+        parent = compose(command, config_dirs=config_dirs, ancestors=ancestors).experiment
     except ConfigError as error:
-        return [f"model.parent={name}: {problem}" for problem in error.problems]
-    if parent.method is None:
-        return [f"model.parent={name}: is stage={parent.stage.name}, which trains no model; name an experiment that does"]
-    return []
+        return error.problems
+    return [] if parent.method else [f"is stage={parent.stage.name}, which trains no model; name an experiment that does"]
 
 
 def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[DictConfig | None, list[str], list[str]]:
@@ -107,9 +113,9 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[
     for override in overrides:
         found = parsed([override])
         if not found or not found[0].key_or_group:
-            problems.append(f"{override}: cannot be read as key=value; quote text with spaces, commas or signs: 'key=\"a, b\"'")
+            problems.append(f"{override}: cannot be read as key=value; {quoted(override)}")
         elif found[0].is_sweep_override() and not is_group(found[0].key_or_group, config_dirs):
-            problems.append(f"{override}: several values are a sweep; type -m before it, or quote a text with commas: 'key=\"a, b\"'")
+            problems.append(f"{override}: several values are a sweep; type -m for one, or for a text {quoted(override)}")
         elif not is_group(found[0].key_or_group, config_dirs):
             values.append(override)
         elif problem := wrong_choice(found[0], config_dirs):
@@ -121,16 +127,24 @@ def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[
     except Uncomposable as error:
         return None, [], [*problems, str(error)]
     known = [key for key in known_keys(base) if not key.startswith("hydra")]
-    kept = list(groups)
+    kept = []
     for override in values:
         wrong = [problem for key in settings_of(override) if (problem := misplaced(key, known, base, config_dirs))]
         problems += wrong
         if not wrong:
             kept.append(override)
     try:
-        return composed(kept, config_dirs), kept, problems or [first]
+        return applied(parsed(kept), base, config_dirs), groups + kept, problems or [first]
     except Uncomposable as error:
         return None, [], [*problems, str(error)]
+
+
+def quoted(override: str) -> str:
+    """How to type a value that Hydra's grammar takes for something else."""
+    key, equals, value = override.partition("=")
+    return (
+        f"quote it: '{key}=\"{value}\"'" if key and equals and '"' not in value else "type it so, with quotes around text: 'key=\"a, b\"'"
+    )
 
 
 def settings_of(override: str) -> list[str]:

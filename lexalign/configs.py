@@ -1,5 +1,7 @@
 """The files below conf/ (and in the user's `--config-dir`) as Hydra reads them: trees, groups and their options."""
 
+import copy
+import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -7,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigResult, IConfigRepository
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -26,6 +30,29 @@ class Uncomposable(Exception):
     """Hydra cannot make a tree of these overrides and files; the message says why, in one line."""
 
 
+class ReadOnce(CachingConfigRepository):
+    """Reads each file once in a process: a command line is composed several times over, and a sweep many times.
+
+    Hydra changes what it reads, so the files are kept as bytes and unpacked anew each time.
+    """
+
+    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes]):
+        super().__init__(delegate)
+        self.kept = kept
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.kept:
+            self.kept[config_path] = pickle.dumps(self.delegate.load_config(config_path))
+        return pickle.loads(self.kept[config_path])
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self.kept = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ReadOnce":
+        return ReadOnce(self.delegate, self.kept)
+
+
 @cache
 def loader(*extra: str) -> ConfigLoaderImpl:
     """Hydra's own loader over conf/ and the folders of `--config-dir`."""
@@ -34,7 +61,9 @@ def loader(*extra: str) -> ConfigLoaderImpl:
     for folder in extra:
         # Where Hydra itself puts it: its own schema must stay the last.
         path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=path)
+    found = ConfigLoaderImpl(config_search_path=path)
+    found.repository = ReadOnce(found.repository, {})  # type: ignore[assignment]
+    return found
 
 
 def composed(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
@@ -43,6 +72,16 @@ def composed(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig
         return loader(*config_dirs).load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise Uncomposable(reason(error, config_dirs)) from error
+
+
+def applied(overrides: Sequence[Override], tree: DictConfig, config_dirs: Sequence[str]) -> DictConfig:
+    """A tree with the values of overrides put in, which is what Hydra does last; raises `Uncomposable`."""
+    changed = copy.deepcopy(tree)
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Uncomposable(reason(error, config_dirs)) from error
+    return changed
 
 
 def reason(error: Exception, config_dirs: Sequence[str]) -> str:
@@ -93,17 +132,18 @@ def owners(key: str, config_dirs: Sequence[str]) -> list[str]:
 def known_keys(tree: DictConfig) -> list[str]:
     """Every dotted key of a tree."""
 
-    def walk(node: Any, where: str) -> list[str]:
-        if not isinstance(node, Mapping):
-            return [where]
-        return [where] * bool(where) + [key for name in node for key in walk(node[name], f"{where}.{name}" if where else str(name))]
+    def walk(node: Any, where: str) -> Iterator[str]:
+        if where:
+            yield where
+        for name in node if isinstance(node, Mapping) else ():
+            yield from walk(node[name], f"{where}.{name}".lstrip("."))
 
-    return walk(OmegaConf.to_container(tree), "")
+    return list(walk(OmegaConf.to_container(tree), ""))
 
 
 def resolved(tree: DictConfig, problems: list[str]) -> dict[str, Any]:
     """The tree without Hydra's node, interpolations resolved; a broken one is added to `problems`."""
-    own = OmegaConf.masked_copy(tree, [key for key in tree if key != "hydra"])
+    own = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
     try:
         return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

@@ -35,7 +35,8 @@ def key_of(override: str) -> str:
 
 def typed_extensions(overrides: Sequence[str]) -> list[str]:
     """Packages named by `extensions=[…]` on the command line."""
-    return [str(name) for o in parsed(overrides) if o.key_or_group == "extensions" and isinstance(o.value(), list) for name in o.value()]
+    lists = [value for o in parsed(overrides) if o.key_or_group == "extensions" and isinstance(value := o.value(), list)]
+    return [str(name) for names in lists for name in names]
 
 
 def typed_keys(overrides: Sequence[str]) -> frozenset[str]:
@@ -74,7 +75,7 @@ def without_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str
 
 def wrong_choice(override: Override, config_dirs: Sequence[str]) -> str | None:
     """What is wrong with a choice in a group, or None."""
-    group, typed = override.key_or_group, override.input_line
+    group, typed = override.key_or_group, str(override.input_line)
     if override.is_delete():
         return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(options_of(group, config_dirs))}"
     if override.is_add():

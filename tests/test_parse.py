@@ -133,4 +133,3 @@ def test_names_from_elsewhere_lead_to_settings_that_exist():
 def test_nearest():
     assert nearest("cosin", ["linear", "cosine"]) == "; did you mean cosine?"
     assert nearest("zzz", ["linear"]) == ""
-

@@ -59,7 +59,7 @@ def check_turns(value: Any, where: str) -> list[dict[str, str]]:
             raise DataError(f"{where} is text, expected a list of turns with role and content") from None
     if not isinstance(value, list) or not value:
         raise DataError(f"{where} is no list of turns with role and content")
-    turns = []
+    turns: list[dict[str, str]] = []
     for number, turn in enumerate(value, 1):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
         if role not in ROLES:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lexalign.errors import DataError
 
+LONGEST_FIELD = 2**31 - 1
 SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -73,16 +74,20 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Comma-separated values with a header line."""
+    csv.field_size_limit(LONGEST_FIELD)  # the module's own limit, 128 KiB, is less than a long document
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, restkey="\0more", restval=None, strict=True)
         try:
+            names = list(reader.fieldnames or [])
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{path}:1: the header has {', '.join(map(repr, twice))} more than once; rename the columns")
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if "\0more" in row or None in row.values():
-                    raise DataError(f"{where}: the row has another number of fields than the header ({len(reader.fieldnames or [])})")
+                    raise DataError(f"{where}: the row has another number of fields than the header ({len(names)})")
                 yield where, dict(row)
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: is not CSV ({error})") from error
+            raise DataError(f"{path}:{reader.reader.line_num}: is not CSV ({error})") from error
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,10 +1,11 @@
 """Arithmetic with answers that can be checked, made by reasoning-gym: instructions for sft and pairs (right against wrong) for align.
 
-`data.path=generated:reasoning/sft` and `…/pairs` are made on first use, below the user's cache. For other sizes or another task:
+`data.path=generated:reasoning/sft` and `…/pairs` are made on first use, below the user's cache. For other sizes or longer numbers:
 `python -m lexalign.data.reasoning --out data/reasoning`, then `data.path=data/reasoning/sft`.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -17,23 +18,23 @@ from typing import Any
 
 from lexalign.errors import DataError
 
-# Short questions whose answer is one whole number: what a small model can learn within minutes.
-TASKS: dict[str, dict[str, int]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
-    "gcd": {"min_value": 2, "max_value": 60},
-}
-SPLITS = {"sft": 1600, "pairs": 800, "test": 200}
-SLIPS = (-10, -9, -2, -1, 1, 2, 9, 10)  # a carry forgotten, a digit off by one or two
+TASK = "basic_arithmetic"  # short questions whose answer is one whole number: what a small model learns within minutes
+SETTINGS = {"min_terms": 2, "max_terms": 2, "operators": ["+", "-"], "allow_parentheses": False, "allow_negation": False}
+DIGITS = 2
+SPLITS = {"test": 100, "sft": 1000, "pairs": 240}  # in this order, so that other sizes for training leave the test as it is
+# A digit off, a carry forgotten. Symmetric, so that nothing but the sum itself tells a right answer from a wrong one.
+SLIPS = (-10, -2, -1, 1, 2, 10)
+MISSING = "reasoning-gym is not installed: pip install -e '.[reasoning]'"
 Row = dict[str, str]
 
 
-def make(out: Path, *, task: str = "chain_sum", seed: int = 0, sizes: dict[str, int] = SPLITS) -> dict[str, int]:
+def make(out: Path, *, digits: int = DIGITS, seed: int = 0, sizes: dict[str, int] = SPLITS) -> dict[str, int]:
     """Write `sft/` and `pairs/`, each with train.jsonl and test.jsonl; returns the number of rows by file.
 
     No question stands in two splits. The two tests ask the same questions, so that what sft and align leave can be compared.
     Raises DataError where the task has too few different questions.
     """
-    questions = asked(task, seed, sum(sizes.values()))
+    questions = asked(digits, seed, sum(sizes.values()))
     parts, at = {}, 0
     for name, size in sizes.items():
         parts[name] = questions[at : at + size]
@@ -56,11 +57,11 @@ def instruction(pair: Row) -> Row:
     return {"prompt": pair["prompt"], "completion": pair["chosen"]}
 
 
-def asked(task: str, seed: int, count: int) -> list[Row]:
+def asked(digits: int, seed: int, count: int) -> list[Row]:
     """`count` different questions, each with a right and a wrong answer, both judged by the task itself."""
     gym = reasoning_gym()
     # Far more than wanted: small numbers repeat. Items are made as they are read, so the size costs nothing.
-    dataset = gym.create_dataset(task, seed=seed, size=20 * count, **TASKS[task])
+    dataset = gym.create_dataset(TASK, seed=seed, size=20 * count, min_digits=digits, max_digits=digits, **SETTINGS)
     rng, found = random.Random(seed), {}
     for entry in dataset:
         prompt, answer = entry["question"].strip(), entry["answer"]
@@ -71,15 +72,13 @@ def asked(task: str, seed: int, count: int) -> list[Row]:
         found[prompt] = {"prompt": prompt, "chosen": answer, "rejected": wrong}
         if len(found) == count:
             return list(found.values())
-    raise DataError(f"{task} has only {len(found)} different questions with {TASKS[task]}, and {count} are wanted; ask for fewer")
+    raise DataError(f"{TASK} has only {len(found)} different questions with {digits} digits, and {count} are wanted; ask for fewer")
 
 
 def slips(answer: int, rng: random.Random) -> Iterator[str]:
-    """Wrong answers that look right, in random order: near misses, and the last two digits swapped."""
-    text = str(abs(answer))
-    swapped = int(text[:-2] + text[-1] + text[-2]) if len(text) > 1 else -answer
-    near = [answer + slip for slip in SLIPS] + [swapped if answer > 0 else -swapped]
-    yield from map(str, rng.sample([wrong for wrong in near if wrong != answer], k=len(near) - (near[-1] == answer)))
+    """Wrong answers that look right, in random order: near misses of the same sign."""
+    near = [answer + slip for slip in SLIPS if (answer + slip) * answer > 0 or answer == 0]
+    yield from map(str, rng.sample(near, k=len(near)))
 
 
 def folder(name: str) -> Path:
@@ -87,15 +86,17 @@ def folder(name: str) -> Path:
 
     Its place is named after what makes it, this file and reasoning-gym's version, so that a stale one is never taken.
     """
-    reasoning_gym()
-    material = Path(__file__).read_bytes() + importlib.metadata.version("reasoning-gym").encode()
+    try:
+        material = Path(__file__).read_bytes() + importlib.metadata.version("reasoning-gym").encode()
+    except importlib.metadata.PackageNotFoundError as error:
+        raise DataError(MISSING) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"
     whole = cache / f"reasoning-{hashlib.sha256(material).hexdigest()[:12]}"
     if not whole.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
             make(Path(aside) / "new")
-            if not whole.is_dir():  # another run may have been faster; the rows are the same
+            with contextlib.suppress(OSError):  # another run may have been faster; its rows are the same
                 os.rename(Path(aside) / "new", whole)
     if not (whole / name).is_dir():
         raise DataError(f"there is generated:reasoning/sft and generated:reasoning/pairs, not generated:reasoning/{name}")
@@ -107,7 +108,7 @@ def reasoning_gym() -> Any:
     try:
         import reasoning_gym as gym
     except ImportError as error:
-        raise DataError("reasoning-gym is not installed: pip install -e '.[reasoning]'") from error
+        raise DataError(MISSING) from error
     return gym
 
 
@@ -115,13 +116,13 @@ def main() -> None:
     """`python -m lexalign.data.reasoning --out data/reasoning`"""
     parser = argparse.ArgumentParser(prog="python -m lexalign.data.reasoning", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for sft/ and pairs/")
-    parser.add_argument("--task", choices=sorted(TASKS), default="chain_sum")
+    parser.add_argument("--digits", type=int, default=DIGITS, help=f"digits of both numbers (default {DIGITS})")
     parser.add_argument("--seed", type=int, default=0)
     for name, size in SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"rows of the {name} part (default {size})")
     given = parser.parse_args()
     try:
-        counts = make(given.out, task=given.task, seed=given.seed, sizes={name: getattr(given, name) for name in SPLITS})
+        counts = make(given.out, digits=given.digits, seed=given.seed, sizes={name: getattr(given, name) for name in SPLITS})
     except DataError as error:
         parser.exit(1, f"{error}\n")
     for name, count in counts.items():

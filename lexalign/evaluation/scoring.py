@@ -36,10 +36,12 @@ def response_log_probs(
         picked = [order[i] for i in part]
         rows = [(sequences[i][0] + sequences[i][1])[:max_length] for i in picked]
         ids, mask = (torch.tensor(x, device=device_of(model)) for x in stacked(rows, 0))
-        log_probs = token_log_probs(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, ids)
+        starts = [max(len(sequences[index][0]), 1) for index in picked]  # the very first token has nothing before it to be predicted from
+        skipped = min(min(starts), ids.shape[1]) - 1  # the prompts' positions need not reach the LM head
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ids.shape[1] - skipped).logits
+        log_probs = token_log_probs(logits, ids[:, skipped:])
         for at, index in enumerate(picked):
-            start = max(len(sequences[index][0]), 1)  # the very first token has nothing before it to be predicted from
-            scored = log_probs[at, start - 1 : len(rows[at]) - 1]
+            scored = log_probs[at, starts[at] - 1 - skipped : len(rows[at]) - 1 - skipped]
             found[index] = (float(scored.sum()), scored.numel())
     return found
 

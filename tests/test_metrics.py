@@ -1,0 +1,51 @@
+"""The measures against values worked out by hand."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lexalign.evaluation import metrics
+
+SHARES = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(p) > 0.1).map(lambda p: [x / sum(p) for x in p])
+
+
+def test_exact_match_leaves_white_space_aside():
+    assert metrics.exact_match(["a ", "\nb", "c", "D"], ["a", "b", "x", "d"]) == 0.5
+    with pytest.raises(ValueError, match="shorter|longer"):
+        metrics.exact_match(["a"], [])
+
+
+def test_reward_accuracy_counts_a_tie_as_half():
+    assert metrics.reward_accuracy([1.0, -1.0, 0.0, 2.0]) == 0.625
+    assert metrics.reward_accuracy([0.0, 0.0]) == 0.5
+
+
+def test_jensen_shannon_distance():
+    assert metrics.jensen_shannon_distance([1, 0], [0, 1]) == pytest.approx(math.sqrt(math.log(2)))
+    assert metrics.jensen_shannon_distance([0.5, 0.5], [0.5, 0.5]) == 0
+    # The middle is (.35, .3, .35), and both sides are .5 ln(.5/.35) + .2 ln(.2/.35) = .066414 away from it.
+    assert metrics.jensen_shannon_distance([0.5, 0.3, 0.2], [0.2, 0.3, 0.5]) == pytest.approx(math.sqrt(0.066414), abs=1e-5)
+
+
+@given(p=SHARES, q=SHARES, r=SHARES)
+def test_jensen_shannon_is_a_distance(p, q, r):
+    d = metrics.jensen_shannon_distance
+    assert d(p, p) == pytest.approx(0, abs=1e-7) and d(p, q) == pytest.approx(d(q, p))
+    assert 0 <= d(p, q) <= math.sqrt(math.log(2)) + 1e-9
+    assert d(p, r) <= d(p, q) + d(q, r) + 1e-7
+
+
+def test_majority_bias():
+    assert metrics.majority_bias([0.6, 0.4], [0.6, 0.4]) == 1
+    assert metrics.majority_bias([0.9, 0.1], [0.6, 0.4]) == pytest.approx(1.5)
+    assert metrics.majority_bias([0.9, 0.1], [0.4, 0.6]) == pytest.approx(1 / 6)
+
+
+def test_nearest_belief_goes_by_shared_words():
+    known = [(metrics.words("Keep the mill."), 0), (metrics.words("Tear the old mill down!"), 1)]
+    assert metrics.words("Tear, the OLD mill") == {"tear", "the", "old", "mill"}
+    assert metrics.nearest_belief("we should keep our mill", known) == 0
+    assert metrics.nearest_belief("down with the old", known) == 1
+    assert metrics.nearest_belief("", known) in (0, 1)

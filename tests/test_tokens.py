@@ -1,0 +1,191 @@
+"""Text to tokens: the spans of a row are what the chat template writes, and gdpo's masks tell them apart."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+import lexalign.embedded
+from lexalign.compose import compose
+from lexalign.data import lengths
+from lexalign.data.rows import Splits
+from lexalign.data.tokens import Encoder, stacked
+from lexalign.errors import DataError
+from lexalign.schema import Data
+
+TINY = Path(lexalign.embedded.__file__).parent / "tiny"
+TOKENIZER = AutoTokenizer.from_pretrained(TINY)
+SPECIAL = TOKENIZER.all_special_tokens
+TEXTS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and not any(token in text for token in SPECIAL))
+ODD = st.integers(0, 2).flatmap(lambda pairs: st.lists(TEXTS, min_size=2 * pairs + 1, max_size=2 * pairs + 1))
+TURNS = ODD.map(lambda texts: [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)])
+quick = settings(max_examples=40, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return compose(["stage=align", "method=gdpo", "model=tiny"]).experiment.data
+
+
+@pytest.fixture(scope="module")
+def encoder(data) -> Encoder:
+    return Encoder(TOKENIZER, data)
+
+
+def without_template() -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+@quick
+@given(prompt=TEXTS | TURNS, response=TEXTS, system=st.none() | TEXTS)
+def test_prompt_and_response_are_what_the_template_writes(data, prompt, response, system):
+    encoder = Encoder(TOKENIZER, dataclasses.replace(data, system=system))
+    whole = [*encoder.turns(prompt), {"role": "assistant", "content": response}]
+    rendered = TOKENIZER.apply_chat_template(whole, tokenize=False)
+    spans = encoder.prompt(prompt) + encoder.response(response)
+    assert TOKENIZER.decode(spans) == rendered
+    # The template puts a special token between them, so the tokens of the parts are the tokens of the whole.
+    assert spans == TOKENIZER.apply_chat_template(whole, return_dict=False) == encoder.ids(rendered)
+
+
+@quick
+@given(prompt=TEXTS, response=TEXTS, belief=st.integers(0, 5))
+def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
+    answer = encoder.belief_text(belief) + response
+    rendered = TOKENIZER.apply_chat_template([*encoder.turns(prompt), {"role": "assistant", "content": answer}], tokenize=False)
+    assert TOKENIZER.decode(encoder.prompt(prompt) + encoder.belief(belief) + encoder.response(response)) == rendered
+    assert encoder.belief_text(belief) == f"{belief}<{encoder.data.beliefs[belief]}>"
+
+
+@quick
+@given(prompt=TEXTS, response=TEXTS)
+def test_plain_text_without_a_template(data, prompt, response):
+    encoder = Encoder(TOKENIZER, dataclasses.replace(data, chat_template="never"))
+    assert TOKENIZER.decode(encoder.prompt(prompt), skip_special_tokens=True) == prompt
+    assert TOKENIZER.decode(encoder.response(response)) == response + TOKENIZER.eos_token
+
+
+def test_what_a_tokenizer_without_a_template_cannot_do(data):
+    tokenizer = without_template()
+    assert not Encoder(tokenizer, data).chat
+    with pytest.raises(DataError, match="type data.chat_template=never"):
+        Encoder(tokenizer, dataclasses.replace(data, chat_template="always"))
+    with pytest.raises(DataError, match="holds chat turns, but the tokenizer has no chat template"):
+        Encoder(tokenizer, data).prompt([{"role": "user", "content": "a"}])
+
+
+class WithBos:
+    """A tokenizer that, like Llama's, puts a BOS before whatever it is asked to encode."""
+
+    def __init__(self, chat_template: str | None):
+        self.chat_template, self.eos_token = chat_template, "$"
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [0] * add_special_tokens + [ord(character) for character in text]}
+
+    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False) -> str:
+        return "^" + "".join(f"[{turn['content']}]" for turn in turns) + "[" * add_generation_prompt
+
+
+def test_a_sequence_has_one_bos(data):
+    plain, chat = Encoder(WithBos(None), data), Encoder(WithBos("a template, which writes its own"), data)
+    assert plain.prompt("a") + plain.belief(0)[:1] + plain.response("b") == [0, *map(ord, "a0b$")]
+    assert chat.prompt("a") + chat.belief(0)[:1] + chat.response("b") == [*map(ord, "^[a][0b]")]
+
+
+def test_two_system_messages_are_refused(data):
+    encoder = Encoder(TOKENIZER, dataclasses.replace(data, system="Be kind."))
+    assert encoder.turns("a")[0] == {"role": "system", "content": "Be kind."}
+    with pytest.raises(DataError, match="type data.system=null"):
+        encoder.turns([{"role": "system", "content": "Be curt."}, {"role": "user", "content": "a"}])
+
+
+def test_beliefs_begin_with_tokens_of_their_own(encoder, data):
+    firsts = encoder.first_belief_tokens()
+    assert len(set(firsts)) == len(firsts) == 6
+    assert [TOKENIZER.decode([token]) for token in firsts] == list("012345")
+    alike = Encoder(TOKENIZER, dataclasses.replace(data, belief_format="<{text}>"))
+    with pytest.raises(DataError, match="'<keep it as it is>' and '<change it a little>' begin with .*change data.belief_format"):
+        alike.first_belief_tokens()
+
+
+def test_more_than_ten_beliefs_collide_and_are_named(data):
+    many = Encoder(TOKENIZER, dataclasses.replace(data, beliefs=[f"belief {number}" for number in range(12)]))
+    with pytest.raises(DataError, match="'1<belief 1>' and '10<belief 10>' begin with the same token"):
+        many.first_belief_tokens()
+
+
+@given(table=st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=4))
+def test_stacked_pads_on_the_right(table):
+    ids, mask = stacked(table, 0)
+    assert [[token for token, real in zip(*pair, strict=True) if real] for pair in zip(ids, mask, strict=True)] == table
+    assert {len(row) for row in ids + mask} == {max(map(len, table))}
+    assert all(row == sorted(row, reverse=True) for row in mask)
+
+
+SPAN = st.lists(st.integers(1, 99), min_size=1, max_size=6)
+ROW = st.fixed_dictionaries(
+    {"prompt_ids": SPAN, "belief_ids": SPAN, "chosen_ids": SPAN, "rejected_ids": SPAN, "shares": st.just([0.25, 0.75])}
+)
+
+
+@quick
+@given(rows=st.lists(ROW, min_size=1, max_size=4), room=st.integers(1, 20))
+def test_the_masks_of_a_gdpo_batch_cover_their_spans_and_nothing_else(rows, room):
+    from lexalign.trainers.gdpo import BeliefCollator
+
+    max_length = max(len(row["prompt_ids"]) for row in rows) + room
+    batch = BeliefCollator(pad=0, max_length=max_length)(rows)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["belief_mask"].shape == batch["completion_mask"].shape
+    assert batch["input_ids"].shape[0] == 2 * len(rows) and batch["input_ids"].shape[1] <= max_length
+    assert not (batch["belief_mask"] & batch["completion_mask"]).any()
+    for at, (row, side) in enumerate((row, side) for side in ("chosen_ids", "rejected_ids") for row in rows):
+        masks = ("attention_mask", "belief_mask", "completion_mask")
+        picked = {name: batch["input_ids"][at][batch[name][at].bool()].tolist() for name in masks}
+        prompt, belief = row["prompt_ids"], row["belief_ids"]
+        left = max_length - len(prompt)
+        assert picked["attention_mask"] == (prompt + belief + row[side])[:max_length]
+        assert picked["belief_mask"] == belief[:left]
+        assert picked["completion_mask"] == row[side][: max(0, left - len(belief))]
+        assert batch["prompt_lengths"][at] == len(prompt)
+    assert batch["shares"].tolist() == [row["shares"] for row in rows] and "ref_chosen_logps" not in batch
+
+
+def test_reference_scores_travel_with_their_rows():
+    from lexalign.trainers.gdpo import BeliefCollator
+
+    rows = [{"prompt_ids": [1], "belief_ids": [2], "chosen_ids": [3], "rejected_ids": [4], "shares": [1.0]} for _ in range(2)]
+    scored = [{**row, "ref_chosen_logps": -1.0 - at, "ref_rejected_logps": -3.0} for at, row in enumerate(rows)]
+    batch = BeliefCollator(pad=0, max_length=9)(scored)
+    assert batch["ref_chosen_logps"].tolist() == [-1.0, -2.0] and batch["ref_rejected_logps"].tolist() == [-3.0, -3.0]
+
+
+def test_rows_too_long_are_left_out_or_cut_and_counted(encoder):
+    def row(prompt: str, response: str) -> dict[str, Any]:
+        return {"prompt": prompt, "completion": response}
+
+    table = [row("a", "b"), row("a", "b " * 50), row("a " * 50, "b")]
+    splits = Splits(train=list(table), held_out=list(table))
+    found = lengths.fit(splits, encoder, max_length=32)
+    assert splits.train == splits.held_out == table[:2] and found.longest == 32
+    counts = {name: splits.counts[name] for name in ("train_rows_dropped_prompt_too_long", "train_rows_cut", "held_out_rows_cut")}
+    assert set(counts.values()) == {1}
+    with pytest.raises(DataError, match="every train row's prompt fills train.max_length=8; raise it"):
+        lengths.fit(Splits(train=[table[2]], held_out=[]), encoder, max_length=8)
+
+
+def test_lengths_count_what_is_trained(encoder):
+    pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
+    prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
+    longest = len(prompt) + max(len(chosen), len(rejected))
+    assert lengths.lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
+    plain = Encoder(without_template(), SimpleNamespace(chat_template="auto"))
+    with pytest.raises(DataError, match="data.columns.messages holds chat turns, but the tokenizer has no chat template"):
+        lengths.lengths({"messages": [{"role": "user", "content": "a"}]}, plain)
