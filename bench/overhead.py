@@ -1,13 +1,14 @@
 """What composition costs: the same sft and dpo through run.py and through a bare TRL script, side by side.
 
-Each arm is a fresh process, arms interleaved (A B B A …). Both write the time of every optimizer step to a file; the figures are medians over
-the repeats of: seconds a step (median over the steps of a run, the first one left out), and seconds from process start to the end of the
-first step. Both arms train the same model on the same rows with the same seed, so their losses must agree; if they do not, no ratio is printed.
+Each arm is a fresh process, arms interleaved (A B B A ...). Both note the time of every optimizer step; the figures are medians over the
+repeats of: seconds a step (median over the steps of a run, the first left out), and seconds from process start to the end of the first
+step. Both arms train the same model on the same rows with the same seed, so their losses must agree; if not, no ratio is printed.
 
     python bench/overhead.py [--repeats 3] [--steps 40] [--threads 2]
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -41,7 +42,9 @@ def bare(kind: str, steps: int, threads: int, out: Path) -> None:
         return [{"role": role, "content": text}]
 
     columns = ("completion",) if kind == "sft" else ("chosen", "rejected")
-    data = Dataset.from_list([{"prompt": turns("user", r["prompt"]), **{c: turns("assistant", r[c]) for c in columns}} for r in rows])
+    data = Dataset.from_list(
+        [{"prompt": turns("user", row["prompt"]), **{name: turns("assistant", row[name]) for name in columns}} for row in rows]
+    )
     set_seed(0)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -110,7 +113,20 @@ def measure(arm: str, kind: str, args: argparse.Namespace) -> dict:
     """One run of one arm in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "times.json"
-        command = [sys.executable, __file__, "--arm", arm, "--kind", kind, "--steps", str(args.steps), "--threads", str(args.threads), "--out", str(out)]
+        command = [
+            sys.executable,
+            __file__,
+            "--arm",
+            arm,
+            "--kind",
+            kind,
+            "--steps",
+            str(args.steps),
+            "--threads",
+            str(args.threads),
+            "--out",
+            str(out),
+        ]
         env = {**os.environ, "BENCH_STARTED": str(time.time()), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(args.threads)}
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
         if not out.is_file():
@@ -130,20 +146,32 @@ def main() -> None:
     args = parser.parse_args()
     if args.arm:
         return {"ours": composed, "bare": bare}[args.arm](args.kind, args.steps, args.threads, args.out)
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, Python {platform.python_version()}, "
-          + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft")))  # fmt: skip
-    print(f"{'':4} {'s a step, ours':>15} {'bare TRL':>9} {'ratio':>6}   {'to first step, ours':>20} {'bare TRL':>9} {'ratio':>6}   {'loss differs by':>15}")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
+    print(f"{platform.machine()}, {args.threads} threads, Python {platform.python_version()}, {versions}")
+    print("run | s a step: ours, bare TRL, ratio | s to the first step: ours, bare TRL, ratio | losses differ by")
     for kind in ("sft", "dpo"):
-        runs: dict[str, list[dict]] = {"ours": [], "bare": []}
-        for repeat in range(args.repeats):
-            for arm in ("ours", "bare") if repeat % 2 == 0 else ("bare", "ours"):
-                runs[arm].append(measure(arm, kind, args))
-        apart = max(abs(a - b) for ours, theirs in zip(runs["ours"], runs["bare"], strict=True) for a, b in zip(ours["losses"], theirs["losses"], strict=False))  # fmt: skip
-        if apart > LOSS_TOLERANCE:
-            sys.exit(f"{kind}: the two arms did not train alike (losses differ by {apart:.2e}), so their times say nothing")
-        step = {arm: statistics.median(statistics.median(b - a for a, b in zip(r["steps"], r["steps"][1:], strict=False)) for r in runs[arm]) for arm in runs}
-        first = {arm: statistics.median(r["steps"][0] for r in runs[arm]) for arm in runs}
-        print(f"{kind:4} {step['ours']:15.4f} {step['bare']:9.4f} {step['ours'] / step['bare']:6.3f}   {first['ours']:20.2f} {first['bare']:9.2f} {first['ours'] / first['bare']:6.3f}   {apart:15.1e}")
+        compare(kind, args)
+
+
+def compare(kind: str, args: argparse.Namespace) -> None:
+    """Run both arms of one kind of training in turn and print their row."""
+    runs: dict[str, list[dict]] = {"ours": [], "bare": []}
+    for repeat in range(args.repeats):
+        for arm in ("ours", "bare") if repeat % 2 == 0 else ("bare", "ours"):
+            runs[arm].append(measure(arm, kind, args))
+    pairs = [(a, b) for ours, bare in zip(*runs.values(), strict=True) for a, b in zip(ours["losses"], bare["losses"], strict=False)]
+    apart = max(abs(a - b) for a, b in pairs)
+    if apart > LOSS_TOLERANCE:
+        sys.exit(f"{kind}: the two arms did not train alike (losses differ by {apart:.2e}), so their times say nothing")
+    step, first = {}, {}
+    for arm, found in runs.items():
+        step[arm] = statistics.median(statistics.median(b - a for a, b in itertools.pairwise(run["steps"])) for run in found)
+        first[arm] = statistics.median(run["steps"][0] for run in found)
+    print(
+        f"{kind} | {step['ours']:.4f}, {step['bare']:.4f}, {step['ours'] / step['bare']:.3f} | "
+        f"{first['ours']:.2f}, {first['bare']:.2f}, {first['ours'] / first['bare']:.3f} | {apart:.1e}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -47,9 +47,7 @@ def write_manifest(artifact: Path, facts: dict[str, Any]) -> None:
         "git_commit": identity.git_commit(),
         "versions": identity.versions(),
         **facts,
-        "files": {
-            str(path.relative_to(artifact)): {"sha256": identity.file_digest(path), "bytes": path.stat().st_size} for path in files
-        },
+        "files": {str(path.relative_to(artifact)): {"sha256": identity.file_digest(path), "bytes": path.stat().st_size} for path in files},
     }
     write_json(artifact / "manifest.json", manifest)
 

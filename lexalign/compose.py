@@ -100,7 +100,8 @@ def command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...], anc
         parent = compose(command, config_dirs=config_dirs, ancestors=ancestors).experiment
     except ConfigError as error:
         return error.problems
-    return [] if parent.method else [f"is stage={parent.stage.name}, which trains no model; name an experiment that does"]
+    makes_model = parent.method is not None or (parent.model.path is not None and parent.download.only != "datasets")
+    return [] if makes_model else [f"is stage={parent.stage.name} and fetches no model; name an experiment that trains or fetches one"]
 
 
 def load(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[DictConfig | None, list[str], list[str]]:

@@ -39,7 +39,8 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide the artifact, places replaced by what is there."""
     tree = dataclasses.asdict(experiment)
     for name in UNTRAINED:
-        tree.pop(name)
+        if name != "download" or experiment.stage.name != "download":
+            tree.pop(name)
     for name in UNTRAINED_IN_TRAIN:
         (tree["train"] or {}).pop(name, None)
     for name in ("path", "parent", "parent_overrides"):

@@ -105,14 +105,20 @@ def load_base(experiment: Experiment, found: Source) -> PreTrainedModel:
         if found.place.kind == "gguf":
             assert found.place.path is not None
             if experiment.adapter.bits is not None:
-                raise ConfigError(f"adapter={experiment.adapter.kind}: a .gguf base is unpacked to train, not quantized again; type adapter=lora")
+                raise ConfigError(
+                    f"adapter={experiment.adapter.kind}: a .gguf base is unpacked to train, not quantized again; type adapter=lora"
+                )
             # Left to itself, transformers keeps the blocks packed where it has a kernel for them: such weights do not train.
             arguments["quantization_config"] = GgufConfig(dequantize=True)
             model = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
         else:
-            model = AutoModelForCausalLM.from_pretrained(found.place.path or found.place.name, revision=found.revision or "main", **arguments)
+            model = AutoModelForCausalLM.from_pretrained(
+                found.place.path or found.place.name, revision=found.revision or "main", **arguments
+            )
     except OSError as error:
-        raise HubError(f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}") from error
+        raise HubError(
+            f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}"
+        ) from error
     return model
 
 
@@ -167,7 +173,9 @@ def refuse_other_shape(experiment: Experiment, inherited: Path) -> None:
     adapter, config = experiment.adapter, adapters.read_config(inherited)
     assert adapter is not None
     different = [
-        f"adapter.{ours}={config[theirs]}" for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha")) if getattr(adapter, ours) != config[theirs]
+        f"adapter.{ours}={config[theirs]}"
+        for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha"))
+        if getattr(adapter, ours) != config[theirs]
     ]
     if different:
         raise ConfigError(f"adapter: a quantized base keeps the adapter of {inherited.parent} and trains it on; type {' '.join(different)}")

@@ -23,7 +23,9 @@ from lexalign.trainers.arguments import resolve_precision
 
 GB = 1e9
 BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
-ACTIVATION_BYTES = {True: 2.5, False: 34}  # for each token, layer and hidden unit: with and without gradient checkpointing (Korthikanti et al. 2022, Eq. 1, without attention scores)
+# Activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1, without the
+# attention scores, which SDPA does not keep.
+ACTIVATION_BYTES = {True: 2.5, False: 34}
 
 
 @dataclass(kw_only=True)
@@ -68,9 +70,19 @@ def show(experiment: Experiment, splits: Splits) -> Result:
     for name, fact in facts.items():
         table.add_row(name, str(fact))
     Console(file=sys.stdout, highlight=False).print(table)
-    numbers = {"parameters": sizes.total, "trainable_parameters": sizes.trained, "steps": steps, "tokens": tokens.total, "memory_bytes": int(memory)}
+    numbers = {
+        "parameters": sizes.total,
+        "trainable_parameters": sizes.trained,
+        "steps": steps,
+        "tokens": tokens.total,
+        "memory_bytes": int(memory),
+    }
     return Result(
-        status="planned", stage=experiment.stage.name, method=experiment.method.name, counts={**splits.counts, **numbers}, details={"plan": facts}
+        status="planned",
+        stage=experiment.stage.name,
+        method=experiment.method.name,
+        counts={**splits.counts, **numbers},
+        details={"plan": facts},
     )
 
 
@@ -83,7 +95,9 @@ def measure(experiment: Experiment, found: models.Source) -> Sizes:
             config = AutoConfig.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name)
         else:
             config = AutoConfig.from_pretrained(
-                found.place.path or found.place.name, revision=found.revision or "main", trust_remote_code=experiment.model.trust_remote_code
+                found.place.path or found.place.name,
+                revision=found.revision or "main",
+                trust_remote_code=experiment.model.trust_remote_code,
             )
     except OSError as error:
         raise HubError(f"model.path={experiment.model.path}: {models.first_line(error)}; fetch it with stage=download first") from error

@@ -12,8 +12,7 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from lexalign import artifacts, identity
-from lexalign.compose import Composed, compose
-from lexalign.errors import ConfigError
+from lexalign.compose import Composed, compose, parent_command
 from lexalign.logs import logged
 from lexalign.results import Result
 from lexalign.schema import Experiment
@@ -28,7 +27,6 @@ def execute(
     name: str,
     group: str | None,
     config_dirs: Sequence[str] = (),
-    ancestors: tuple[str, ...] = (),
 ) -> Result:
     """Run an experiment whole and write `config.yaml`, `run.log` and `result.json` in `out_dir`."""
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
@@ -37,8 +35,10 @@ def execute(
     with logged(out_dir, verbose=experiment.verbose):
         result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
         try:
-            artifacts.write_text(out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)})))
-            parent = run_parent(experiment, config_dirs=config_dirs, ancestors=ancestors)
+            artifacts.write_text(
+                out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)}))
+            )
+            parent = run_parent(experiment, config_dirs=config_dirs)
             key = identity.content_key(experiment, parent=parent.key if parent else None)
             started_from = start_from(experiment, parent)
             with tracker_of(experiment, composed.tree, out_dir=out_dir, name=name, group=group) as tracker:
@@ -62,7 +62,12 @@ def tracker_of(experiment: Experiment, tree: dict[str, Any], *, out_dir: Path, n
     settings = experiment.tracking
     target = "lexalign.tracking.NoTracker" if experiment.dry_run else settings.target
     return get_class(target)(
-        settings, out_dir=out_dir, config=tree, run_name=settings.name or name, group=settings.group or group, job_type=experiment.stage.name
+        settings,
+        out_dir=out_dir,
+        config=tree,
+        run_name=settings.name or name,
+        group=settings.group or group,
+        job_type=experiment.stage.name,
     )
 
 
@@ -73,16 +78,13 @@ def start_from(experiment: Experiment, parent: Result | None) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, path=parent.artifact, parent=None))
 
 
-def run_parent(experiment: Experiment, *, config_dirs: Sequence[str], ancestors: tuple[str, ...]) -> Result | None:
+def run_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result | None:
     """The finished parent: reused where an artifact with its content key is whole, run first otherwise; None without a parent."""
     name = experiment.model.parent
     if name is None:
         return None
-    lineage = (*ancestors, name)
-    if name in ancestors:
-        raise ConfigError(f"model.parent={name}: experiments descend from each other: {' -> '.join(lineage)}")
     composed = compose_parent(experiment, config_dirs=config_dirs)
-    grandparent = run_parent(composed.experiment, config_dirs=config_dirs, ancestors=lineage)
+    grandparent = run_parent(composed.experiment, config_dirs=config_dirs)
     key = identity.content_key(composed.experiment, parent=grandparent.key if grandparent else None)
     store = Path(experiment.store)
     (store / "locks").mkdir(parents=True, exist_ok=True)
@@ -95,24 +97,18 @@ def run_parent(experiment: Experiment, *, config_dirs: Sequence[str], ancestors:
         folder = store / "parents" / f"{name.replace('/', '-')}-{key[:12]}"
         if experiment.dry_run:
             log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])
-            return Result(status="planned", stage=composed.experiment.stage.name, key=key, artifact=fallback_model(composed), details={"folder": str(folder)})
+            # The model the parent would start from has the shape of the artifact that is not there yet.
+            shape = composed.experiment.model.path or (grandparent.artifact if grandparent else None)
+            return Result(status="planned", stage=composed.experiment.stage.name, key=key, artifact=shape, details={"folder": str(folder)})
         log.info("Parent %s: running first, in %s (key %s)", name, folder, key[:12])
-        result = execute(composed, out_dir=folder.resolve(), name=name, group="parents", config_dirs=config_dirs, ancestors=lineage)
+        result = execute(composed, out_dir=folder.resolve(), name=name, group="parents", config_dirs=config_dirs)
         result.details["folder"] = str(folder)
         return result
 
 
-def fallback_model(composed: Composed) -> str | None:
-    """The model a planned parent would start from: it has the shape of the artifact that is not there yet."""
-    return composed.experiment.model.path
-
-
 def compose_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Composed:
     """The parent's experiment, on the child's hardware and tracker: where and how it is watched is no part of what it is."""
-    overrides = [f"experiment={experiment.model.parent}", *experiment.model.parent_overrides]
-    if experiment.extensions:
-        overrides.append(f"extensions=[{','.join(experiment.extensions)}]")
-    composed = compose(overrides, config_dirs=config_dirs)
+    composed = compose(parent_command(experiment), config_dirs=config_dirs)
     shared = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),

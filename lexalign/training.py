@@ -161,5 +161,3 @@ def tell(result: Result, tracker: Any) -> None:
     if result.samples:
         tracker.table("samples", result.samples)
     tracker.artifact(Path(result.artifact))
-
-

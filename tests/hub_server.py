@@ -182,9 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = answer
 
-    def answer_api(
-        self, kind: str, repo: str, what: str | None, revision: str | None, folder: str | None, *, body, query
-    ) -> None:
+    def answer_api(self, kind: str, repo: str, what: str | None, revision: str | None, folder: str | None, *, body, query) -> None:
         found = self.find(f"{kind}/{repo}", revision or "main", gate=False)
         if found is None:
             return

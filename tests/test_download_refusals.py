@@ -30,9 +30,7 @@ def hub(home, monkeypatch):
 
 def test_gated_says_which_page_to_visit(hub, home, monkeypatch):
     hub.repositories["models/org/m"].gated_for = "hf_another"
-    with pytest.raises(
-        HubError, match=f"model org/m is gated: visit {hub.url}/org/m, accept the terms, then type `hf auth login`"
-    ):
+    with pytest.raises(HubError, match=f"model org/m is gated: visit {hub.url}/org/m, accept the terms, then type `hf auth login`"):
         get()
     monkeypatch.setenv("HF_TOKEN", CANARY)
     with pytest.raises(HubError, match=f"the account that is logged in has no access: visit {hub.url}/org/m") as caught:

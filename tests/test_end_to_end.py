@@ -48,7 +48,15 @@ def test_quickstart_leaves_a_whole_run(quickstart):
     assert result["status"] == "finished" and result["stage"] == "align" and result["method"] == "gdpo"
     assert result["score_name"] == "belief_jsd" and result["score"] == result["metrics"]["after"]["belief_jsd"]
     assert re.fullmatch("[0-9a-f]{32}", result["key"]) and result["seconds"] > 0
-    for name in ("config.yaml", "run.log", "metrics.jsonl", "checkpoints", "artifact/manifest.json", "artifact/adapter_model.safetensors", "artifact/tokenizer.json"):
+    for name in (
+        "config.yaml",
+        "run.log",
+        "metrics.jsonl",
+        "checkpoints",
+        "artifact/manifest.json",
+        "artifact/adapter_model.safetensors",
+        "artifact/tokenizer.json",
+    ):
         assert (folder / name).exists(), name
     assert artifacts.damage(folder / "artifact") is None
     manifest = artifacts.read_manifest(folder / "artifact")

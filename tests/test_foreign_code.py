@@ -92,10 +92,10 @@ FILES = {
     "interpolation": ("seed: ${sed}", "seed: Interpolation key 'sed' not found"),
     "choice": ("defaults: [{override /method: gpdo}]", "method=gpdo: there is no such method"),
     "itself": ("defaults: [{override /model: tiny_sft}]\nmodel: {parent: itself}", "experiments descend from each other: itself -> itself"),
-    "fetches": ("defaults: [{override /stage: download}, {override /model: qwen3_0_6b}]", ""),
+    "fetches": ("defaults: [{override /stage: download}, {override /data: alpaca}]", ""),
     "no_artifact": (
         "defaults: [{override /model: tiny_sft}]\nmodel: {parent: fetches}",
-        "model.parent=fetches: is stage=download, which trains no model",
+        "model.parent=fetches: is stage=download and fetches no model",
     ),
 }
 

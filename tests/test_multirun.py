@@ -16,7 +16,13 @@ FEW = ("train.max_steps=2", "data.limit=16", "evaluate.limit=4", "hardware.threa
 def home(tmp_path_factory) -> dict[str, str]:
     """An environment without keys, and with canaries where secrets live."""
     folder = tmp_path_factory.mktemp("home")
-    own = {"HOME": folder, "NETRC": folder / "netrc", "WANDB_CONFIG_DIR": folder / "config", "WANDB_CACHE_DIR": folder / "cache", "XDG_DATA_HOME": folder / "data"}
+    own = {
+        "HOME": folder,
+        "NETRC": folder / "netrc",
+        "WANDB_CONFIG_DIR": folder / "config",
+        "WANDB_CACHE_DIR": folder / "cache",
+        "XDG_DATA_HOME": folder / "data",
+    }
     return {**{name: str(path) for name, path in own.items()}, "HF_TOKEN": "hf_canaryCanaryCanary0123456789", "WANDB_MODE": "offline"}
 
 
@@ -24,7 +30,9 @@ def home(tmp_path_factory) -> dict[str, str]:
 def sweep(tmp_path_factory, home):
     """`python run.py -m stage=align method=dpo,gdpo method.beta=0.05,0.1 seed=0,1`, shortened."""
     world = World(tmp_path_factory.mktemp("sweep"))
-    done = world.type("-m", "stage=align", "method=dpo,gdpo", "method.beta=0.05,0.1", "seed=0,1", "model=tiny", "output_dir=sweep", *FEW, env=home)
+    done = world.type(
+        "-m", "stage=align", "method=dpo,gdpo", "method.beta=0.05,0.1", "seed=0,1", "model=tiny", "output_dir=sweep", *FEW, env=home
+    )
     return done, world.folder / "sweep"
 
 
@@ -64,7 +72,9 @@ def test_no_secret_anywhere(sweep, home):
 
 def test_one_failure_leaves_the_others(tmp_path, home):
     world = World(tmp_path)
-    done = world.type("-m", "model=tiny", "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "tracking=none", "output_dir=sweep", *FEW, env=home)
+    done = world.type(
+        "-m", "model=tiny", "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "tracking=none", "output_dir=sweep", *FEW, env=home
+    )
     assert done.returncode == 1
     results = [result_of(tmp_path / "sweep" / str(number)) for number in range(3)]
     assert [result["status"] for result in results] == ["finished", "failed", "finished"]

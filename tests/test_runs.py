@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from running import World, result_of
 from lexalign import artifacts, identity, locate, models
 from lexalign.compose import compose
 from lexalign.errors import ConfigError, ReferenceError
+from lexalign.schema import DpoMethod
 
 SHORT = ("train.max_steps=3", "evaluate.limit=4", "hardware.threads=1", "data.limit=48", "train.max_length=128")
 ONE_STEP = ("train.max_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=16", "train.max_length=128")
@@ -70,6 +72,7 @@ def test_damaged_artifact_is_not_loaded(world, sft, tmp_path):
 def test_adapter_is_not_put_on_another_base(world, sft, tmp_path, monkeypatch):
     other = tmp_path / "embedded" / "tiny"
     shutil.copytree(locate.EMBEDDED / "tiny", other)
+    shutil.copytree(locate.EMBEDDED / "data", other.parent / "data")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
     monkeypatch.setattr(locate, "EMBEDDED", other.parent)
@@ -107,10 +110,23 @@ def test_content_key_follows_content_not_places(tmp_path):
         folder.mkdir()
         (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
     base = ("data=instructions", f"data.path={here / 'rows.jsonl'}")
-    same = [base, (*base, "output_dir=elsewhere"), (*base, "tracking=none"), (*base, "train.log_steps=1"), ("data=instructions", f"data.path={there / 'rows.jsonl'}")]
+    same = [
+        base,
+        (*base, "output_dir=elsewhere"),
+        (*base, "tracking=none"),
+        (*base, "train.log_steps=1"),
+        ("data=instructions", f"data.path={there / 'rows.jsonl'}"),
+    ]
     assert len({key(*overrides) for overrides in same}) == 1
     (there / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "e"}\n')
-    other = [base, (*base, "seed=1"), (*base, "train.learning_rate=1e-3"), (*base, "adapter.rank=4"), (*base, "method=full"), ("data=instructions", f"data.path={there / 'rows.jsonl'}")]
+    other = [
+        base,
+        (*base, "seed=1"),
+        (*base, "train.learning_rate=1e-3"),
+        (*base, "adapter.rank=4"),
+        (*base, "method=full"),
+        ("data=instructions", f"data.path={there / 'rows.jsonl'}"),
+    ]
     assert len({key(*overrides) for overrides in other}) == len(other)
 
 
@@ -186,10 +202,7 @@ def test_qlora_align_trains_the_sft_adapter_on(world, sft):
         world.run(*common, "adapter.rank=4")
 
 
-@pytest.mark.parametrize(
-    "loss_type",
-    ["sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"],
-)  # fmt: skip
+@pytest.mark.parametrize("loss_type", get_args(get_type_hints(DpoMethod)["loss_type"]))
 def test_every_dpo_loss_trains(world, sft, loss_type):
     smoothing = ("method.label_smoothing=0.001",) if loss_type == "exo_pair" else ()
     result, _ = world.run("stage=align", "model=tiny", f"model.path={sft[1]}", f"method.loss_type={loss_type}", *smoothing, *ONE_STEP)

@@ -124,9 +124,7 @@ def wandb_command(*arguments: str, **environment: str) -> str:
 
 def records(file: Path, kind: str) -> list[dict[str, Any]]:
     """The records of one kind in a `.wandb` file."""
-    lines = [
-        json.loads(line) for line in wandb_command("leet", "inspect", "--json", str(file)).splitlines() if line.startswith("{")
-    ]
+    lines = [json.loads(line) for line in wandb_command("leet", "inspect", "--json", str(file)).splitlines() if line.startswith("{")]
     return [line[kind] for line in lines if line["type"] == kind]
 
 

@@ -154,7 +154,4 @@ def make_people(seed: int = 0) -> list[Person]:
         names.add(rng.choice(starts) + rng.choice(ends))
     order = sorted(names)
     rng.shuffle(order)
-    return [
-        Person(name, rng.choice(("She", "He")), {a: rng.choice(values) for a, values in ATTRIBUTES.items()})
-        for name in order
-    ]
+    return [Person(name, rng.choice(("She", "He")), {a: rng.choice(values) for a, values in ATTRIBUTES.items()}) for name in order]

@@ -83,7 +83,9 @@ class Yardstick:
         """exact_match: share of greedy answers equal to the reference."""
         longest = max(len(self.encoder.response(row["completion"])) for row in self.rows) + ROOM
         if longest - ROOM > self.settings.max_new_tokens:
-            log.warning("Some references are longer than evaluate.max_new_tokens=%d: they count as not matched", self.settings.max_new_tokens)
+            log.warning(
+                "Some references are longer than evaluate.max_new_tokens=%d: they count as not matched", self.settings.max_new_tokens
+            )
         answers = self.answers(model, [row["prompt"] for row in self.rows], min(longest, self.settings.max_new_tokens))
         found.values["exact_match"] = metrics.exact_match(answers, [row["completion"] for row in self.rows])
 
@@ -128,10 +130,16 @@ class Yardstick:
             torch.manual_seed(SAMPLING_SEED)
             repeated = [context for context in contexts for _ in range(count)]
             drawn = generate(
-                model, self.encoder.tokenizer, repeated, batch_size=self.settings.batch_size, max_new_tokens=self.settings.max_new_tokens, sample=True
+                model,
+                self.encoder.tokenizer,
+                repeated,
+                batch_size=self.settings.batch_size,
+                max_new_tokens=self.settings.max_new_tokens,
+                sample=True,
             )
         written = [self.encoder.belief_text(index) for index in range(kinds)]
-        known = [(metrics.words(row[text]), row[belief]) for row in self.known for text, belief in (("chosen", "belief"), ("rejected", "rejected_belief")) if belief in row]  # fmt: skip
+        sides = (("chosen", "belief"), ("rejected", "rejected_belief"))
+        known = [(metrics.words(row[text]), row[belief]) for row in self.known for text, belief in sides if belief in row]
         agree, distances = [], []
         for at, shares in enumerate(wanted):
             tally = [0] * kinds

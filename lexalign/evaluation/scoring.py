@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lexalign.data.tokens import stacked
 
+WHOLE_DISTRIBUTION = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+
 
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's parameters are."""
@@ -72,9 +75,11 @@ def generate(
         picked = [order[i] for i in part]
         width = max(len(contexts[i]) for i in picked)
         pads = [width - len(contexts[i]) for i in picked]
-        ids = torch.tensor([[tokenizer.pad_token_id] * pad + contexts[i] for pad, i in zip(pads, picked, strict=True)], device=device_of(model))
+        ids = torch.tensor(
+            [[tokenizer.pad_token_id] * pad + contexts[i] for pad, i in zip(pads, picked, strict=True)], device=device_of(model)
+        )
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device_of(model))
-        chosen = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}  # fmt: skip
+        chosen = WHOLE_DISTRIBUTION if sample else GREEDY
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -68,9 +68,7 @@ def list_files(wanted: Wanted, *, commit: str) -> list[HubFile]:
     for path in chosen:
         name = files[path].git_id if files[path].sha256 is None else files[path].sha256  # names a file of the cache
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
-            raise HubError(
-                f"{wanted}: the hub gives no hash for {ascii(path)}, so it cannot be checked; leave it out: download.exclude"
-            )
+            raise HubError(f"{wanted}: the hub gives no hash for {ascii(path)}, so it cannot be checked; leave it out: download.exclude")
     return [files[path] for path in sorted(chosen)]
 
 

@@ -71,9 +71,7 @@ def explain(error: Exception, wanted: Wanted) -> Exception:
     if isinstance(error, httpx2.TransportError):
         return unreachable(error)
     if isinstance(error, errors.HFValidationError):
-        return HubError(
-            f"{wanted.repo!r} is neither a folder here nor the id of a repository: type {wanted.group}.path=owner/name"
-        )
+        return HubError(f"{wanted.repo!r} is neither a folder here nor the id of a repository: type {wanted.group}.path=owner/name")
     if isinstance(error, errors.FileMetadataError) or type(error).__name__ == "JSONDecodeError":
         return HubError(f"what answers at {endpoint()} is no hub: check HF_ENDPOINT, the proxy and the network's log-in page")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):

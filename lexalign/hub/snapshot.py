@@ -70,9 +70,7 @@ def fetch(
     return Fetched(repo=repo, kind=kind, revision=revision, commit=commit.resolved, folder=folder, files=files)
 
 
-def _from_hub(
-    wanted: Wanted, *, commit, files: list[HubFile], places: dict[str, Place], workers: int, patience: Patience
-) -> list[HubFile]:
+def _from_hub(wanted: Wanted, *, commit, files: list[HubFile], places: dict[str, Place], workers: int, patience: Patience) -> list[HubFile]:
     """Fetch and check; returns the files, every sha256 known."""
     from huggingface_hub import constants, snapshot_download
 
@@ -104,9 +102,7 @@ def _from_hub(
     raise refusals.damaged(", ".join(file.path for file in damaged))
 
 
-def _ensure_all(
-    files: list[HubFile], wanted: Wanted, *, commit: str, places: dict[str, Place], workers: int, patience: Patience
-) -> None:
+def _ensure_all(files: list[HubFile], wanted: Wanted, *, commit: str, places: dict[str, Place], workers: int, patience: Patience) -> None:
     from huggingface_hub import hf_hub_url
 
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="hub") as pool:

@@ -16,9 +16,7 @@ __all__ = ["NoTracker", "Tracker", "WandbTracker"]
 class Tracker(Protocol):
     """What a stage may ask of its tracker."""
 
-    def __init__(
-        self, settings: Tracking, out_dir: Path, config: dict[str, Any], run_name: str, group: str | None, job_type: str
-    ):
+    def __init__(self, settings: Tracking, out_dir: Path, config: dict[str, Any], run_name: str, group: str | None, job_type: str):
         """Prepare a tracker. `config` is shown as it is, so the caller has removed what nobody may see."""
 
     def __enter__(self) -> Self:

@@ -40,9 +40,7 @@ class WandbTracker:
     over `tracking.mode`. A run that was interrupted online goes on as the same W&B run when it is resumed in its folder.
     """
 
-    def __init__(
-        self, settings: Tracking, out_dir: Path, config: dict[str, Any], run_name: str, group: str | None, job_type: str
-    ):
+    def __init__(self, settings: Tracking, out_dir: Path, config: dict[str, Any], run_name: str, group: str | None, job_type: str):
         self._settings = settings
         self._out_dir = out_dir.absolute()
         self._config = config
