@@ -50,7 +50,8 @@ def bare(kind: str, steps: int, threads: int, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     extra = {"precompute_ref_log_probs": True, "beta": BETA} if kind == "dpo" else {}
     config = (trl.SFTConfig if kind == "sft" else trl.DPOConfig)(
-        output_dir=str(out.parent / "bare"), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=LEARNING_RATE, seed=0, data_seed=0,
+        output_dir=str(out.parent / "bare"), max_steps=steps, per_device_train_batch_size=BATCH, seed=0, data_seed=0,
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False,
         activation_checkpointing=False, disable_tqdm=True, dataloader_pin_memory=False, **extra,
     )  # fmt: skip

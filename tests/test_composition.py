@@ -40,6 +40,10 @@ def test_the_glob_finds_the_files():
     assert {"tiny/sft", "tiny/dpo", "tiny/gdpo"} <= {name.removeprefix("experiment/") for name in FILES}
 
 
+# The embedded models' measured values in conf/tuned/ would stand over a file's own.
+UNTUNED = "model=smollm2_135m"
+
+
 def overrides_for(name: str, own_file: Path) -> list[str]:
     """A command line in which a file of conf/ takes part."""
     group, _, option = name.partition("/")
@@ -47,7 +51,9 @@ def overrides_for(name: str, own_file: Path) -> list[str]:
     if group in ("config", "tuned"):
         return tuned(option) if option else []
     if group == "method":
-        return [*choice, f"stage={METHODS[option]['stage']}", "model=tiny"]
+        return [*choice, f"stage={METHODS[option]['stage']}", UNTUNED]
+    if group == "hardware":
+        return [*choice, UNTUNED]
     if group == "adapter":
         return [*choice, "stage=align", "model=tiny"]
     if name == "stage/download":
