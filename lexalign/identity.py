@@ -35,6 +35,11 @@ def content_key(experiment: Experiment, *, parent: str | None) -> str:
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+def local_identity(experiment: Experiment) -> list[dict[str, Any]]:
+    """The parts of the key that are files of the user's own, which may change while a run is under way."""
+    return [part for part in (model_identity(experiment.model), data_identity(experiment.data)) if "repo" not in part]
+
+
 def settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide the artifact, places replaced by what is there."""
     tree = dataclasses.asdict(experiment)

@@ -40,6 +40,7 @@ def execute(
             )
             parent = run_parent(experiment, config_dirs=config_dirs)
             key = identity.content_key(experiment, parent=parent.key if parent else None)
+            own_files = identity.local_identity(experiment)
             started_from = start_from(experiment, parent)
             with tracker_of(experiment, composed.tree, out_dir=out_dir, name=name, group=group) as tracker:
                 result = get_method(experiment.stage.target)(started_from, out_dir, tracker)
@@ -54,6 +55,10 @@ def execute(
             artifacts.write_result(out_dir, result)
         if result.status == "finished":
             remember(experiment, key, out_dir)
+            # A branch of a hub stands for a commit once it was fetched: the next run will ask for that key.
+            settled = identity.content_key(experiment, parent=parent.key if parent else None)
+            if settled != key and identity.local_identity(experiment) == own_files:
+                remember(experiment, settled, out_dir)
     return result
 
 
