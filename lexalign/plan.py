@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from peft import get_peft_model
 from rich.console import Console
 from rich.table import Table
@@ -101,7 +100,7 @@ def measure(experiment: Experiment, found: models.Source) -> Sizes:
             )
     except OSError as error:
         raise HubError(f"model.path={experiment.model.path}: {models.first_line(error)}; fetch it with stage=download first") from error
-    with init_empty_weights():
+    with torch.device("meta"):  # no memory, and tied weights stay tied
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=experiment.model.trust_remote_code)
         total = model.num_parameters()
         trained = total

@@ -4,3 +4,4 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may dial out; the tests of the download bring a hub of their own
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several processes share the cores: waiting threads must not spin

@@ -89,8 +89,12 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: int(name == "hardware/cuda"))
     monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: False)
     monkeypatch.setattr("lexalign.hardware.has_mps", lambda: name == "hardware/mps")
-    # As installed: the package of conf/model/*_gguf.yaml is not among the requirements.
+    # As installed: what conf/model/*_gguf.yaml and the generated data need is not among the requirements.
     monkeypatch.setattr("lexalign.locate.in_package", lambda path: lexalign.locate.Place(kind="gguf", name=path, path=own_file))
+    monkeypatch.setattr("lexalign.rules.places.gguf", lambda experiment, path: iter(()))
+    for split in ("train", "test"):
+        (own_file.parent / f"{split}.jsonl").write_text(own_file.read_text())
+    monkeypatch.setattr("lexalign.locate.generated", lambda path: lexalign.locate.Place(kind="folder", name=path, path=own_file.parent))
     composed = compose(overrides_for(name, own_file))
     group, _, option = name.partition("/")
     chosen = FILES[name].get(group, FILES[name]) if group in ("model", "data", "hardware", "tracking", "adapter", "method") else {}
