@@ -38,7 +38,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign import models
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
-    from lexalign.evaluation.measure import Measured, Yardstick
+    from lexalign.evaluation.measure import Measured
     from lexalign.trainers.callbacks import Watch
 
     logging_of_transformers.disable_progress_bar()
@@ -55,15 +55,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
 
     yardstick, before, after = None, Measured(), Measured()
     if experiment.evaluate.enabled:
-        yardstick = Yardstick(
-            encoder=encoder,
-            rows=splits.held_out,
-            known=splits.train + splits.held_out,
-            settings=experiment.evaluate,
-            max_length=experiment.train.max_length,
-            beta=getattr(experiment.method, "beta", None),
-            shared_belief=trainer_class(experiment).shared_belief if experiment.stage.name == "align" else True,
-        )
+        yardstick = yardstick_for(experiment, splits, encoder)
         log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
         before = yardstick.measure(loaded.model)
 
@@ -85,14 +77,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     trainer.train(resume_from_checkpoint=checkpoint(experiment, out_dir))
 
     artifact = out_dir / "artifact"
-    facts = {
-        "seed": experiment.seed,
-        "model": {"path": experiment.model.path, **identity.model_identity(experiment.model), "loaded": loaded.base},
-        "data": {"path": experiment.data.path, **identity.data_identity(experiment.data)},
-        "counts": splits.counts,
-        "settings": identity.settings(experiment),
-    }
-    models.save(loaded, trainer.model, artifact, facts)
+    models.save(loaded, trainer.model, artifact, facts(experiment, loaded.base, splits.counts))
     if yardstick is not None:
         log.info("Measuring the model after training")
         after = yardstick.measure(trainer.model, reference=before)
@@ -105,6 +90,33 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         ]
     tell(result, tracker)
     return result
+
+
+def yardstick_for(experiment: Experiment, splits: Any, encoder: Any) -> Any:
+    """What measures the model on the held-out rows, the same way before and after."""
+    from lexalign.evaluation.measure import Yardstick
+
+    assert experiment.train is not None
+    return Yardstick(
+        encoder=encoder,
+        rows=splits.held_out,
+        known=splits.train + splits.held_out,
+        settings=experiment.evaluate,
+        max_length=experiment.train.max_length,
+        beta=getattr(experiment.method, "beta", None),
+        shared_belief=trainer_class(experiment).shared_belief if experiment.stage.name == "align" else True,
+    )
+
+
+def facts(experiment: Experiment, base: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    """What the artifact was made of, for its manifest."""
+    return {
+        "seed": experiment.seed,
+        "model": {"path": experiment.model.path, **identity.model_identity(experiment.model), "loaded": base},
+        "data": {"path": experiment.data.path, **identity.data_identity(experiment.data)},
+        "counts": counts,
+        "settings": identity.settings(experiment),
+    }
 
 
 def trainer_class(experiment: Experiment) -> Any:

@@ -148,7 +148,12 @@ def test_wrong_reference_stops_the_run_at_step_0(world, sft, monkeypatch):
 def test_reference_of_full_training_is_the_merged_sft_model(world, sft):
     """TRL alone would load a full model's reference from the base's path, without the sft adapter."""
     for precompute in ("true", "false"):
-        world.run("stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=full", f"method.precompute_reference={precompute}", *SHORT)
+        result, folder = world.run(
+            "stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=full", f"method.precompute_reference={precompute}", *SHORT
+        )
+        # The step-0 check passed against the merged model, and the run learned from there.
+        assert result.metrics["before"]["reward_accuracy"] == 0.5 and result.metrics["after"]["reward_margin"] != 0
+        assert "Reference check at step 0: reward margin" in (folder / "run.log").read_text()
 
 
 def test_resume_ends_in_the_same_weights(world, tmp_path):
