@@ -27,10 +27,10 @@ class World:
     def store(self) -> Path:
         return self.folder / "store"
 
-    def run(self, *overrides: str, out_dir: Path | None = None) -> tuple[Result, Path]:
-        """Run an experiment in this process; its result and its folder."""
+    def run(self, *overrides: str, out_dir: Path | None = None, tracked: bool = False) -> tuple[Result, Path]:
+        """Run an experiment in this process, without a tracker unless `tracked`; its result and its folder."""
         out_dir = out_dir or self.folder / f"run-{next(numbers)}"
-        composed = compose(["tracking=none", f"store={self.store}", f"output_dir={out_dir}", *overrides])
+        composed = compose([*([] if tracked else ["tracking=none"]), f"store={self.store}", f"output_dir={out_dir}", *overrides])
         return execute(composed, out_dir=out_dir, name="test", group=None), out_dir
 
     def type(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:

@@ -1,13 +1,16 @@
 """Runs and what binds them: parents, content keys, artifacts, resuming, the reference check."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from running import World, result_of
+from running import ROOT, World, result_of
 
 from lexalign import artifacts, identity, locate, models
 from lexalign.compose import compose
@@ -212,6 +215,25 @@ def test_every_dpo_loss_trains(world, sft, loss_type):
     smoothing = ("method.label_smoothing=0.001",) if loss_type == "exo_pair" else ()
     result, _ = world.run("stage=align", "model=tiny", f"model.path={sft[1]}", f"method.loss_type={loss_type}", *smoothing, *ONE_STEP)
     assert result.status == "finished"
+
+
+def test_a_tracked_run_follows_an_untracked_one(world, tmp_path):
+    """Libraries imported while wandb was hidden from them must not miss it once it is there."""
+    script = tmp_path / "both.py"
+    script.write_text(
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path\nfrom running import World\n"
+        f"world = World(Path({str(tmp_path)!r}))\n"
+        f"short = {SHORT!r}\n"
+        "world.run('stage=align', 'model=tiny', *short)\n"
+        "assert 'wandb' not in sys.modules, 'tracking=none imported wandb'\n"
+        "world.run('stage=align', 'model=tiny', 'tracking=wandb', 'tracking.mode=offline', *short, tracked=True)\n"
+        "assert 'wandb' in sys.modules\n"
+    )
+    command = [sys.executable, str(script), str(ROOT), str(ROOT / "tests")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path), "WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.glob("run-*/wandb/offline-run-*"))
 
 
 def test_dry_run_plans_and_trains_nothing(world, capsys):

@@ -12,9 +12,10 @@ from lexalign.data.tokens import Encoder
 from lexalign.models import Loaded
 from lexalign.schema import DpoMethod, Experiment
 from lexalign.trainers import arguments
+from lexalign.trainers.cards import NoModelCard
 
 
-class DPOTrainer(trl.DPOTrainer):
+class DPOTrainer(NoModelCard, trl.DPOTrainer):
     """TRL's DPOTrainer. The reference is the model as loaded: an earlier run's adapter is merged into it before training."""
 
     shared_belief = False

@@ -16,12 +16,13 @@ from lexalign.evaluation.scoring import token_log_probs
 from lexalign.models import Loaded
 from lexalign.schema import Experiment, GdpoMethod
 from lexalign.trainers import arguments
+from lexalign.trainers.cards import NoModelCard
 
 COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares", "ref_chosen_logps", "ref_rejected_logps"]
 REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask")
 
 
-class GDPOTrainer(trl.DPOTrainer):
+class GDPOTrainer(NoModelCard, trl.DPOTrainer):
     """TRL's DPOTrainer with explicit spans (prompt, belief, response) and the three-term loss of `lexalign.losses.gdpo_loss`."""
 
     shared_belief = True

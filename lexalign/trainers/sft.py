@@ -11,9 +11,10 @@ from lexalign.data.tokens import Encoder
 from lexalign.models import Loaded
 from lexalign.schema import Experiment, SftMethod
 from lexalign.trainers import arguments
+from lexalign.trainers.cards import NoModelCard
 
 
-class SFTTrainer(trl.SFTTrainer):
+class SFTTrainer(NoModelCard, trl.SFTTrainer):
     """TRL's SFTTrainer; full, LoRA or QLoRA as `adapter` says."""
 
     def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
