@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -102,4 +103,10 @@ def start(hub, home, *, stderr=subprocess.PIPE, **more) -> subprocess.Popen:
     settings = json.dumps(experiment(model="org/m"), default=vars)
     command = [sys.executable, "-c", JOB, settings]
     pipes = dict(stdout=subprocess.PIPE, stderr=stderr, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=environment(hub.url, home, **more), **pipes)
+    # A shell's background job, and so all its children, ignore SIGINT; the one here is to hear it.
+    return subprocess.Popen(command, cwd=ROOT, env=environment(hub.url, home, **more), preexec_fn=hear_interrupts, **pipes)
+
+
+def hear_interrupts() -> None:
+    """Let the child take SIGINT as a terminal's foreground job does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
