@@ -174,9 +174,12 @@ def refuse_other_shape(experiment: Experiment, inherited: Path) -> None:
     assert adapter is not None
     different = [
         f"adapter.{ours}={config[theirs]}"
-        for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha"))
+        for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout"))
         if getattr(adapter, ours) != config[theirs]
     ]
+    named = adapter.target_modules
+    if isinstance(named, list) and set(named) != set(config["target_modules"]):
+        different.append(f"adapter.target_modules=[{','.join(sorted(config['target_modules']))}]")
     if different:
         raise ConfigError(f"adapter: a quantized base keeps the adapter of {inherited.parent} and trains it on; type {' '.join(different)}")
 

@@ -42,8 +42,8 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.trainers.callbacks import Watch
 
     logging_of_transformers.disable_progress_bar()
-    if len(splits.train) < WORTH_A_BAR:
-        datasets.disable_progress_bars()
+    # Both ways, because the setting outlives a job of a multirun.
+    (datasets.disable_progress_bars if len(splits.train) < WORTH_A_BAR else datasets.enable_progress_bars)()
     torch.set_num_threads(experiment.hardware.threads or hardware.cores())
     set_seed(experiment.seed)
     loaded = models.load(experiment)

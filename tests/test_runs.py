@@ -208,6 +208,9 @@ def test_qlora_align_trains_the_sft_adapter_on(world, sft):
     assert result.metrics["before"]["reward_accuracy"] == 0.5
     with pytest.raises(ConfigError, match="adapter.rank=16"):
         world.run(*common, "adapter.rank=4")
+    for ignored in ("adapter.dropout=0.1", "adapter.target_modules=[q_proj]"):
+        with pytest.raises(ConfigError, match=ignored.split("=")[0]):
+            world.run(*common, ignored)
 
 
 @pytest.mark.parametrize("loss_type", get_args(get_type_hints(DpoMethod)["loss_type"]))
