@@ -7,20 +7,25 @@ import importlib.util
 import json
 import os
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lexalign import hardware
 from lexalign.data.files import split_file
-from lexalign.locate import Place, find_data, find_model
+from lexalign.locate import Place, find_data, find_model, user_cache
 from lexalign.schema import Data, Experiment, Model
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
 # Settings that change how a run is watched or stored, not what it makes.
-UNTRAINED = ("dry_run", "verbose", "resume", "output_dir", "store", "tracking", "extensions", "sweep", "download")
+UNTRAINED = ("dry_run", "verbose", "resume", "output_dir", "store", "cache", "tracking", "extensions", "sweep", "download")
 UNTRAINED_IN_TRAIN = ("save_steps", "log_steps", "keep_checkpoints", "eval_steps")
 BLOCK = 1 << 20
+WORTH_A_NOTE = 1 << 26
+"""Bytes from which a file's digest is noted on the disk."""
+SETTLED = 2_000_000_000
+"""Nanoseconds since its last change after which a file's time tells a further change."""
 
 
 def content_key(experiment: Experiment, *, parent: str | None) -> str:
@@ -53,6 +58,19 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     tree["data"].pop("path")
     tree["hardware"] = {"device": hardware.resolve_device(experiment.hardware.device), "precision": experiment.hardware.precision}
     return tree
+
+
+def reference_key(experiment: Experiment, base: dict[str, Any], *, dtype: str, layout: str) -> str:
+    """Key of the model a run starts from as one that scores: weights, adapter, quantization, types, device, layout, code and versions."""
+    assert experiment.adapter is not None
+    device = hardware.resolve_device(experiment.hardware.device)
+    material = {
+        "model": [model_identity(experiment.model), base.get("files") or [base["path"], base["revision"]]],
+        "bits": experiment.adapter.bits,
+        "arithmetic": [dtype, experiment.hardware.precision, device, experiment.model.attention, layout],
+        "code": [code_digest("lexalign.logprobs"), versions()],
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def model_identity(model: Model) -> dict[str, Any]:
@@ -98,15 +116,31 @@ def cached_commit(repo: str, revision: str | None, kind: str) -> str:
 
 @cache
 def _digest(path: str, size: int, mtime: int, inode: int) -> str:
+    note = digest_note(path, size, mtime, inode)
+    if note is not None and note.is_file():
+        return note.read_text(encoding="ascii")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        aside = note.with_suffix(f".{os.getpid()}")
+        aside.write_text(digest.hexdigest(), encoding="ascii")
+        aside.replace(note)
     return digest.hexdigest()
 
 
+def digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None:
+    """Where the digest of a large file is noted for later processes; None for a small file, or one whose time may stay on a change."""
+    if size < WORTH_A_NOTE or time.time_ns() - mtime < SETTLED:
+        return None
+    name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{inode}".encode()).hexdigest()
+    return user_cache() / "digests" / name
+
+
 def file_digest(path: Path) -> str:
-    """sha256 of a file; read once in a process while size, time and inode stay."""
+    """sha256 of a file; a file is read once while size, time and inode stay, a large one once for all processes."""
     stat = os.stat(path)
     return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

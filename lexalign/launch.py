@@ -67,6 +67,12 @@ def run_job(cfg: DictConfig) -> float | None:
     try:
         overrides = list(job.overrides.task)
         composed = check(cfg, overrides, config_dirs=config_dirs)
+        if composed.experiment.cache.action != "keep":
+            from lexalign.stores import shelf
+
+            print(shelf.looked_after(composed.experiment))
+            forget_empty(out_dir)
+            return None
         from lexalign import runs
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking"))) or "defaults"

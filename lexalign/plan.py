@@ -44,7 +44,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
     assert train is not None and adapter is not None and experiment.method is not None and experiment.model.path is not None
     found = models.source(experiment.model.path, experiment.model.revision)
     encoder = Encoder(models.load_tokenizer(experiment, found), experiment.data)
-    tokens = lengths.fit(splits, encoder, max_length=train.max_length)
+    tokens = lengths.fit(splits, lengths.one_by_one(encoder), max_length=train.max_length)
     sizes = measure(experiment, found)
     rows = math.ceil(tokens.total / train.max_length) if train.packing else len(splits.train)
     per_epoch = math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation_steps)

@@ -243,6 +243,12 @@ class Train:
     """Optimizer steps between two logged lines."""
     keep_checkpoints: Count
     """Newest checkpoints kept."""
+    fast_path: bool
+    """Compute each prompt once, no padding, and only response tokens at the LM head; the same losses and gradients as without."""
+    group_by_length: bool
+    """Batches of rows of near-equal length, drawn by seed; false = the batches TRL draws."""
+    max_tokens: Count | None
+    """Fill batches up to so many tokens instead of `batch_size` rows; a prompt that the responses share counts once."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
 
@@ -308,6 +314,16 @@ class Tracking:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What runs share below `store`: tokenised rows and the reference's log-probabilities."""
+
+    action: Literal["keep", "show", "clear"]
+    """keep = use it; show and clear list or empty it instead of running."""
+    max_gb: Annotated[float, Positive]
+    """Gigabytes each of the two may take; what was longest unused goes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One run, whole."""
 
@@ -322,7 +338,9 @@ class Experiment:
     output_dir: str
     """The run's folder (the sweep's, in a multirun)."""
     store: str
-    """Folder of what runs share: finished parents by content key."""
+    """Folder of what runs share: finished parents, tokenised rows and reference log-probabilities, all by content."""
+    cache: Cache
+    """How much of that is kept."""
     extensions: list[str]
     """Packages of the user's own whose classes `_target_` may name; read from the command line only."""
     stage: Stage

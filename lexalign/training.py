@@ -39,6 +39,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
     from lexalign.evaluation.measure import Measured
+    from lexalign.stores.tokens import TokenStore
     from lexalign.trainers.callbacks import Watch
 
     logging_of_transformers.disable_progress_bar()
@@ -48,7 +49,8 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     set_seed(experiment.seed)
     loaded = models.load(experiment)
     encoder = Encoder(loaded.tokenizer, experiment.data)
-    lengths.fit(splits, encoder, max_length=experiment.train.max_length)
+    tokens = TokenStore.of(experiment, encoder)
+    lengths.fit(splits, tokens.lengths, max_length=experiment.train.max_length)
     device = torch.device(hardware.resolve_device(experiment.hardware.device))
     if experiment.adapter is not None and experiment.adapter.bits is None:
         loaded.model.to(device)
@@ -65,6 +67,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         loaded=loaded,
         splits=splits,
         encoder=encoder,
+        tokens=tokens,
         out_dir=out_dir,
         callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}")],
     )

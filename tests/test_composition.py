@@ -116,7 +116,7 @@ def test_every_path_to_code_resolves_and_binds(group, key, path):
     elif group == "stage":
         inspect.signature(found).bind("experiment", "out_dir", "tracker")
     elif group == "method":
-        arguments = dict.fromkeys(("experiment", "loaded", "splits", "encoder", "out_dir", "callbacks"))
+        arguments = dict.fromkeys(("experiment", "loaded", "splits", "encoder", "tokens", "out_dir", "callbacks"))
         inspect.signature(found).bind(**arguments)
         with pytest.raises(TypeError):
             inspect.signature(found).bind(**{**arguments, "model": None})

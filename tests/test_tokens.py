@@ -173,12 +173,12 @@ def test_rows_too_long_are_left_out_or_cut_and_counted(encoder):
 
     table = [row("a", "b"), row("a", "b " * 50), row("a " * 50, "b")]
     splits = Splits(train=list(table), held_out=list(table))
-    found = lengths.fit(splits, encoder, max_length=32)
+    found = lengths.fit(splits, lengths.one_by_one(encoder), max_length=32)
     assert splits.train == splits.held_out == table[:2] and found.longest == 32
     counts = {name: splits.counts[name] for name in ("train_rows_dropped_prompt_too_long", "train_rows_cut", "held_out_rows_cut")}
     assert set(counts.values()) == {1}
     with pytest.raises(DataError, match="every train row's prompt fills train.max_length=8; raise it"):
-        lengths.fit(Splits(train=[table[2]], held_out=[]), encoder, max_length=8)
+        lengths.fit(Splits(train=[table[2]], held_out=[]), lengths.one_by_one(encoder), max_length=8)
 
 
 def test_lengths_count_what_is_trained(encoder):

@@ -1,7 +1,9 @@
 """Row lengths in tokens against `train.max_length`: what would be cut is counted, what would teach nothing is left out and counted."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lexalign.data.rows import Row, Splits
 from lexalign.data.tokens import Encoder
@@ -18,13 +20,18 @@ class Lengths:
     longest: int = 0
 
 
-def fit(splits: Splits, encoder: Encoder, *, max_length: int) -> Lengths:
-    """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left."""
+Measure = Callable[[list[Row]], Any]
+
+
+def fit(splits: Splits, measured: Measure, *, max_length: int) -> Lengths:
+    """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left.
+
+    `measured` gives the `lengths` of rows, one by one or remembered.
+    """
     found = Lengths()
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
         kept, cut = [], 0
-        for row in rows:
-            prompt, longest, total = lengths(row, encoder)
+        for row, (prompt, longest, total) in zip(rows, measured(rows), strict=True):
             if prompt >= max_length:
                 continue
             kept.append(row)
@@ -43,6 +50,11 @@ def fit(splits: Splits, encoder: Encoder, *, max_length: int) -> Lengths:
             raise DataError(f"every {name} row's prompt fills train.max_length={max_length}; raise it")
         rows[:] = kept
     return found
+
+
+def one_by_one(encoder: Encoder) -> Measure:
+    """Measures rows by encoding each."""
+    return lambda rows: [lengths(row, encoder) for row in rows]
 
 
 def lengths(row: Row, encoder: Encoder) -> tuple[int, int, int]:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.errors import DataError
+from lexalign.locate import user_cache
 
 TASK = "basic_arithmetic"  # short questions whose answer is one whole number: what a small model learns within minutes
 SETTINGS = {"min_terms": 2, "max_terms": 2, "operators": ["+", "-"], "allow_parentheses": False, "allow_negation": False}
@@ -90,14 +90,14 @@ def folder(name: str) -> Path:
         material = Path(__file__).read_bytes() + importlib.metadata.version("reasoning-gym").encode()
     except importlib.metadata.PackageNotFoundError as error:
         raise DataError(MISSING) from error
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"
+    cache = user_cache()
     whole = cache / f"reasoning-{hashlib.sha256(material).hexdigest()[:12]}"
     if not whole.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
             make(Path(aside) / "new")
             with contextlib.suppress(OSError):  # another run may have been faster; its rows are the same
-                os.rename(Path(aside) / "new", whole)
+                (Path(aside) / "new").rename(whole)
     if not (whole / name).is_dir():
         raise DataError(f"there is generated:reasoning/sft and generated:reasoning/pairs, not generated:reasoning/{name}")
     return whole / name

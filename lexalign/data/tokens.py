@@ -25,6 +25,10 @@ class Encoder:
         self.chat = has_template and data.chat_template != "never"
         self._ending: str | None = None
 
+    def settings(self) -> dict[str, Any]:
+        """What of the data's settings shapes the ids."""
+        return {name: getattr(self.data, name) for name in ("beliefs", "belief_format", "chat_template", "system")}
+
     def turns(self, prompt: str | Turns) -> Turns:
         """A prompt as chat turns, the system message first."""
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

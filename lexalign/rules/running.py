@@ -20,6 +20,17 @@ def training(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
         return
     if chosen.packing and experiment.stage.name == "align":
         yield "train.packing=true: pairs cannot be packed, packing is for stage=sft; type train.packing=false"
+    if chosen.max_tokens is not None:
+        if "train.batch_size" in typed:
+            yield "train.max_tokens and train.batch_size: both say how large a batch is; leave one of them out"
+        if chosen.max_tokens < chosen.max_length:
+            yield (
+                f"train.max_tokens={chosen.max_tokens}: is less than one row of train.max_length={chosen.max_length} may have; "
+                f"type train.max_tokens={chosen.max_length} or more"
+            )
+    for name in ("max_tokens", "group_by_length"):
+        if chosen.packing and getattr(chosen, name):
+            yield f"train.{name}: packed rows are all as long as train.max_length; type train.packing=false, or leave it out"
     if chosen.eval_steps is not None and nothing_held_out(experiment):
         yield f"train.eval_steps={chosen.eval_steps}: there is nothing held out; {HOLD_OUT}"
     if chosen.warmup_steps >= 1 and chosen.warmup_steps != int(chosen.warmup_steps):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from lexalign import hardware
 from lexalign.adapters import lora_config
@@ -59,6 +60,14 @@ def resolve_precision(wanted: str, device: str) -> str:
     if wanted != "auto":
         return wanted
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def keep_adapter_dropout(model: Any, experiment: Experiment) -> None:
+    """TRL's preference trainers switch off every dropout, `adapter.dropout` too; switch that one on again."""
+    assert experiment.adapter is not None
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and isinstance(dropout := module.lora_dropout["default"], torch.nn.Dropout):
+            dropout.p = experiment.adapter.dropout or 0.0
 
 
 def peft_config(experiment: Experiment, loaded: Loaded) -> Any:

@@ -12,41 +12,70 @@ from torch import Tensor
 from lexalign import losses
 from lexalign.data.rows import Row, Splits
 from lexalign.data.tokens import Encoder, stacked
-from lexalign.evaluation.scoring import token_log_probs
+from lexalign.logprobs.forward import IGNORED
 from lexalign.models import Loaded
 from lexalign.schema import Experiment, GdpoMethod
+from lexalign.stores.tokens import TokenStore
 from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
+from lexalign.trainers.fast import PaidReference
 
 COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares", "ref_chosen_logps", "ref_rejected_logps"]
-REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask")
+REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask", "details")
 
 
-class GDPOTrainer(NoModelCard, trl.DPOTrainer):
+class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
     """TRL's DPOTrainer with explicit spans (prompt, belief, response) and the three-term loss of `lexalign.losses.gdpo_loss`."""
 
     shared_belief = True
     """Chosen and rejected both stand behind the chosen's belief."""
+    always = True
 
-    def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
+    def __init__(
+        self,
+        *,
+        experiment: Experiment,
+        loaded: Loaded,
+        splits: Splits,
+        encoder: Encoder,
+        tokens: TokenStore,
+        out_dir: Path,
+        callbacks: list[Any],
+    ):
         method, train = experiment.method, experiment.train
-        assert isinstance(method, GdpoMethod) and train is not None
+        assert isinstance(method, GdpoMethod) and train is not None and experiment.adapter is not None
         self.method = method
         self.belief_tokens = torch.tensor(encoder.first_belief_tokens())
         args = trl.DPOConfig(
-            **arguments.common(experiment, out_dir), beta=method.beta, precompute_ref_log_probs=True, remove_unused_columns=False
+            **arguments.common(experiment, out_dir),
+            beta=method.beta,
+            # Read by TRL where it would load a reference model; the pass itself is ours.
+            precompute_ref_log_probs=experiment.adapter.kind == "full",
+            remove_unused_columns=False,
         )
-        held_out = Dataset.from_list([belief_row(row, encoder) for row in splits.held_out]) if train.eval_steps else None
+
+        def tokenized(rows: list[Row]) -> Dataset:
+            return tokens.rows("gdpo", rows, encoder.settings(), lambda: Dataset.from_list([belief_row(row, encoder) for row in rows]))
+
         super().__init__(
             model=loaded.model,
             args=args,
-            train_dataset=Dataset.from_list([belief_row(row, encoder) for row in splits.train]),
-            eval_dataset=held_out,
+            train_dataset=tokenized(splits.train),
+            eval_dataset=tokenized(splits.held_out) if train.eval_steps else None,
             processing_class=loaded.tokenizer,
             data_collator=BeliefCollator(pad=loaded.tokenizer.pad_token_id, max_length=train.max_length),
             peft_config=arguments.peft_config(experiment, loaded),
             callbacks=callbacks,
         )
+        arguments.keep_adapter_dropout(self.model, experiment)
+        self.speed_up(experiment)
+        self.pay_reference(loaded)
+
+    def context_of(self, row: dict[str, Any], side: str) -> list[int]:
+        return row["prompt_ids"] + row["belief_ids"]
+
+    def computed_lengths(self, dataset: Dataset) -> list[int]:
+        return [length + len(ids) for length, ids in zip(super().computed_lengths(dataset), dataset["belief_ids"], strict=True)]
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         """The rows come as ids already, so that no token straddles two spans."""
@@ -54,19 +83,25 @@ class GDPOTrainer(NoModelCard, trl.DPOTrainer):
 
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Any:
         """Summed log-probabilities of the responses given prompt and belief under the reference, each (B,)."""
-        return super().compute_ref_log_probs(model, {name: inputs[name] for name in REFERENCE_INPUTS})
+        return super().compute_ref_log_probs(model, {name: inputs[name] for name in REFERENCE_INPUTS if name in inputs})
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
         ids, pairs = inputs["input_ids"], inputs["shares"].shape[0]
-        # Only positions from the last prompt token on are scored, so only these reach the LM head.
-        start = int(inputs["prompt_lengths"].min()) - 1
-        logits = model(input_ids=ids, attention_mask=inputs["attention_mask"], use_cache=False, logits_to_keep=ids.shape[1] - start).logits
-        log_probs = token_log_probs(logits, ids[:, start:])
-        responses = (log_probs * inputs["completion_mask"][:, start + 1 :]).sum(1)
-        belief_mask = inputs["belief_mask"][:pairs, start + 1 :]
-        beliefs = (log_probs[:pairs] * belief_mask).sum(1) / belief_mask.sum(1)
-        last_prompt = logits[torch.arange(pairs, device=ids.device), inputs["prompt_lengths"][:pairs] - 1 - start]
-        calibration = losses.calibration_loss(last_prompt, self.belief_tokens.to(ids.device), inputs["shares"])
+        responded, believed = inputs["completion_mask"], inputs["belief_mask"].clone()
+        believed[pairs:] = 0  # the rejected rows repeat the belief
+        scores = model(
+            input_ids=ids,
+            attention_mask=inputs["attention_mask"],
+            labels=ids.masked_fill((responded + believed) == 0, IGNORED),
+            positions=inputs["prompt_lengths"][:pairs] - 1,
+            details=False,
+            use_cache=False,
+            fused_lm_head=True,
+        )
+        responses = (scores.log_probs * responded[:, 1:]).sum(1)
+        belief_mask = believed[:pairs, 1:]
+        beliefs = (scores.log_probs[:pairs] * belief_mask).sum(1) / belief_mask.sum(1)
+        calibration = losses.calibration_loss(scores.logits, self.belief_tokens.to(ids.device), inputs["shares"])
         chosen, rejected = responses.chunk(2)
         ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         preference = losses.dpo_loss(losses.preference_logits(chosen, rejected, ref_chosen, ref_rejected), beta=self.beta)
@@ -80,7 +115,7 @@ class GDPOTrainer(NoModelCard, trl.DPOTrainer):
         ).mean()
         rewards = self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()
         self._note(calibration=calibration, belief=-beliefs, preference=preference, rewards=rewards, tokens=inputs["attention_mask"].sum())
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, scores) if return_outputs else loss
 
     def _note(self, *, calibration: Tensor, belief: Tensor, preference: Tensor, rewards: tuple[Tensor, Tensor], tokens: Tensor) -> None:
         """Record the terms of the loss and the rewards, under TRL's names where it has one."""

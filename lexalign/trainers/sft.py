@@ -10,15 +10,28 @@ from lexalign.data.rows import Row, Splits
 from lexalign.data.tokens import Encoder
 from lexalign.models import Loaded
 from lexalign.schema import Experiment, SftMethod
+from lexalign.stores.tokens import TokenStore
 from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
+from lexalign.trainers.fast import FastPath
 
 
-class SFTTrainer(NoModelCard, trl.SFTTrainer):
+class SFTTrainer(NoModelCard, FastPath, trl.SFTTrainer):
     """TRL's SFTTrainer; full, LoRA or QLoRA as `adapter` says."""
 
-    def __init__(self, *, experiment: Experiment, loaded: Loaded, splits: Splits, encoder: Encoder, out_dir: Path, callbacks: list[Any]):
+    def __init__(
+        self,
+        *,
+        experiment: Experiment,
+        loaded: Loaded,
+        splits: Splits,
+        encoder: Encoder,
+        tokens: TokenStore,
+        out_dir: Path,
+        callbacks: list[Any],
+    ):
         assert isinstance(experiment.method, SftMethod) and experiment.train is not None
+        self.tokens = tokens
         loss_on = experiment.method.loss_on
         has_marks = "{% generation" in (loaded.tokenizer.chat_template or "")
         conversations = "messages" in splits.train[0]
@@ -37,6 +50,29 @@ class SFTTrainer(NoModelCard, trl.SFTTrainer):
             processing_class=loaded.tokenizer,
             peft_config=arguments.peft_config(experiment, loaded),
             callbacks=callbacks,
+        )
+        self.speed_up(experiment)
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: Any, args: Any, packing: bool, formatting_func: Any, name: str
+    ) -> Dataset:
+        shaping = (
+            "max_length",
+            "truncation_mode",
+            "packing_strategy",
+            "completion_only_loss",
+            "assistant_only_loss",
+            "shuffle_dataset",
+            "seed",
+        )
+        settings = {"packing": packing, **{key: getattr(args, key) for key in shaping}}
+        if not packing and not args.shuffle_dataset:
+            del settings["seed"]
+        return self.tokens.rows(
+            "sft",
+            dataset.to_list(),
+            settings,
+            lambda: super(SFTTrainer, self)._prepare_dataset(dataset, processing_class, args, packing, formatting_func, name),
         )
 
 

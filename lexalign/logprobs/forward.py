@@ -1,0 +1,118 @@
+"""The model's forward as TRL's trainers call it, `model(..., labels=..., fused_lm_head=True)`, on the fast path.
+
+TRL asks for the log-probabilities of the labelled tokens and gets them in its own shape, so all its losses stay its own; what is computed
+to answer is ours: no padding, no prompt twice, no unlabelled position at the LM head.
+"""
+
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+from lexalign.logprobs import attention, head
+from lexalign.logprobs.layout import Layout, documents, shared_prefixes
+
+IGNORED = -100
+
+
+@dataclass
+class TokenScores(ModelOutput):
+    """TRL's `FusedCausalLMOutput`: each (R, T-1), zero where nothing is labelled; and `logits` (B, V) at the positions asked for."""
+
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+    mean_logits: Tensor | None = None
+    is_top1: Tensor | None = None
+    label_mask: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def install(model: Any, *, packed: bool, alike: int) -> None:
+    """Give a causal language model (the base model, where there is an adapter) the forward of the fast path.
+
+    packed: compute each token once (`Layout`); else the padded batch as it is. alike: rows of a batch that continue one prompt.
+    """
+    original = model.forward
+    logit_map = logit_map_of(model)
+    if packed:
+        model.set_attn_implementation(attention.NAME)
+
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return original(*args, **({"labels": labels} if labels is not None else {}), **kwargs)
+        assert labels is not None, "scores are asked for without labels"
+        return token_scores(self, labels=labels, logit_map=logit_map, packed=packed, alike=alike, **kwargs)
+
+    # generate() reads the signature of the class's own forward.
+    forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
+    model.forward = types.MethodType(forward, model)
+
+
+def token_scores(
+    model: Any,
+    *,
+    input_ids: Tensor,
+    labels: Tensor,
+    logit_map: head.LogitMap,
+    packed: bool,
+    alike: int,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    positions: Tensor | None = None,
+    details: bool = True,
+    **_: Any,
+) -> TokenScores:
+    """Scores of the labelled tokens of a batch (R, T), and the whole logits at one of the `positions` (B,) of each of the rows 0..B-1."""
+    layout = layout_of(input_ids, attention_mask, position_ids, alike) if packed else None
+    if layout is None:
+        known = {"attention_mask": attention_mask, "position_ids": position_ids}
+        states = model.base_model(input_ids=input_ids, use_cache=False, **{k: v for k, v in known.items() if v is not None})
+        slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
+    else:
+        states = model.base_model(
+            input_ids=input_ids.reshape(-1)[layout.tokens][None],
+            position_ids=layout.position_ids,
+            attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
+            use_cache=False,
+            layout=layout,
+        )
+        slots = layout.slots
+    hidden = states.last_hidden_state.flatten(0, 1)
+    mask = labels[:, 1:] != IGNORED
+    lm_head = model.get_output_embeddings()
+    scores = head.score(hidden.index_select(0, slots[:, :-1][mask]), labels[:, 1:][mask], lm_head, logit_map, details=details)
+    found = {name: spread(getattr(scores, name), mask) for name in ("log_probs", "entropy", "mean_logits", "is_top1")}
+    if positions is not None:
+        picked = slots[: len(positions)].gather(1, positions[:, None])[:, 0]
+        found["logits"] = head.logits_at(hidden.index_select(0, picked), lm_head, logit_map)
+    return TokenScores(label_mask=mask, **found)
+
+
+def layout_of(input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, alike: int) -> Layout:
+    """The layout of a batch as TRL's collators write it: padded on the right, or several documents a row."""
+    if attention_mask is None:
+        assert position_ids is not None, "a batch without an attention mask tells its documents apart by position_ids"
+        return documents(position_ids)
+    lengths = attention_mask.sum(1)
+    assert bool((attention_mask.cumprod(1).sum(1) == lengths).all()), "the batch is not padded on the right"
+    return shared_prefixes(input_ids, lengths, alike=alike)
+
+
+def spread(values: Tensor | None, mask: Tensor) -> Tensor | None:
+    """Values of the marked positions back in the batch's shape, zero elsewhere; connected to the model even when none is marked."""
+    return None if values is None else values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def logit_map_of(model: Any) -> head.LogitMap:
+    """The scale and the soft cap that the model's configuration names."""
+    config = model.config.get_text_config()
+    scale = next(
+        (s for name in ("logit_scale", "output_multiplier", "lm_head_multiplier") if (s := getattr(config, name, None)) is not None), 1.0
+    )
+    divided = getattr(config, "logits_scaling", None)
+    if scale == 1.0 and divided is not None:
+        scale = divided if config.model_type == "hyperclovax" else 1 / divided
+    return head.LogitMap(scale=scale, cap=getattr(config, "final_logit_softcapping", None))

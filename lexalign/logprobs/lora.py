@@ -1,0 +1,79 @@
+"""A LoRA layer in one step each way: y = x Wᵀ + b + s·(x Aᵀ) Bᵀ by `addmm`, with no copy in float32 and no sum of two large results."""
+
+import types
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+
+def fuse(model: torch.nn.Module) -> int:
+    """Give every plain LoRA layer of `model` the fused forward; the number of layers that got it."""
+    layers = [module for module in model.modules() if isinstance(module, Linear) and is_plain(module)]
+    for layer in layers:
+        layer.forward = types.MethodType(_forward, layer)  # type: ignore[method-assign]
+    return len(layers)
+
+
+def is_plain(layer: Linear) -> bool:
+    """Whether the layer is a frozen float linear layer with ordinary LoRA: no dropout, no variant (DoRA, …), no bias of the adapter."""
+    base = layer.get_base_layer()
+    frozen = type(base) is torch.nn.Linear and base.weight.is_floating_point() and not base.weight.requires_grad
+    undropped = all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
+    return (
+        type(layer) is Linear
+        and frozen
+        and undropped
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+        and not layer.fan_in_fan_out
+    )
+
+
+def _forward(layer: Linear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What PEFT's layer computes, fused where one adapter is active and one type of numbers is used throughout."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    plain = not (layer.disable_adapters or layer.merged or args or kwargs) and len(active) == 1
+    if not plain or not (autocast or x.dtype == layer.base_layer.weight.dtype == layer.lora_A[active[0]].weight.dtype):
+        return type(layer).forward(layer, x, *args, **kwargs)
+    (name,) = active
+    dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+    base = layer.base_layer
+    tensors = [base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
+    with torch.autocast(kind, enabled=False):
+        cast = [tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors]
+        return _LowRankLinear.apply(x, *cast, layer.scaling[name])
+
+
+class _LowRankLinear(torch.autograd.Function):
+    """x (…, in), weight (out, in) frozen, bias (out,) or None, a (r, in), b (out, r), scale to (…, out).
+
+    Computed in the type of `weight`; the gradient of x has x's own type, so that in mixed precision it is summed in float32, as PEFT's is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        low = rows @ a.t()
+        y.addmm_(low, b.t(), alpha=scale)
+        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        rows, weight, a, b, low = ctx.saved_tensors
+        dy = gradient.reshape(-1, gradient.shape[-1])
+        low_gradient = (dy @ b).mul_(ctx.scale)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            base = dy @ weight
+            dx = base.addmm_(low_gradient, a) if ctx.dtype == dy.dtype else base.to(ctx.dtype).add_(low_gradient @ a)
+            dx = dx.view(*gradient.shape[:-1], -1)
+        da = low_gradient.t() @ rows if ctx.needs_input_grad[3] else None
+        db = (dy.t() @ low).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        return dx, None, None, da, db, None

@@ -1,0 +1,60 @@
+"""The fused LoRA layer against PEFT's own, and the layers it must leave alone."""
+
+import copy
+
+import pytest
+import torch
+from small_models import adapted, made, relative
+
+from lexalign.logprobs import lora
+
+
+def layer_of(model, name="q_proj"):
+    return next(module for full, module in model.named_modules() if full.endswith(name))
+
+
+def both(**settings):
+    model = adapted(made("llama_untied"), **settings)
+    plain = layer_of(model)
+    fused = copy.deepcopy(plain)
+    return plain, fused
+
+
+@pytest.mark.parametrize("shape", [(32,), (5, 32), (2, 3, 32)])
+def test_values_and_gradients_equal_pefts(shape):
+    plain, fused = both()
+    assert lora.fuse(fused) == 1
+    torch.manual_seed(0)
+    x, out = torch.randn(*shape), None
+    found = []
+    for layer in (plain, fused):
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        (out * torch.arange(out.numel()).view(out.shape)).sum().backward()
+        found.append([out.detach(), given.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert ours.shape == theirs.shape and relative(ours, theirs) < 1e-6
+
+
+def test_the_reference_is_the_base():
+    plain, fused = both()
+    lora.fuse(fused)
+    x = torch.randn(3, 32)
+    for layer in (plain, fused):
+        layer.enable_adapters(False)
+    assert torch.equal(fused(x), plain(x)) and torch.equal(fused(x), plain.base_layer(x))
+
+
+@pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_other_layers_keep_pefts_forward(settings):
+    assert lora.fuse(adapted(made("llama_untied"), **settings)) == 0
+
+
+def test_mixed_types_without_autocast_are_left_to_peft():
+    """A bfloat16 base with a float32 adapter: PEFT computes the update in float32, and so does the fused layer's way out."""
+    plain, fused = both()
+    lora.fuse(fused)
+    x = torch.randn(3, 32, dtype=torch.bfloat16)
+    for layer in (plain, fused):
+        layer.base_layer.to(torch.bfloat16)
+    assert torch.equal(fused(x), plain(x))
