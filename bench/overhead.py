@@ -1,4 +1,4 @@
-"""What composition costs: the same sft and dpo through run.py and through a bare TRL script, side by side.
+"""What composition costs: the same sft and dpo through run.py, its fast path off, and through a bare TRL script, side by side.
 
 Each arm is a fresh process, arms interleaved (A B B A ...). Both note the time of every optimizer step; the figures are medians over the
 repeats of: seconds a step (median over the steps of a run, the first left out), and seconds from process start to the end of the first
@@ -103,7 +103,7 @@ def composed(kind: str, steps: int, threads: int, out: Path) -> None:
     stage = ["stage=sft", "method=lora"] if kind == "sft" else ["stage=align", "method=dpo", "model=tiny", f"method.beta={BETA}"]
     sys.argv = ["run.py", *stage, "tracking=none", "evaluate.enabled=false", f"output_dir={out.parent}/ours", f"train.max_steps={steps}",
                 f"train.batch_size={BATCH}", f"train.learning_rate={LEARNING_RATE}", "train.scheduler=constant", "train.warmup_steps=0",
-                "train.log_steps=1", "train.save_steps=100000", f"hardware.threads={threads}", "hardware=cpu"]  # fmt: skip
+                "train.log_steps=1", "train.save_steps=100000", "train.fast_path=false", f"hardware.threads={threads}", "hardware=cpu"]  # fmt: skip
     import runpy
 
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.overrides import points
+from lexalign.stores import shelf
 
 log = logging.getLogger(__name__)
 SHOWN = 30
@@ -24,7 +25,7 @@ class JobFailed(Exception):
 
 
 def check_command_line(argv: Sequence[str]) -> None:
-    """Exit 2 with every problem of every job, before Hydra makes a folder. Questions to Hydra (--help, --cfg) pass."""
+    """Before Hydra makes a folder: exit 2 with every problem of every job, or do what `cache` asks for. Questions to Hydra pass."""
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return
@@ -38,13 +39,18 @@ def check_command_line(argv: Sequence[str]) -> None:
         jobs = points(args.overrides, multirun=args.multirun, config_dirs=config_dirs)
     except ConfigError as error:
         refuse(error.problems)
+    stores = []
     for job in jobs:
         try:
-            compose(job, config_dirs=config_dirs)
+            experiment = compose(job, config_dirs=config_dirs).experiment
+            stores += [experiment] if experiment.cache.action != "keep" else []
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
         refuse(list(problems))
+    if stores:
+        print("\n".join(shelf.looked_after(experiment) for experiment in stores))
+        sys.exit(0)
 
 
 def refuse(problems: Sequence[str]) -> NoReturn:
@@ -67,12 +73,6 @@ def run_job(cfg: DictConfig) -> float | None:
     try:
         overrides = list(job.overrides.task)
         composed = check(cfg, overrides, config_dirs=config_dirs)
-        if composed.experiment.cache.action != "keep":
-            from lexalign.stores import shelf
-
-            print(shelf.looked_after(composed.experiment))
-            forget_empty(out_dir)
-            return None
         from lexalign import runs
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking"))) or "defaults"

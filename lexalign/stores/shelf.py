@@ -102,8 +102,11 @@ class Shelf:
 
     def names(self, below: str = "") -> list[str]:
         """Names of the entries, those of one folder of the shelf only where it is named."""
-        found = [path.parent for path in (self.root / below).rglob(DIGESTS)]
-        return sorted(str(folder.relative_to(self.root)) for folder in found if not folder.name.startswith(ASIDE))
+        found = []
+        for folder, inside, files in os.walk(self.root / below):  # which passes over what another run removes meanwhile
+            inside[:] = [] if DIGESTS in files else [name for name in inside if not name.startswith(ASIDE)]
+            found += [str(Path(folder).relative_to(self.root))] if DIGESTS in files else []
+        return sorted(found)
 
     def size(self) -> int:
         """Bytes of all entries."""
