@@ -1,0 +1,250 @@
+"""Seconds, memory and reference passes of a training step and of a sweep: ours against TRL, side by side.
+
+Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
+  A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
+  B  a script on TRL's trainers, tuned as well as we can        D  run.py
+Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes). Losses of A, B and C are held against
+D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the bench fails.
+
+    python bench/speed.py [--device cpu|cuda] [--quick] [--repeats 5] [--only W2 ...] [--out bench/speed.md]
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from speed_parts.arms import Job, Seen, ours, run, trl_cli, trl_tuned  # noqa: E402
+from speed_parts.worlds import SHAPES, WORKLOADS, ideal_flops, make_model, make_rows  # noqa: E402
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+BATCH = {"sft": 8, "dpo": 4}
+# (workload, model, precision)
+FULL = [
+    ("W1", "s25", "fp32"),
+    ("W2", "s25", "fp32"),
+    ("W2", "s60", "fp32"),
+    ("W2", "s25", "bf16"),
+    ("W3", "s25", "fp32"),
+    ("W3", "s60", "fp32"),
+]
+# The sweep: learning rate x beta, then rank x seed.
+HALVES = [{"rate": (1e-3, 5e-4), "beta": (0.05, 0.2)}, {"rank": (8, 32), "seed": (0, 1)}]
+KEYS = {"rate": "train.learning_rate", "beta": "method.beta", "rank": "adapter.rank", "seed": "seed"}
+
+
+class Bench:
+    """One call of the bench: a scratch folder with its models and rows, and the lines of its report."""
+
+    def __init__(self, args: argparse.Namespace, scratch: Path):
+        self.args = args
+        self.scratch = scratch
+        self.lines: list[str] = []
+        self.failed = False
+        self.made: set[Path] = set()
+
+    def say(self, line: str = "") -> None:
+        """Print a line and keep it for the report."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def model(self, name: str) -> Path:
+        folder = self.scratch / "models" / name
+        if folder not in self.made:
+            make_model(folder, SHAPES[name])
+            self.made.add(folder)
+        return folder
+
+    def job(self, workload: str, model: str, precision: str, *, steps: int) -> Job:
+        rows, shape = WORKLOADS[workload], SHAPES[model]
+        data = self.scratch / "data" / f"{workload}-{model}"
+        if data not in self.made:
+            make_rows(data, rows, shape)
+            self.made.add(data)
+        return Job(
+            kind=rows.kind, model=self.model(model), data=data, steps=steps, batch=BATCH[rows.kind], precision=precision,
+            device=self.args.device, threads=self.args.threads,
+        )  # fmt: skip
+
+    def once(self, arm: str, job: Job, *, store: Path | None = None) -> Seen:
+        """Run one arm in a folder of its own, with an empty store unless one is given."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch, prefix=f"{arm}-"))
+        store = store or folder / "store"
+        commands = {
+            "A": lambda: trl_cli(job, folder / "out"),
+            "B": lambda: trl_tuned(job, folder / "out"),
+            "C": lambda: ours(job, folder / "out", fast=False, store=store),
+            "D": lambda: ours(job, folder / "out", fast=True, store=store),
+        }
+        return run(commands[arm](), folder, threads=self.args.threads)
+
+    def interleaved(self, job: Job, repeats: int, arms: str = "ABCD") -> dict[str, list[Seen]]:
+        found: dict[str, list[Seen]] = {arm: [] for arm in arms}
+        for repeat in range(repeats):
+            for arm in arms if repeat % 2 == 0 else reversed(arms):
+                found[arm].append(self.once(arm, job))
+        return found
+
+    def alike(self, found: dict[str, list[Seen]], job: Job) -> str | None:
+        """The largest difference of any arm's losses from D's, or None (and the bench fails) where it is too large."""
+        apart = 0.0
+        for arm, runs in found.items():
+            if arm == "B" and job.kind == "sft":
+                continue  # packed: other batches
+            for theirs, mine in zip(runs, found["D"], strict=True):
+                assert len(theirs.losses) == len(mine.losses) == job.steps and mine.norms[0] > 0
+                apart = max(apart, *(abs(a - b) for a, b in zip(theirs.losses, mine.losses, strict=True)))
+        if apart > TOLERANCE[job.precision]:
+            self.failed = True
+            return None
+        return f"{apart:.0e}"
+
+    def steps(self, workload: str, model: str, precision: str) -> None:
+        """W1 to W3: a step."""
+        job = self.job(workload, model, precision, steps=self.args.steps)
+        found = self.interleaved(job, self.args.repeats)
+        apart = self.alike(found, job)
+        name = f"{workload} {model} {precision}"
+        if apart is None:
+            return self.say(f"| {name} | the losses differ: no ratio |")
+        cost = (lambda seen: seen.token_cpu) if job.kind == "sft" else (lambda seen: seen.step_cpu)
+        ratio = {arm: ratios([cost(x) / cost(d) for x, d in zip(found[arm], found["D"], strict=True)]) for arm in "ABC"}
+        memory = {arm: statistics.median(x.peak_gb for x in found[arm]) for arm in "ABD"}
+        step = statistics.median(seen.step_cpu for seen in found["D"])
+        ideal = ideal_flops(SHAPES[model], WORKLOADS[workload]) * job.batch
+        share = f"{ideal / (step * self.rate):.0%}" if precision == "fp32" else "-"
+        reference = ", ".join(f"{arm} {found[arm][0].reference_rows}" for arm in "ABD") if job.kind == "dpo" else "-"
+        self.say(
+            f"| {name} | {ratio['A']} | {ratio['B']} | {ratio['C']} | {step:.3f} | {share} | {memory['D']:.2f} "
+            f"({memory['D'] / memory['A']:.2f}x A, {memory['D'] / memory['B']:.2f}x B) | {reference} | {apart} |"
+        )
+
+    def sweep(self, repeats: int) -> None:
+        """W4: eight short runs, and the same again (W7). TRL's are a process each; ours are two multiruns of four jobs."""
+        steps = WORKLOADS["W4"].count // BATCH["dpo"]
+        job = self.job("W4", "s25", "fp32", steps=steps)
+        cpu: dict[str, list[float]] = {"A": [], "B": [], "D": [], "again": []}
+        rows = {}
+        for repeat in range(repeats):
+            store = self.scratch / f"sweep-{repeat}"
+            for arm in ("A", "B", "D", "again") if repeat % 2 == 0 else ("D", "again", "B", "A"):
+                if arm in "AB":
+                    runs = [self.once(arm, Job(**{**vars(job), **point})) for half in HALVES for point in grid(half)]
+                else:
+                    out = self.scratch / f"sweep-{repeat}-{arm}"
+                    runs = [
+                        run(multirun(job, out / str(at), store, half), self.scratch, threads=self.args.threads)
+                        for at, half in enumerate(HALVES)
+                    ]
+                cpu[arm].append(sum(seen.cpu for seen in runs))
+                rows[arm] = sum(seen.reference_rows for seen in runs)
+        ratio = {arm: ratios([a / d for a, d in zip(cpu[arm], cpu["D"], strict=True)]) for arm in ("A", "B")}
+        total = {arm: statistics.median(values) for arm, values in cpu.items()}
+        self.say(
+            f"| W4 s25 fp32, 8 runs of {steps} steps | {ratio['A']} | {ratio['B']} | "
+            + " | ".join(f"{arm} {total[arm]:.0f} s, {rows[arm]} reference rows" for arm in ("A", "B", "D"))
+            + f" | again (W7): {total['again']:.0f} s, {rows['again']} reference rows |"
+        )
+
+    def start(self, repeats: int) -> None:
+        """W6: from nothing to the end of the first optimizer step."""
+        job = self.job("W2", "s25", "fp32", steps=1)
+        found = self.interleaved(job, repeats, "AD")
+        wall = ratios([d.first_step / a.first_step for a, d in zip(found["A"], found["D"], strict=True)])
+        cpu = ratios([d.cpu / a.cpu for a, d in zip(found["A"], found["D"], strict=True)])
+        first = {arm: statistics.median(seen.first_step for seen in found[arm]) for arm in "AD"}
+        self.say(f"| W6 s25 fp32, first step | {wall} of A's wall time ({first['D']:.1f} s, {first['A']:.1f} s) | {cpu} of its CPU time |")
+
+    def measure_rate(self) -> None:
+        """FLOPs a second of a float32 matrix product of the sizes of a step, on the threads of the run."""
+        import torch
+
+        torch.set_num_threads(self.args.threads)
+        a, b = torch.randn(1024, 384), torch.randn(384, 1024)
+        best = float("inf")
+        for _ in range(30):
+            before = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - before)
+        self.rate = 2 * 1024 * 384 * 1024 / best
+
+
+def ratios(values: list[float]) -> str:
+    """The median, and the spread where there are several."""
+    shown = f"**{statistics.median(values):.2f}x**"
+    return shown if len(values) == 1 else f"{shown} ({min(values):.2f} to {max(values):.2f})"
+
+
+def grid(half: dict[str, tuple]) -> list[dict]:
+    """The points of one half of the sweep."""
+    return [dict(zip(half, values, strict=True)) for values in itertools.product(*half.values())]
+
+
+def multirun(job: Job, out: Path, store: Path, half: dict[str, tuple]) -> list[str]:
+    """`run.py -m` over one half of the sweep."""
+    python, script, *settings = ours(job, out, fast=True, store=store)
+    varied = {KEYS[name]: ",".join(map(str, values)) for name, values in half.items()}
+    kept = [setting for setting in settings if setting.partition("=")[0] not in varied]
+    return [python, script, "-m", *kept, *(f"{key}={values}" for key, values in varied.items())]
+
+
+def main() -> None:
+    """Measure, print, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="one small workload of each kind, every gate, a few minutes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="workloads, as W2 W4")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.steps = 1, 3
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        bench.measure_rate()
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
+        bench.say(
+            f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {args.threads} threads a run, Python"
+        )
+        bench.say(
+            f"{platform.python_version()}, {versions}; float32 product at {bench.rate / 1e9:.0f} GFLOP/s; medians of {args.repeats} repeats\n"
+        )
+        wanted = [entry for entry in FULL if not args.only or entry[0] in args.only]
+        if args.quick:
+            wanted = [("W1", "s25", "fp32"), ("W2", "s25", "fp32")]
+        if wanted:
+            bench.say(
+                "| workload | A / D | B / D | C / D | D: CPU s a step | of the ideal | D: peak GB | reference rows | losses differ by |"
+            )
+            bench.say("|---|---|---|---|---|---|---|---|---|")
+            for entry in wanted:
+                bench.steps(*entry)
+            bench.say()
+        if not args.only or "W6" in args.only:
+            bench.start(args.repeats)
+        if not args.quick and (not args.only or "W4" in args.only):
+            bench.sweep(max(1, args.repeats // 2))
+        if args.out:
+            args.out.write_text("\n".join(bench.lines) + "\n")
+        if bench.failed:
+            sys.exit("the losses of the arms differ, see above")
+
+
+def cpu_name() -> str:
+    """The processor, as Linux names it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
