@@ -103,7 +103,8 @@ def composed(kind: str, steps: int, threads: int, out: Path) -> None:
     stage = ["stage=sft", "method=lora"] if kind == "sft" else ["stage=align", "method=dpo", "model=tiny", f"method.beta={BETA}"]
     sys.argv = ["run.py", *stage, "tracking=none", "evaluate.enabled=false", f"output_dir={out.parent}/ours", f"train.max_steps={steps}",
                 f"train.batch_size={BATCH}", f"train.learning_rate={LEARNING_RATE}", "train.scheduler=constant", "train.warmup_steps=0",
-                "train.log_steps=1", "train.save_steps=100000", "train.fast_path=false", f"hardware.threads={threads}", "hardware=cpu"]  # fmt: skip
+                "train.log_steps=1", "train.save_steps=100000",
+                "train.fast_path=false", f"hardware.threads={threads}", "hardware=cpu"]  # fmt: skip
     import runpy
 
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

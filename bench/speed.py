@@ -3,8 +3,8 @@
 Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
   A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
   B  a script on TRL's trainers, tuned as well as we can        D  run.py
-Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes). Losses of A, B and C are held against
-D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the bench fails.
+Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes). Losses of A, B and C are held
+against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the bench fails.
 
     python bench/speed.py [--device cpu|cuda] [--quick] [--repeats 5] [--only W2 ...] [--out bench/speed.md]
 """
@@ -20,10 +20,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from speed_parts.arms import Job, Seen, ours, run, trl_cli, trl_tuned  # noqa: E402
-from speed_parts.worlds import SHAPES, WORKLOADS, ideal_flops, make_model, make_rows  # noqa: E402
+from speed_parts.arms import Job, Seen, ours, run, trl_cli, trl_tuned
+from speed_parts.worlds import SHAPES, WORKLOADS, ideal_flops, make_model, make_rows
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
 BATCH = {"sft": 8, "dpo": 4}
@@ -216,9 +214,7 @@ def main() -> None:
         bench.say(
             f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {args.threads} threads a run, Python"
         )
-        bench.say(
-            f"{platform.python_version()}, {versions}; float32 product at {bench.rate / 1e9:.0f} GFLOP/s; medians of {args.repeats} repeats\n"
-        )
+        bench.say(f"{platform.python_version()}, {versions}; float32 product at {bench.rate / 1e9:.0f} GFLOP/s; {args.repeats} repeats\n")
         wanted = [entry for entry in FULL if not args.only or entry[0] in args.only]
         if args.quick:
             wanted = [("W1", "s25", "fp32"), ("W2", "s25", "fp32")]

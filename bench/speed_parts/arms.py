@@ -75,10 +75,12 @@ def median(values: list[float]) -> float:
 def trl_cli(job: Job, out: Path) -> list[str]:
     """A: `trl dpo` or `trl sft` at its defaults, but for what makes it the same training."""
     return [
-        str(Path(sys.executable).with_name("trl")), job.kind, "--model_name_or_path", str(job.model), "--dataset_name", str(job.data), "--use_peft",
+        str(Path(sys.executable).with_name("trl")), job.kind, "--model_name_or_path", str(job.model),
+        "--dataset_name", str(job.data), "--use_peft",
         "--lora_r", str(job.rank), "--lora_alpha", str(ALPHA), "--lora_dropout", "0", "--lora_target_modules", "all-linear",
         "--max_steps", str(job.steps), "--per_device_train_batch_size", str(job.batch), "--learning_rate", str(job.rate),
-        "--lr_scheduler_type", "constant", "--seed", str(job.seed), "--data_seed", str(job.seed), "--logging_steps", "1", "--report_to", "none",
+        "--lr_scheduler_type", "constant", "--seed", str(job.seed), "--data_seed", str(job.seed), "--logging_steps", "1",
+        "--report_to", "none",
         "--save_strategy", "no", "--output_dir", str(out), "--bf16", str(job.precision == "bf16"), "--disable_tqdm", "True",
         *(["--beta", str(job.beta)] if job.kind == "dpo" else []), *(["--use_cpu", "True"] if job.device == "cpu" else []),
     ]  # fmt: skip
@@ -96,7 +98,8 @@ def trl_tuned(job: Job, out: Path) -> list[str]:
 def ours(job: Job, out: Path, *, fast: bool, store: Path) -> list[str]:
     """C and D: run.py."""
     return [
-        sys.executable, str(ROOT / "run.py"), *(["stage=align", "method=dpo", f"method.beta={job.beta}"] if job.kind == "dpo" else ["stage=sft"]),
+        sys.executable, str(ROOT / "run.py"),
+        *(["stage=align", "method=dpo", f"method.beta={job.beta}"] if job.kind == "dpo" else ["stage=sft"]),
         "model=none", f"model.path={job.model}", f"data.path={job.data}", "data.eval_split=null", "data.eval_fraction=null",
         "tracking=none", "evaluate.enabled=false", f"output_dir={out}", f"store={store}", f"train.max_steps={job.steps}",
         f"train.batch_size={job.batch}", f"train.learning_rate={job.rate}", "train.scheduler=constant", "train.warmup_steps=0",
@@ -112,7 +115,8 @@ def run(command: list[str], scratch: Path, *, threads: int) -> Seen:
     for old in scratch.glob("clock.*"):
         old.unlink()
     env = {
-        **os.environ, "PYTHONPATH": str(HERE / "clock"), "BENCH_CLOCK": str(clock), "BENCH_STARTED": str(time.time()), "HF_HUB_OFFLINE": "1",
+        **os.environ, "PYTHONPATH": str(HERE / "clock"), "BENCH_CLOCK": str(clock), "BENCH_STARTED": str(time.time()), 
+        "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1",
         "HF_DATASETS_CACHE": str(scratch / "datasets"),
     }  # fmt: skip
