@@ -1,7 +1,7 @@
 """What composition costs: the same sft and dpo through run.py, its fast path off, and through a bare TRL script, side by side.
 
 Each arm is a fresh process, arms interleaved (A B B A ...). Both note the time of every optimizer step; the figures are medians over the
-repeats of: seconds a step (median over the steps of a run, the first left out), and seconds from process start to the end of the first
+repeats of: CPU seconds a step (median over the steps of a run, the first left out), and seconds from process start to the end of the first
 step. Both arms train the same model on the same rows with the same seed, so their losses must agree; if not, no ratio is printed.
 
     python bench/overhead.py [--repeats 3] [--steps 40] [--threads 2]
@@ -61,19 +61,21 @@ def bare(kind: str, steps: int, threads: int, out: Path) -> None:
         peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
     trainer.train()
-    out.write_text(json.dumps({"steps": clock.times, "losses": clock.losses}))
+    out.write_text(json.dumps({"steps": clock.times, "cpu": clock.cpu, "losses": clock.losses}))
 
 
 def step_clock(base: type):
-    """A callback that notes when each step ends, in seconds since the process was started, and its loss."""
+    """A callback that notes when each step ends, in seconds since the process was started and in its CPU seconds, and its loss."""
 
     class Clock(base):
         def __init__(self) -> None:
             self.times: list[float] = []
+            self.cpu: list[float] = []
             self.losses: list[float] = []
 
         def on_step_end(self, args, state, control, **kwargs) -> None:
             self.times.append(time.time() - float(os.environ["BENCH_STARTED"]))
+            self.cpu.append(time.process_time())
 
         def on_log(self, args, state, control, logs=None, **kwargs) -> None:
             if "loss" in (logs or {}):
@@ -108,7 +110,7 @@ def composed(kind: str, steps: int, threads: int, out: Path) -> None:
     import runpy
 
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    out.write_text(json.dumps({"steps": clock_of.times, "losses": clock_of.losses}))
+    out.write_text(json.dumps({"steps": clock_of.times, "cpu": clock_of.cpu, "losses": clock_of.losses}))
 
 
 def measure(arm: str, kind: str, args: argparse.Namespace) -> dict:
@@ -150,7 +152,7 @@ def main() -> None:
         return {"ours": composed, "bare": bare}[args.arm](args.kind, args.steps, args.threads, args.out)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     print(f"{platform.machine()}, {args.threads} threads, Python {platform.python_version()}, {versions}")
-    print("run | s a step: ours, bare TRL, ratio | s to the first step: ours, bare TRL, ratio | losses differ by")
+    print("run | CPU s a step: ours, bare TRL, ratio | s to the first step: ours, bare TRL, ratio | losses differ by")
     for kind in ("sft", "dpo"):
         compare(kind, args)
 
@@ -167,7 +169,7 @@ def compare(kind: str, args: argparse.Namespace) -> None:
         sys.exit(f"{kind}: the two arms did not train alike (losses differ by {apart:.2e}), so their times say nothing")
     step, first = {}, {}
     for arm, found in runs.items():
-        step[arm] = statistics.median(statistics.median(b - a for a, b in itertools.pairwise(run["steps"])) for run in found)
+        step[arm] = statistics.median(statistics.median(b - a for a, b in itertools.pairwise(run["cpu"])) for run in found)
         first[arm] = statistics.median(run["steps"][0] for run in found)
     print(
         f"{kind} | {step['ours']:.4f}, {step['bare']:.4f}, {step['ours'] / step['bare']:.3f} | "

@@ -1,5 +1,8 @@
 """Which tokens are computed, and who may look at whom."""
 
+import dataclasses
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +77,38 @@ def test_attention_by_pieces_equals_attention_under_the_mask(batch, small, windo
     k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
     scores = (q @ k.transpose(2, 3) * 0.4).masked_fill(~seen, -torch.inf)
     assert torch.allclose(found, (scores.softmax(-1) @ v).transpose(1, 2), atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.sampled_from([None, 1, 3, 50]))
+def test_the_rule_for_flex_attention_is_the_mask(batch, window):
+    ids, lengths, alike = batch
+    layout = shared_prefixes(ids, lengths, alike=alike)
+    at = torch.arange(len(layout.tokens))
+    found = attention.who_sees(layout, window)(None, None, at[:, None], at[None, :])
+    position = layout.position_ids[0]
+    near = (position[:, None] - position[None, :] < window) if window is not None else True
+    assert torch.equal(found, layout.mask() & near)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 64])
+def test_flex_attention_on_cuda_equals_the_pieces(window):
+    torch.manual_seed(0)
+    ids = torch.randint(5, (8, 300))
+    ids[4:, :200] = ids[:4, :200]
+    layout = shared_prefixes(ids, torch.tensor([300, 250, 201, 230, 290, 300, 260, 222]), alike=2)
+    q, k, v = (torch.randn(1, heads, len(layout.tokens), 64, requires_grad=True) for heads in (4, 2, 2))
+    found = []
+    for device in ("cpu", "cuda"):
+        placed = dataclasses.replace(
+            layout, **{name: getattr(layout, name).to(device) for name in ("tokens", "position_ids", "slots")}, block_masks={}
+        )
+        out, _ = attention.attend(
+            torch.nn.Module(), *(x.to(device) for x in (q, k, v)), None, layout=placed, scaling=0.1, sliding_window=window
+        )
+        found.append([out.cpu(), *torch.autograd.grad(out.square().sum(), (q, k, v))])
+    assert all(torch.allclose(a, b.cpu(), atol=1e-3) for a, b in zip(*found, strict=True))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
 """Attention over a `Layout`: each piece looks at its prefix and at itself, and nothing is computed for pieces that do not meet.
 
+Piece by piece with SDPA on the CPU and MPS; FlexAttention with a block mask on CUDA (its backward has no CPU kernel).
 Registered with transformers under `NAME`; without a layout it is transformers' own SDPA, so that generation is as ever.
 """
 
@@ -38,6 +39,8 @@ def attend(
             kwargs["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     assert dropout == 0.0, "dropout in the attention draws other numbers in another layout"
+    if query.device.type == "cuda":
+        return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -83,6 +86,36 @@ def group_mask(prefix: int, branches: tuple[int, ...], window: int | None, dtype
     if window is not None:
         seen &= back < window
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf).to(device)
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> Tensor:
+    """All groups in one kernel that skips the blocks in which nobody looks at anybody. (1, H, N, D)."""
+    from torch.nn.attention.flex_attention import create_block_mask  # slow to import
+
+    kept = layout.block_masks
+    if window not in kept:
+        count = query.shape[2]
+        kept[window] = create_block_mask(who_sees(layout, window), None, None, count, count, device=str(query.device))
+    return _compiled_flex()(query, key, value, block_mask=kept[window], scale=scaling, enable_gqa=True)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def who_sees(layout: Layout, window: int | None) -> Any:
+    """The rule of `Layout.mask`, and of a sliding window, for FlexAttention."""
+    group, branch = layout.labels()
+    position = layout.position_ids[0]
+
+    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        seen = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q])) & (k <= q)
+        return seen if window is None else seen & (position[q] - position[k] < window)
+
+    return rule
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,7 +1,8 @@
 """Which tokens are computed, once each: a padded batch without its padding, and without the prompt a second time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Layout:
     slots: Tensor
     """(R, T): where each token of the batch is computed; 0 for padding."""
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+    block_masks: dict[int | None, Any] = field(default_factory=dict)
+    """FlexAttention's masks of this layout by sliding window, made on first use."""
 
     @property
     def pieces(self) -> list[int]:
