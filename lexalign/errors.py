@@ -23,6 +23,12 @@ class DataError(LexAlignError):
     exit_code = 2
 
 
+class OutOfMemory(LexAlignError):
+    """The run needs more memory than there is: the message says how much, and which setting takes less."""
+
+    exit_code = 3
+
+
 class HubError(LexAlignError):
     """The hub refused, vanished or sent something damaged."""
 

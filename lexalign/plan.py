@@ -2,7 +2,6 @@
 
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lexalign import adapters, hardware, models
+from lexalign import adapters, hardware, memory, models
 from lexalign.data import lengths
 from lexalign.data.rows import Splits
 from lexalign.data.tokens import Encoder
@@ -19,23 +18,6 @@ from lexalign.errors import HubError
 from lexalign.results import Result
 from lexalign.schema import Experiment
 from lexalign.trainers.arguments import resolve_precision
-
-GB = 1e9
-BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
-# Activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1, without the
-# attention scores, which SDPA does not keep.
-ACTIVATION_BYTES = {True: 2.5, False: 34}
-
-
-@dataclass(kw_only=True)
-class Sizes:
-    """Parameters of the model, and of the part that is trained."""
-
-    total: int
-    trained: int
-    layers: int
-    hidden: int
-    vocabulary: int
 
 
 def show(experiment: Experiment, splits: Splits) -> Result:
@@ -49,7 +31,11 @@ def show(experiment: Experiment, splits: Splits) -> Result:
     rows = math.ceil(tokens.total / train.max_length) if train.packing else len(splits.train)
     per_epoch = math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation_steps)
     steps = train.max_steps or math.ceil(per_epoch * train.epochs)
-    memory = estimate(experiment, sizes, tokens.longest)
+    sequences = train.batch_size * (2 if experiment.stage.name == "align" else 1)
+    batch = train.max_tokens or sequences * (train.max_length if train.packing else tokens.longest)
+    checkpointing = memory.wanted(experiment, sizes, batch)
+    switch = "on" if checkpointing else "off"
+    needed = memory.estimate(experiment, sizes, batch, checkpointing=checkpointing)
     device = hardware.resolve_device(experiment.hardware.device)
     facts: dict[str, Any] = {
         "stage": f"{experiment.stage.name}, method {experiment.method.name}, trainer {experiment.method.target}",
@@ -61,7 +47,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
         "tokens": f"{tokens.total:,} in an epoch, longest sequence {tokens.longest:,}",
         "steps": f"{steps:,} optimizer steps ({per_epoch:,} an epoch)",
         "device": f"{device}, {resolve_precision(experiment.hardware.precision, device)}",
-        "memory": f"about {memory / GB:.2f} GB at the longest batch (estimate)",
+        "memory": f"about {needed / memory.GB:.2f} GB at the longest batch (estimate), gradient checkpointing {switch}",
     }
     dropped = {name: count for name, count in splits.counts.items() if count}
     facts["rows"] = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
@@ -74,7 +60,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
         "trainable_parameters": sizes.trained,
         "steps": steps,
         "tokens": tokens.total,
-        "memory_bytes": int(memory),
+        "memory_bytes": int(needed),
     }
     return Result(
         status="planned",
@@ -85,7 +71,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
     )
 
 
-def measure(experiment: Experiment, found: models.Source) -> Sizes:
+def measure(experiment: Experiment, found: models.Source) -> memory.Sizes:
     """Count parameters on a model without memory, made from its configuration alone."""
     assert experiment.adapter is not None
     try:
@@ -108,20 +94,4 @@ def measure(experiment: Experiment, found: models.Source) -> Sizes:
             adapted = get_peft_model(model, adapters.lora_config(experiment.adapter, model))
             trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     text = config.get_text_config()
-    return Sizes(total=total, trained=trained, layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size)
-
-
-def estimate(experiment: Experiment, sizes: Sizes, longest: int) -> float:
-    """Bytes at the longest batch: weights, gradients, optimizer state, activations, logits. Coarse, meant for the order of magnitude."""
-    train, adapter = experiment.train, experiment.adapter
-    assert train is not None and adapter is not None
-    width = torch.empty(0, dtype=models.weight_dtype(experiment)).element_size()
-    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width)
-    state = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}[train.optimizer]
-    trained = sizes.trained * (4 + state)
-    sequences = train.batch_size * (2 if experiment.stage.name == "align" else 1)
-    tokens = sequences * (train.max_length if train.packing else longest)
-    half = 1 if resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
-    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[train.gradient_checkpointing] * half / 1.5
-    logits = tokens * sizes.vocabulary * 4 * 2
-    return weights + trained + activations + logits
+    return memory.Sizes(total=total, trained=trained, layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size)

@@ -249,8 +249,8 @@ class Train:
     """Batches of rows of near-equal length, drawn by seed; false = the batches TRL draws."""
     max_tokens: Count | None
     """Fill batches up to so many tokens instead of `batch_size` rows; a prompt that the responses share counts once."""
-    gradient_checkpointing: bool
-    """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing: bool | Literal["auto"]
+    """Recompute activations in the backward pass: less memory, more time; auto = where the largest batch does not fit without."""
 
 
 @dataclass(frozen=True, kw_only=True)

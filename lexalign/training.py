@@ -30,12 +30,15 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
 
         return plan.show(experiment, splits)
 
+    from lexalign.startup import import_bitsandbytes_lightly
+
+    import_bitsandbytes_lightly()
     import datasets
     import torch
     from transformers import PrinterCallback, set_seed
     from transformers.utils import logging as logging_of_transformers
 
-    from lexalign import models
+    from lexalign import memory, models
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
     from lexalign.evaluation.measure import Measured
@@ -72,6 +75,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}")],
     )
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
+    memory.settle(trainer, experiment)
     if before_training is not None:
         before_training(trainer, experiment)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

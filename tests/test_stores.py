@@ -14,7 +14,7 @@ from lexalign import identity
 from lexalign.stores.reference import FILE, ReferenceStore, row_key
 from lexalign.stores.shelf import DIGESTS, Shelf
 
-COMMON = ("train.max_steps=2", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
+COMMON = ("train.max_steps=2", "evaluate.enabled=false", "hardware.threads=1", "data.limit=16")
 
 
 def shelf_at(folder, *, max_bytes=10**9):
@@ -105,6 +105,7 @@ def test_sums_come_back_to_the_bit_and_models_do_not_mix(tmp_path):
     store = ReferenceStore(shelf_at(tmp_path), "model-a")
     assert store.known(keys) is None
     store.add({keys[0]: (-1.0 / 3, 1), keys[1]: (-7.1, 4)})
+    store.flush()
     assert ReferenceStore(shelf_at(tmp_path), "model-a").known(keys) == [-1.0 / 3, -7.1]
     assert ReferenceStore(shelf_at(tmp_path), "model-b").known(keys) is None
     (entry,) = tmp_path.rglob(FILE)
@@ -138,13 +139,13 @@ def reference_counts(folder):
         "method.beta=0.7",
         "seed=3",
         "adapter.rank=2",
-        "train.batch_size=3",
+        "train.batch_size=16",
         "method.loss_type=ipo",
         "train.epochs=2",
     ],
 )
 def test_what_does_not_change_the_reference_pays_nothing(world, paid, change):
-    assert reference_counts(world.run("stage=align", "model=tiny", *COMMON, change)[1]) == (0, 48)
+    assert reference_counts(world.run("stage=align", "model=tiny", *COMMON, change)[1]) == (0, 32)
 
 
 @pytest.mark.parametrize("change", ["model.dtype=bfloat16", "adapter=qlora", "train.fast_path=false", "hardware.precision=bf16"])
@@ -153,9 +154,28 @@ def test_what_changes_the_reference_pays_again(world, paid, change):
 
 
 def test_new_rows_alone_are_paid_for(world, paid):
-    common = [setting for setting in COMMON if not setting.startswith("data.limit")]
-    computed, reused = reference_counts(world.run("stage=align", "model=tiny", *common, "data.limit=30")[1])
-    assert 0 < computed <= 12 and reused == 48
+    common = [setting for setting in COMMON if not setting.startswith(("data.limit", "train.max_steps"))]
+    computed, reused = reference_counts(world.run("stage=align", "model=tiny", *common, "data.limit=22", "train.max_steps=3")[1])
+    assert 0 < computed <= 12 and reused == 32
+
+
+def test_a_run_of_less_than_an_epoch_pays_for_the_rows_that_come_up(tmp_path):
+    world, few = World(tmp_path), [setting for setting in COMMON if not setting.startswith("data.limit")]
+    first, again = (world.run("stage=align", "model=tiny", *few, "train.batch_size=4")[1] for _ in range(2))
+    assert "computed as the rows come up" in (first / "run.log").read_text()
+    computed, _ = reference_counts(first)
+    assert 16 <= computed <= 24, "two batches of four pairs, and the first four of the check at step 0"
+    assert "responses computed" not in (again / "run.log").read_text(), "nothing was left to compute"
+
+
+def test_full_training_pays_before_its_first_step(tmp_path):
+    """Its reference is the model itself, gone after a step: nothing of the trained model may get into the store."""
+    world, few = World(tmp_path), [setting for setting in COMMON if not setting.startswith("data.limit")]
+    command = ("stage=align", "model=tiny", "adapter=full", "train.learning_rate=1e-2", *few, "train.batch_size=4")
+    _, folder = world.run(*command)
+    assert reference_counts(folder)[0] > 500
+    again = World(tmp_path).run(*command)[1]  # the check at step 0 finds what is stored wanting, if it is
+    assert reference_counts(again)[0] == 0
 
 
 def test_the_losses_are_the_same_from_the_store(tmp_path):

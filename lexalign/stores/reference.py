@@ -16,6 +16,8 @@ from lexalign.stores.shelf import Shelf
 
 KEY_BYTES = 16
 FILE = "log_probs.safetensors"
+WORTH_AN_ENTRY = 4096
+"""Rows that are not yet on the disk; what a killed run loses at most."""
 
 
 def row_key(context: Sequence[int], response: Sequence[int]) -> bytes:
@@ -31,6 +33,7 @@ class ReferenceStore:
     shelf: Shelf
     model_key: str
     sums: dict[bytes, float] = field(default_factory=dict)
+    waiting: dict[bytes, tuple[float, int]] = field(default_factory=dict)
     computed: int = 0
     reused: int = 0
 
@@ -48,11 +51,18 @@ class ReferenceStore:
         return [self.sums[key] for key in keys]
 
     def add(self, found: dict[bytes, tuple[float, int]]) -> None:
-        """Keep sums and lengths in tokens, on the disk too."""
-        if not found:
-            return
+        """Keep sums and lengths in tokens, on the disk once there are enough of them, or with `flush`."""
         self.computed += len(found)
         self.sums |= {key: total for key, (total, _) in found.items()}
+        self.waiting |= found
+        if len(self.waiting) >= WORTH_AN_ENTRY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits as one entry of the shelf."""
+        found, self.waiting = self.waiting, {}
+        if not found:
+            return
         part = hashlib.sha256(b"".join(sorted(found))).hexdigest()[:16]
 
         def write(folder: Path) -> None:

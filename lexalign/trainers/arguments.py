@@ -44,7 +44,7 @@ def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
         "eval_steps": train.eval_steps,
         "logging_steps": train.log_steps,
         "logging_first_step": True,
-        "activation_checkpointing": train.gradient_checkpointing,
+        "activation_checkpointing": False,  # lexalign.memory decides
         "use_cpu": device == "cpu",
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",

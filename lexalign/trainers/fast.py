@@ -1,12 +1,12 @@
 """What makes TRL's trainers fast without changing what they compute: the packed forward, fused LoRA, and a reference that is paid once."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from tqdm import tqdm
 
 from lexalign import identity
@@ -83,12 +83,13 @@ class PaidReference(FastPath):
     data_collator: Any
     precompute_ref_logps: bool
     eval_dataset: Any
+    reference: ReferenceStore | None = None
 
     def computed_lengths(self, dataset: Dataset) -> list[int]:
         columns = [dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
         return [sum(map(len, spans)) for spans in zip(*columns, strict=True)]
 
-    def context_of(self, row: dict[str, Any], side: str) -> list[int]:
+    def context_of(self, row: dict[str, Any]) -> list[int]:
         """The ids before a response."""
         return row["prompt_ids"]
 
@@ -97,47 +98,76 @@ class PaidReference(FastPath):
         return dataset
 
     def pay_reference(self, loaded: Loaded) -> None:
-        """Give training and evaluation rows the reference's log-probabilities: from the store, the missing ones computed now."""
+        """Take the reference's log-probabilities from the store: for a run of an epoch or more the missing ones are computed now, for a
+        shorter one as its rows come up."""
         key = identity.reference_key(self.experiment, loaded.base, dtype=str(next(self.model.parameters()).dtype), layout=self.layout)
-        store = ReferenceStore(shelf.of(self.experiment, "reference"), key)
-        self.train_dataset = self._with_reference(self.train_dataset, store)
-        if self.eval_dataset is not None:
-            self.eval_dataset = self._with_reference(self.eval_dataset, store)
+        self.reference = ReferenceStore(shelf.of(self.experiment, "reference"), key)
         self.precompute_ref_logps = True
-        self.reference_computed, self.reference_reused = store.computed, store.reused
-        log.info("Reference log-probabilities: %d responses computed, %d from the store", store.computed, store.reused)
+        visited = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
+        # Full training changes the model that is its own reference, so there everything is paid before the first step.
+        if 0 < visited < len(self.train_dataset) and isinstance(self.model, PeftModel):
+            log.info("Reference log-probabilities: computed as the rows come up, less than an epoch is trained")
+            return
+        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
+            self._compute_missing(dataset)
+        self.reference.flush()
+        self.tell_reference()
 
-    def _with_reference(self, dataset: Dataset, store: ReferenceStore) -> Dataset:
+    def tell_reference(self) -> None:
+        """How many responses were paid for, and how many not."""
+        assert self.reference is not None
+        log.info("Reference log-probabilities: %d responses computed, %d from the store", self.reference.computed, self.reference.reused)
+
+    def _compute_missing(self, dataset: Dataset) -> None:
+        """Bring the rows that the store lacks into it, in batches."""
         length = self.args.max_length
-        keys = []
-        for row in dataset:
-            pair = [(self.context_of(row, side), row[f"{side}_ids"]) for side in ("chosen", "rejected")]
-            keys.append([row_key(context, response[: max(0, length - len(context))]) for context, response in pair])
-        missing = [at for at, pair in enumerate(keys) if store.known(pair) is None]
+        missing = []
+        for at, row in enumerate(dataset):
+            pair = [(self.context_of(row), row[f"{side}_ids"]) for side in ("chosen", "rejected")]
+            keys = [row_key(context[:length], response[: max(0, length - len(context))]) for context, response in pair]
+            if self.reference.known(keys) is None:
+                missing.append(at)
         size = self.args.per_device_train_batch_size
-        found: dict[bytes, tuple[float, int]] = {}
         self.model.eval()
         for first in tqdm(range(0, len(missing), size), desc="Reference log-probabilities", unit="batch", disable=len(missing) < 50 * size):
-            picked = missing[first : first + size]
-            for at, sums, counts in zip(picked, *self._scored([dataset[at] for at in picked]), strict=True):
-                found |= dict(zip(keys[at], zip(sums, counts, strict=True), strict=True))
+            rows = [dataset[at] for at in missing[first : first + size]]
+            wanted = self._signature_columns or list(rows[0])  # type: ignore[attr-defined]
+            batch = self.data_collator([{name: row[name] for name in wanted if name in row} for row in rows])
+            self.with_reference(self._prepare_inputs(batch))  # type: ignore[attr-defined]
         self.model.train()
-        store.add(found)
-        columns = list(zip(*(pair_of(store, pair) for pair in keys), strict=True))
-        for name, column in zip(("ref_chosen_logps", "ref_rejected_logps"), columns, strict=True):
-            dataset = dataset.add_column(name, list(column))
-        return dataset
 
-    def _scored(self, rows: Sequence[dict[str, Any]]) -> tuple[list[list[float]], list[list[int]]]:
-        """Sums and token counts of the (chosen, rejected) responses of rows under the reference."""
-        wanted = self._signature_columns or list(rows[0])  # type: ignore[attr-defined]
-        batch = self._prepare_inputs(self.data_collator([{name: row[name] for name in wanted if name in row} for row in rows]))  # type: ignore[attr-defined]
-        extra = {} if self.layout == "trl" else {"details": False}
-        chosen, rejected = self.compute_ref_log_probs(self.model, {**batch, **extra})  # type: ignore[attr-defined]
-        counts = batch["completion_mask"].sum(1).view(2, -1).t().tolist()
-        return torch.stack((chosen, rejected), 1).tolist(), counts
+    def with_reference(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with the reference's summed log-probabilities of its responses, (B,) each; those not in the store are computed."""
+        if self.reference is None:
+            return inputs
+        keys = [row_key(*spans) for spans in contexts_and_responses(inputs)]
+        sums = self.reference.known(keys)
+        if sums is None:
+            assert isinstance(self.model, PeftModel) or self.state.global_step == 0, "the reference is gone: the model was trained"  # type: ignore[attr-defined]
+            extra = {} if self.layout == "trl" else {"details": False}
+            scored = self.compute_ref_log_probs(self.model, {**inputs, **extra})  # type: ignore[attr-defined]
+            sums = torch.cat(tuple(scored)).tolist()
+            counts = inputs["completion_mask"].sum(1).tolist()
+            self.reference.add(dict(zip(keys, zip(sums, counts, strict=True), strict=True)))
+        chosen, rejected = torch.tensor(sums, device=inputs["input_ids"].device).chunk(2)
+        return {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+        return super()._compute_loss(model, self.with_reference(inputs), return_outputs)  # type: ignore[misc]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, and what was computed of the reference is kept even where training ends early."""
+        try:
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            if self.reference is not None and self.reference.waiting:
+                self.reference.flush()
+                self.tell_reference()
 
 
-def pair_of(store: ReferenceStore, keys: list[bytes]) -> list[float]:
-    """The sums of a pair that is in the store by now."""
-    return [store.sums[key] for key in keys]
+def contexts_and_responses(inputs: dict[str, Tensor]) -> list[tuple[list[int], list[int]]]:
+    """The ids before the response and of the response of each row of a batch."""
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    responses = inputs["completion_mask"].sum(1).tolist()
+    rows = inputs["input_ids"].tolist()
+    return [(row[: n - r], row[n - r : n]) for row, n, r in zip(rows, lengths, responses, strict=True)]

@@ -20,7 +20,7 @@ from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
 from lexalign.trainers.fast import PaidReference
 
-COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares", "ref_chosen_logps", "ref_rejected_logps"]
+COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares"]
 REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask", "details")
 
 
@@ -71,7 +71,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         self.speed_up(experiment)
         self.pay_reference(loaded)
 
-    def context_of(self, row: dict[str, Any], side: str) -> list[int]:
+    def context_of(self, row: dict[str, Any]) -> list[int]:
         return row["prompt_ids"] + row["belief_ids"]
 
     def computed_lengths(self, dataset: Dataset) -> list[int]:
@@ -86,6 +86,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         return super().compute_ref_log_probs(model, {name: inputs[name] for name in REFERENCE_INPUTS if name in inputs})
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
+        inputs = self.with_reference(inputs)
         ids, pairs = inputs["input_ids"], inputs["shares"].shape[0]
         responded, believed = inputs["completion_mask"], inputs["belief_mask"].clone()
         believed[pairs:] = 0  # the rejected rows repeat the belief
@@ -178,7 +179,4 @@ class BeliefCollator:
             "prompt_lengths": torch.tensor([len(row["prompt_ids"]) for row in rows] * 2),
             "shares": torch.tensor([row["shares"] for row in rows]),
         }
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows])
         return batch

@@ -1,0 +1,155 @@
+"""What a training step needs in memory, what there is, and whether activations are kept or computed again."""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from datasets import Dataset
+
+from lexalign import hardware, models
+from lexalign.errors import OutOfMemory
+from lexalign.schema import Experiment
+from lexalign.trainers.arguments import resolve_precision
+
+log = logging.getLogger(__name__)
+GB = 1e9
+BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
+# Activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1, without the
+# attention scores, which SDPA does not keep.
+ACTIVATION_BYTES = {True: 2.5, False: 34}
+ROOM = 0.8
+"""Share of the free memory that an estimate may fill before activations are computed again."""
+DOUBTFUL = 0.3
+"""Share of the free memory from which the estimate is not trusted and the worst batch is tried."""
+
+
+@dataclass(kw_only=True)
+class Sizes:
+    """Parameters of the model, and of the part that is trained."""
+
+    total: int
+    trained: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Any) -> "Sizes":
+        """The sizes of a model that is loaded."""
+        config = model.config.get_text_config()
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return cls(
+            total=model.num_parameters(),
+            trained=trained,
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            vocabulary=config.vocab_size,
+        )
+
+
+def estimate(experiment: Experiment, sizes: Sizes, tokens: int, *, checkpointing: bool) -> float:
+    """Bytes at a batch of so many tokens: weights, gradients, optimizer state, activations, logits. Right in the order of magnitude."""
+    train, adapter = experiment.train, experiment.adapter
+    assert train is not None and adapter is not None
+    width = torch.empty(0, dtype=models.weight_dtype(experiment)).element_size()
+    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width)
+    state = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}[train.optimizer]
+    trained = sizes.trained * (4 + state)
+    half = 1 if resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
+    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * half / 1.5
+    logits = 0 if train.fast_path else tokens * sizes.vocabulary * 4 * 2
+    return weights + trained + activations + logits
+
+
+def free(experiment: Experiment) -> float:
+    """Bytes this run may still take on its device."""
+    if hardware.resolve_device(experiment.hardware.device) == "cuda" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
+def wanted(experiment: Experiment, sizes: Sizes, tokens: int) -> bool:
+    """`train.gradient_checkpointing`; auto = only where the estimate without it does not fit."""
+    assert experiment.train is not None
+    chosen = experiment.train.gradient_checkpointing
+    if chosen != "auto":
+        return bool(chosen)
+    return estimate(experiment, sizes, tokens, checkpointing=False) > ROOM * free(experiment)
+
+
+def settle(trainer: Any, experiment: Experiment) -> None:
+    """Switch gradient checkpointing on or leave it off, say why, and try the worst batch where the estimate is doubtful or always on CUDA.
+
+    Raises OutOfMemory where even that batch with gradient checkpointing does not fit.
+    """
+    assert experiment.train is not None
+    batch = worst_batch(trainer, experiment)
+    tokens = sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
+    sizes = Sizes.of(trainer.model)
+    checkpointing = wanted(experiment, sizes, tokens)
+    needed, there = estimate(experiment, sizes, tokens, checkpointing=checkpointing), free(experiment)
+    if checkpointing:
+        switch_on(trainer)
+    told = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed / GB:.2f} of {there / GB:.1f} GB free"
+    log.info("%s; gradient checkpointing %s (train.gradient_checkpointing=%s)", told, "on" if checkpointing else "off", shown(experiment))
+    if needed < DOUBTFUL * there and trainer.args.device.type != "cuda":
+        return
+    seconds = tried(trainer, batch)
+    if seconds is None and not checkpointing and experiment.train.gradient_checkpointing == "auto":
+        switch_on(trainer)
+        log.info("Tried: it does not fit; gradient checkpointing on")
+        seconds = tried(trainer, batch)
+    if seconds is None:
+        raise OutOfMemory(
+            f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; type a smaller train.batch_size (now "
+            f"{experiment.train.batch_size}) with more train.gradient_accumulation_steps, or train.gradient_checkpointing=true"
+        )
+    log.info("Tried: forward and backward took %.1f s", seconds)
+
+
+def shown(experiment: Experiment) -> str:
+    """The setting as one types it."""
+    assert experiment.train is not None
+    return str(experiment.train.gradient_checkpointing).lower()
+
+
+def worst_batch(trainer: Any, experiment: Experiment) -> list[int]:
+    """Row indices of the batch with the most tokens that can come up."""
+    sampler = trainer._get_train_sampler()
+    lengths = trainer.computed_lengths(trainer.train_dataset)
+    if isinstance(batches := getattr(sampler, "batches", None), list):
+        return max(batches, key=lambda batch: sum(lengths[row] for row in batch))
+    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return longest[: trainer.args.per_device_train_batch_size]
+
+
+def switch_on(trainer: Any) -> None:
+    """Gradient checkpointing without reentrance, which needs no gradient of the embeddings."""
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def tried(trainer: Any, batch: list[int]) -> float | None:
+    """Seconds of a forward and backward of a batch that leaves no trace; None where it does not fit."""
+    rows: Dataset = trainer.train_dataset.select(batch)
+    trainer._set_signature_columns_if_needed()
+    columns = trainer._signature_columns or rows.column_names
+    inputs = trainer.data_collator([{name: row[name] for name in columns if name in row} for row in rows])
+    seen, started = trainer._total_train_tokens, time.monotonic()
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            trainer.model.train()
+            with trainer.compute_loss_context_manager():
+                trainer.compute_loss(trainer.model, trainer._prepare_inputs(inputs)).backward()
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+    finally:
+        trainer.model.zero_grad(set_to_none=True)
+        trainer._metrics["train"].clear()
+        trainer._total_train_tokens = seen
+        if devices:
+            torch.cuda.empty_cache()
+    return time.monotonic() - started

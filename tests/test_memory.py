@@ -1,0 +1,97 @@
+"""Gradient checkpointing where memory asks for it, said aloud, and the worst batch tried without a trace."""
+
+import json
+
+import pytest
+from running import World
+
+from lexalign import memory
+from lexalign.errors import OutOfMemory
+from lexalign.memory import Sizes
+
+COMMON = ("train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("memory"))
+
+
+def log_of(folder):
+    return (folder / "run.log").read_text()
+
+
+def losses(folder):
+    return [json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+METHODS = [("stage=sft",), ("stage=align", "model=tiny"), ("stage=align", "method=gdpo", "model=tiny")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scarce_memory_switches_it_on_and_trying_leaves_no_trace(world, method, monkeypatch):
+    _, plenty = world.run(*method, *COMMON)
+    assert "gradient checkpointing off (train.gradient_checkpointing=auto)" in log_of(plenty) and "Tried" not in log_of(plenty)
+    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    _, scarce = world.run(*method, *COMMON)
+    assert "gradient checkpointing on (train.gradient_checkpointing=auto)" in log_of(scarce)
+    assert "Tried: forward and backward took" in log_of(scarce)
+    assert losses(scarce) == pytest.approx(losses(plenty), abs=1e-6, nan_ok=True) if None not in losses(plenty) else True
+    assert [x for x in losses(scarce) if x] == pytest.approx([x for x in losses(plenty) if x], abs=1e-6)
+
+
+def test_the_choice_of_the_user_is_kept(world, monkeypatch):
+    _, on = world.run("stage=sft", *COMMON, "train.gradient_checkpointing=true")
+    assert "gradient checkpointing on (train.gradient_checkpointing=true)" in log_of(on)
+    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    _, off = world.run("stage=sft", *COMMON, "train.gradient_checkpointing=false")
+    assert "gradient checkpointing off (train.gradient_checkpointing=false)" in log_of(off)
+
+
+def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
+    """The worst batch runs out of memory, with gradient checkpointing too."""
+    from lexalign.trainers.sft import SFTTrainer
+
+    def no_room(self, *args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    monkeypatch.setattr(SFTTrainer, "compute_loss", no_room)
+    with pytest.raises(
+        OutOfMemory, match=r"a batch of [\d,]+ tokens does not fit into 0.0 GB; type a smaller train.batch_size \(now 16\)"
+    ) as error:
+        world.run("stage=sft", *COMMON)
+    assert error.value.exit_code == 3
+
+
+def test_the_worst_batch_is_the_longest_that_can_come_up(world):
+    class Rows(list):
+        pass
+
+    class Trainer:
+        train_dataset = Rows([3, 9, 1, 7])
+
+        class args:
+            per_device_train_batch_size = 2
+
+        def _get_train_sampler(self):
+            return self.sampler
+
+        def computed_lengths(self, rows):
+            return list(rows)
+
+    trainer = Trainer()
+    trainer.sampler = None
+    assert sorted(memory.worst_batch(trainer, None)) == [1, 3]
+    trainer.sampler = type("Batches", (), {"batches": [[0, 2], [3], [1]]})()
+    assert memory.worst_batch(trainer, None) == [1]
+
+
+def test_estimates_grow_with_what_they_are_of(world):
+    from lexalign.compose import compose
+
+    experiment = compose(["stage=sft", "tracking=none"]).experiment
+    small, large = (Sizes(total=size, trained=10**5, layers=4, hidden=64, vocabulary=1000) for size in (10**6, 10**7))
+    assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, large, 1000, checkpointing=False)
+    assert memory.estimate(experiment, small, 1000, checkpointing=True) < memory.estimate(experiment, small, 1000, checkpointing=False)
+    assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, small, 2000, checkpointing=False)
