@@ -202,11 +202,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", help="workloads, as W2 W4")
+    parser.add_argument("--sweeps", type=int, default=2, help="repeats of W4")
+    parser.add_argument("--only", nargs="*", help="workloads by the beginning of their names, as W1 W2-s25-fp32 W4")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.quick:
-        args.repeats, args.steps = 1, 3
+        args.repeats = 1
+
+    def asked(name: str) -> bool:
+        return not args.only or any(name.startswith(only) for only in args.only)
+
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         bench.measure_rate()
@@ -215,7 +220,7 @@ def main() -> None:
             f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {args.threads} threads a run, Python"
         )
         bench.say(f"{platform.python_version()}, {versions}; float32 product at {bench.rate / 1e9:.0f} GFLOP/s; {args.repeats} repeats\n")
-        wanted = [entry for entry in FULL if not args.only or entry[0] in args.only]
+        wanted = [entry for entry in FULL if asked("-".join(entry))]
         if args.quick:
             wanted = [("W1", "s25", "fp32"), ("W2", "s25", "fp32")]
         if wanted:
@@ -226,10 +231,10 @@ def main() -> None:
             for entry in wanted:
                 bench.steps(*entry)
             bench.say()
-        if not args.only or "W6" in args.only:
+        if asked("W6"):
             bench.start(args.repeats)
-        if not args.quick and (not args.only or "W4" in args.only):
-            bench.sweep(max(1, args.repeats // 2))
+        if not args.quick and asked("W4"):
+            bench.sweep(args.sweeps)
         if args.out:
             args.out.write_text("\n".join(bench.lines) + "\n")
         if bench.failed:

@@ -46,8 +46,8 @@ class Rows:
 
 WORKLOADS = {
     "W1": Rows(prompt=96, response=96, count=64, kind="sft"),
-    "W2": Rows(prompt=192, response=32, count=32, kind="dpo"),
-    "W3": Rows(prompt=48, response=120, count=32, kind="dpo"),
+    "W2": Rows(prompt=192, response=32, count=24, kind="dpo"),
+    "W3": Rows(prompt=48, response=120, count=24, kind="dpo"),
     "W4": Rows(prompt=192, response=32, count=12, kind="dpo"),
 }
 
