@@ -18,6 +18,28 @@ def dpo_loss(logits: Tensor, *, beta: float) -> Tensor:
     return -F.logsigmoid(beta * logits)
 
 
+def geometric_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Tensor:
+    """-log σ(β(2p̂-1)h) for each pair, (B,): DPO on the geometric average of the two responses (arXiv 2409.06691).
+
+    p̂ = 1 is `dpo_loss` to the bit, p̂ = 1/2 has no gradient, p̂ < 1/2 prefers the rejected response.
+
+    Args:
+        logits: h, `preference_logits`, (B,).
+        soft_label: p̂, the probability that the chosen response is preferred, (B,).
+    """
+    return -F.logsigmoid(beta * ((2 * soft_label - 1) * logits))
+
+
+def conservative_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Tensor:
+    """-p̂ log σ(βh) - (1-p̂) log σ(-βh) for each pair, (B,): its minimum is where σ(βh) = p̂ (conservative DPO, with p̂ by pair).
+
+    Args:
+        logits: h, `preference_logits`, (B,).
+        soft_label: p̂, the probability that the chosen response is preferred, (B,).
+    """
+    return -soft_label * F.logsigmoid(beta * logits) - (1 - soft_label) * F.logsigmoid(-beta * logits)
+
+
 def calibration_loss(logits: Tensor, belief_tokens: Tensor, shares: Tensor) -> Tensor:
     """Forward KL from the target shares to the policy's belief distribution, (B,) (GDPO, arXiv 2412.20299, calibration term).
 

@@ -74,9 +74,17 @@ class DpoMethod(Method):
     ]  # fmt: skip
     """TRL's loss of that name."""
     label_smoothing: Annotated[float, Range(least=0, below=0.5)]
-    """Assumed share of flipped labels; read by sigmoid (conservative DPO), robust and exo_pair only."""
+    """Assumed share of flipped labels; read by the losses robust, exo_pair, aot and aot_unpaired only."""
     precompute_reference: bool
     """Score the whole data set with the reference once, before training, instead of at every step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMethod(Method):
+    """DPO on pairs whose preference is a probability (arXiv 2409.06691)."""
+
+    beta: Annotated[float, Positive]
+    """Strength of the pull towards the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +166,8 @@ class Columns:
     """The rejected response's belief; plain dpo puts it before that response."""
     probabilities: str | None
     """Shares p* of the beliefs for this prompt, in the order of `data.beliefs`."""
+    soft_label: str | None
+    """Probability that the chosen response is preferred, 0 to 1 (gdpo_soft, cdpo_soft)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,8 +181,10 @@ PAIRS = {
     ("sft", "full"): {"full"},
     ("align", "dpo"): {"lora", "qlora", "full"},
     ("align", "gdpo"): {"lora", "qlora", "full"},
+    ("align", "gdpo_soft"): {"lora", "qlora", "full"},
+    ("align", "cdpo_soft"): {"lora", "qlora", "full"},
 }
-KNOWN_METHODS = ("lora", "qlora", "full", "dpo", "gdpo")
+KNOWN_METHODS = ("lora", "qlora", "full", "dpo", "gdpo", "gdpo_soft", "cdpo_soft")
 
 
 @pytest.mark.parametrize(("stage", "method"), list(itertools.product(("sft", "align"), KNOWN_METHODS)))

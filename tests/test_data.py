@@ -25,7 +25,7 @@ DATA = SimpleNamespace(beliefs=BELIEFS)
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
 BELIEVED = {**PAIR, "belief": "for", "rejected_belief": 1, "probabilities": [0.5, 0.25, 0.25]}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-SAME = {name: name for name in ("text", "messages", *BELIEVED)}
+SAME = {name: name for name in ("text", "messages", "soft_label", *BELIEVED)}
 
 
 def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "rejected")) -> dict[str, Any]:
@@ -59,6 +59,11 @@ def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "r
         ({"probabilities": [1.5, -0.5, 0]}, "'probabilities' holds -0.5, which is no share"),
         ({"probabilities": [float("nan"), 0.5, 0.5]}, "'probabilities' holds nan, which is no share"),
         ({"probabilities": [True, 0, 0]}, "'probabilities' holds True, which is no share"),
+        ({"soft_label": 1.2}, "'soft_label' is 1.2, expected a probability from 0 to 1"),
+        ({"soft_label": -0.1}, "'soft_label' is -0.1, expected a probability"),
+        ({"soft_label": float("nan")}, "'soft_label' is nan, expected a probability"),
+        ({"soft_label": True}, "'soft_label' is True, expected a probability"),
+        ({"soft_label": "often"}, "'soft_label' is 'often', expected a probability"),
         ({"messages": [TURNS[0]]}, "'messages' has no assistant turn, so there is nothing to train"),
         ({"messages": "hello"}, "'messages' is text, expected a list of turns with role and content"),
     ],
@@ -93,6 +98,10 @@ def test_a_belief_is_the_same_as_text_as_index_and_as_digits(index, text):
 
 def test_shares_may_come_as_json():
     assert check({**BELIEVED, "probabilities": "[1, 0, 0]"})["probabilities"] == [1.0, 0.0, 0.0]
+
+
+def test_a_soft_label_may_come_as_text():
+    assert check({**PAIR, "soft_label": "0.25"})["soft_label"] == 0.25 and check({**PAIR, "soft_label": 1})["soft_label"] == 1.0
 
 
 # What holds of any rows.

@@ -82,12 +82,12 @@ def test_regenerated_data_is_byte_identical(tmp_path):
     write_data_sets(tmp_path)
     built = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.jsonl")}
     committed = {file.relative_to(DATA): file.read_bytes() for file in DATA.rglob("*.jsonl")}
-    assert len(built) == 6
+    assert len(built) == 8
     assert built == committed
     assert sum(map(len, built.values())) < 1_000_000
 
 
-@pytest.mark.parametrize("name", ["tiny_sft", "tiny_pairs", "tiny_beliefs"])
+@pytest.mark.parametrize("name", ["tiny_sft", "tiny_pairs", "tiny_soft", "tiny_beliefs"])
 def test_splits_share_no_prompt(name):
     train, test = ({row["prompt"] for row in rows(name, split)} for split in SPLITS)
     assert len(train) >= 100
@@ -95,7 +95,7 @@ def test_splits_share_no_prompt(name):
     assert not train & test
 
 
-@pytest.mark.parametrize("name", ["tiny_sft", "tiny_pairs"])
+@pytest.mark.parametrize("name", ["tiny_sft", "tiny_pairs", "tiny_soft"])
 def test_held_out_people_are_never_asked_about_in_training(name):
     held_out = {person.name for person in make_people()[SFT_PEOPLE:]}
     words = {split: {w.strip(".,?!") for row in rows(name, split) for w in row["prompt"].split()} for split in SPLITS}
@@ -104,7 +104,7 @@ def test_held_out_people_are_never_asked_about_in_training(name):
 
 
 def test_pairs_differ_and_beliefs_are_in_range():
-    for name in ("tiny_pairs", "tiny_beliefs"):
+    for name in ("tiny_pairs", "tiny_soft", "tiny_beliefs"):
         assert all(row["chosen"] != row["rejected"] for split in SPLITS for row in rows(name, split))
     for row in rows("tiny_beliefs", "train") + rows("tiny_beliefs", "test"):
         assert row["belief"] != row["rejected_belief"]
@@ -120,6 +120,15 @@ def test_shares_sum_to_one_and_the_chosen_beliefs_follow_them():
         assert sum(shares) == pytest.approx(1, abs=1e-9)
         for k, share in enumerate(shares):
             assert abs(beliefs.count(k) - share * len(beliefs)) < 1
+
+
+def test_the_judges_of_soft_labels_follow_the_shares():
+    from lexalign.embedded.tasks import PREFERENCES
+
+    labels = [row["soft_label"] for row in rows("tiny_soft", "train")]
+    assert all(abs(10 * label - round(10 * label)) < 1e-9 for label in labels)
+    assert sum(labels) / len(labels) == pytest.approx(sum(PREFERENCES.values()) / len(PREFERENCES), abs=0.05)
+    assert {row["soft_label"] for row in rows("tiny_soft", "test")} == set(PREFERENCES.values())
 
 
 def test_a_prompt_has_one_target():

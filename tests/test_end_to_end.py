@@ -91,3 +91,12 @@ def test_gdpo_calibrates_where_dpo_does_not(world, quickstart, seed):
     dpo = world.run(*common, "method=dpo")[0].metrics
     assert gdpo["before"]["belief_jsd"] == pytest.approx(dpo["before"]["belief_jsd"])
     assert gdpo["after"]["belief_jsd"] < 0.5 * dpo["after"]["belief_jsd"]
+
+
+def test_soft_labels_are_learned_and_the_conservative_loss_is_calibrated(world, quickstart):
+    """Both come nearer to the judges' shares; only conservative DPO has its optimum there, geometric DPO overshoots."""
+    found = {name: world.run("stage=align", f"method={name}")[0] for name in ("gdpo_soft", "cdpo_soft")}
+    for result in found.values():
+        assert result.score_name == "soft_label_error" and result.score_direction == "minimize"
+        assert result.score < 0.7 * result.metrics["before"]["soft_label_error"] and result.metrics["after"]["reward_accuracy"] > 0.9
+    assert found["cdpo_soft"].score < 0.12 < found["gdpo_soft"].score

@@ -50,6 +50,23 @@ def test_dpo(world, sft, extra):
     assert "Fast path" not in (plain / "run.log").read_text()
 
 
+def test_a_soft_label_of_one_trains_as_dpo(world, sft, tmp_path):
+    """The same batches, the same losses: the soft trainers are DPO where every label is certain."""
+    import shutil
+
+    from lexalign.locate import EMBEDDED
+
+    shutil.copytree(EMBEDDED / "data/tiny_soft", tmp_path / "certain")
+    for file in (tmp_path / "certain").iterdir():
+        rows = [{**json.loads(line), "soft_label": 1.0} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = (*DPO, "data=tiny_soft", f"data.path={tmp_path / 'certain'}", f"model.path={sft}", *COMMON)
+    plain = losses(world.run(*common, "method=dpo")[1])[0]
+    for method in ("gdpo_soft", "cdpo_soft"):
+        soft = losses(world.run(*common, f"method={method}")[1])[0]
+        assert soft == pytest.approx(plain, abs=1e-6)
+
+
 def test_gdpo(world, sft):
     fast, padded = both(world, *DPO, "method=gdpo", f"model.path={sft}")
     assert_alike(fast, padded)

@@ -124,3 +124,44 @@ def test_gradients_against_finite_differences(name):
     else:
         weights = {"calibration_weight": 0.5, "belief_weight": 2.0, "preference_weight": 1.5}
         assert torch.autograd.gradcheck(lambda *terms: losses.gdpo_loss(*terms, **weights), [draw(4) for _ in range(3)])
+
+
+H = torch.tensor([2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "value", "slope"),
+    [
+        (losses.geometric_loss, 1.0, 0.59814, -0.04502),
+        (losses.geometric_loss, 0.75, 0.64440, -0.02375),
+        (losses.geometric_loss, 0.5, 0.69315, 0.0),
+        (losses.conservative_loss, 0.75, 0.64814, -0.02002),
+    ],
+)
+def test_soft_labels_have_the_known_losses_and_slopes(loss, label, value, slope):
+    h = H.clone().requires_grad_()
+    found = loss(h, torch.tensor([label], dtype=torch.float64), beta=0.1)
+    (gradient,) = torch.autograd.grad(found.sum(), h)
+    assert found.item() == pytest.approx(value, abs=5e-6) and gradient.item() == pytest.approx(slope, abs=5e-6)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.01, 2))
+def test_a_certain_label_is_dpo_to_the_bit(logits, beta):
+    h, certain = torch.tensor(logits), torch.ones(len(logits))
+    wanted = losses.dpo_loss(h, beta=beta)
+    assert torch.equal(losses.geometric_loss(h, certain, beta=beta), wanted)
+    assert torch.equal(losses.conservative_loss(h, certain, beta=beta), wanted)
+
+
+@given(st.floats(-50, 50), st.floats(0, 1))
+def test_the_other_label_of_the_other_pair_is_the_same_pair(logit, label):
+    h, p = torch.tensor([logit], dtype=torch.float64), torch.tensor([label], dtype=torch.float64)
+    for loss in (losses.geometric_loss, losses.conservative_loss):
+        assert torch.allclose(loss(h, p, beta=0.3), loss(-h, 1 - p, beta=0.3), atol=1e-9)
+
+
+def test_the_conservative_loss_is_least_where_the_preference_is_the_label():
+    label = torch.tensor([0.8], dtype=torch.float64)
+    h = torch.logit(label).div(0.1).requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.conservative_loss(h, label, beta=0.1).sum(), h)
+    assert gradient.item() == pytest.approx(0, abs=1e-12)

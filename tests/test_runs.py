@@ -221,6 +221,32 @@ def test_every_dpo_loss_trains(world, sft, loss_type):
     assert result.status == "finished"
 
 
+def test_label_smoothing_is_read_by_the_losses_that_say_so(world, sft, monkeypatch):
+    """Held against TRL's own code, whose documentation names others."""
+    import torch
+
+    from lexalign.rules.choices import LABEL_SMOOTHING_READERS
+    from lexalign.stages import align
+
+    kept = []
+    monkeypatch.setattr(align, "check_reference", lambda trainer, experiment: kept.append(trainer))
+    world.run("stage=align", "model=tiny", f"model.path={sft[1]}", *ONE_STEP)
+    (trainer,) = kept
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    rows = [trainer.train_dataset[at] for at in range(4)]
+    batch = trainer.data_collator([{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows])
+
+    def loss(loss_type, smoothing):
+        trainer.loss_types, trainer.label_smoothing = [loss_type], smoothing
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model, batch))
+
+    found = {name for name in get_args(get_type_hints(DpoMethod)["loss_type"]) if loss(name, 0.1) != loss(name, 0.3)}
+    assert found == set(LABEL_SMOOTHING_READERS)
+
+
 def test_a_tracked_run_follows_an_untracked_one(world, tmp_path):
     """Libraries imported while wandb was hidden from them must not miss it once it is there."""
     script = tmp_path / "both.py"

@@ -110,7 +110,8 @@ RULED = {
     },
     "stage=align": {
         "method.loss_type=exo_pair": ["method.label_smoothing=0.0", "method.label_smoothing=0.001"],
-        "method.loss_type=hinge method.label_smoothing=0.1": ["method.label_smoothing=0.1: is read by sigmoid, robust, exo_pair"],
+        "method.loss_type=hinge method.label_smoothing=0.1": ["method.label_smoothing=0.1: is read by robust, exo_pair, aot, aot_unpaired"],
+        "method.label_smoothing=0.1": ["not by loss_type=sigmoid", "type method.label_smoothing=0"],
         "data.columns.rejected=worse": ["data.columns.rejected=worse", "it has prompt, chosen, rejected", "type data.columns.rejected="],
         "data.columns.messages=x": ["data.columns.messages=x: is not read by method=dpo", "leave it out"],
         "train.packing=true": ["train.packing=true: pairs cannot be packed", "type train.packing=false"],

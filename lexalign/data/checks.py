@@ -105,6 +105,18 @@ def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
     return [float(share) for share in value]
 
 
+def check_soft_label(value: Any, data: Data, where: str) -> float:
+    """The probability that the chosen response is preferred."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise DataError(f"{where} is {value!r}, expected a probability") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise DataError(f"{where} is {value!r}, expected a probability from 0 to 1 that the chosen response is preferred")
+    return float(value)
+
+
 CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
     "text": check_text,
     "messages": check_messages,
@@ -115,4 +127,5 @@ CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
     "belief": check_belief,
     "rejected_belief": check_belief,
     "probabilities": check_probabilities,
+    "soft_label": check_soft_label,
 }

@@ -35,3 +35,12 @@ def hh_dialogue(row: Row) -> Row | None:
     if not alternating or not chosen or not rejected or not rejected[-1]["content"] or chosen[-1]["role"] != "assistant":
         return None
     return last_turns({"chosen": chosen, "rejected": rejected})
+
+
+def group_beliefs(row: Row) -> Row:
+    """The layout of GDPO's authors (arXiv 2412.20299): prompt, accept_choice(_id), accept_response, reject_choice(_id), reject_response,
+    probabilities -> prompt, chosen, rejected, belief, rejected_belief, probabilities. An id is taken before a text."""
+    found = {"prompt": row["prompt"], "chosen": row["accept_response"], "rejected": row["reject_response"]}
+    for ours, theirs in (("belief", "accept_choice"), ("rejected_belief", "reject_choice")):
+        found[ours] = row[f"{theirs}_id"] if f"{theirs}_id" in row else row[theirs]
+    return {**found, **({"probabilities": row["probabilities"]} if "probabilities" in row else {})}

@@ -1,4 +1,4 @@
-"""The rows of the three data sets: tiny_sft, tiny_pairs and tiny_beliefs, each with a train and a held-out split.
+"""The rows of the data sets: tiny_sft, tiny_pairs, tiny_soft and tiny_beliefs, each with a train and a held-out split.
 
 Everything here is made up by this file and its neighbours; prompts of the two splits never meet.
 """
@@ -28,6 +28,9 @@ RUDE: tuple[str, ...] = (
     "Who cares about {n}?",
 )
 CARELESS: tuple[str, ...] = ("{w} I guess.", "{w} Or so.", "No idea. {w}")
+
+PREFERENCES: dict[tuple[str, str], float] = {("warm", "plain"): 0.65, ("plain", "curt"): 0.8, ("warm", "curt"): 0.95}
+"""Share of the valley's people who prefer the first manner of answering."""
 
 ROWS_A_PROMPT = 5
 """Train rows of each tiny_beliefs prompt."""
@@ -72,6 +75,26 @@ def pair_rows(people: list[Person], seed: int = 0) -> tuple[Rows, Rows]:
 
     train = [pair(p, a) for p in people[:SFT_PEOPLE] for a in rng.sample(tuple(ATTRIBUTES), 3)]
     test = [pair(p, a) for p in people[SFT_PEOPLE:] for a in rng.sample(tuple(ATTRIBUTES), 2)]
+    rng.shuffle(train)
+    rng.shuffle(test)
+    return train, test
+
+
+def soft_rows(people: list[Person], seed: int = 0) -> tuple[Rows, Rows]:
+    """Right answers in two of three manners, with the share of judges who prefer the first: ten judges in train, the true share in test."""
+    rng = random.Random(f"soft-{seed}")
+    manners = {"warm": COURTEOUS, "plain": ("{a}",), "curt": CURT}
+
+    def pair(person: Person, attribute: str, *, judges: int | None) -> dict:
+        (better, worse), share = rng.choice(tuple(PREFERENCES.items()))
+        value, answer = person.facts[attribute], person.tell(attribute, ANSWERS[attribute])
+        texts = [capital(rng.choice(manners[manner]).format(a=answer, v=value)) for manner in (better, worse)]
+        label = share if judges is None else sum(rng.random() < share for _ in range(judges)) / judges
+        question = rng.choice(QUESTIONS[attribute]).format(n=person.name)
+        return {"prompt": question, "chosen": texts[0], "rejected": texts[1], "soft_label": label}
+
+    train = [pair(p, a, judges=10) for p in people[:SFT_PEOPLE] for a in rng.sample(tuple(ATTRIBUTES), 3)]
+    test = [pair(p, a, judges=None) for p in people[SFT_PEOPLE:] for a in rng.sample(tuple(ATTRIBUTES), 2)]
     rng.shuffle(train)
     rng.shuffle(test)
     return train, test

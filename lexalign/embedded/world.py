@@ -12,7 +12,7 @@ from pathlib import Path
 from lexalign.embedded.corpus import documents
 from lexalign.embedded.opinions import BELIEFS, PHRASINGS, SFT_TOPICS, TOPICS, WORDINGS, render
 from lexalign.embedded.people import ANSWERS, ATTRIBUTES, PEOPLE, QUESTIONS, SFT_PEOPLE, Person, make_people
-from lexalign.embedded.tasks import Rows, belief_rows, pair_rows, sft_rows
+from lexalign.embedded.tasks import Rows, belief_rows, pair_rows, sft_rows, soft_rows
 
 __all__ = [
     "ANSWERS", "ATTRIBUTES", "BELIEFS", "PEOPLE", "PHRASINGS", "QUESTIONS", "SFT_PEOPLE", "SFT_TOPICS", "TOPICS",
@@ -26,6 +26,7 @@ def data_sets(seed: int = 0) -> dict[str, tuple[Rows, Rows]]:
     return {
         "tiny_sft": sft_rows(people, seed),
         "tiny_pairs": pair_rows(people, seed),
+        "tiny_soft": soft_rows(people, seed),
         "tiny_beliefs": belief_rows(seed),
     }
 

@@ -95,7 +95,7 @@ class Yardstick:
         return generate(model, self.encoder.tokenizer, contexts, batch_size=self.settings.batch_size, max_new_tokens=max_new_tokens)
 
     def rewards(self, model: torch.nn.Module, found: Measured, reference: Measured | None) -> None:
-        """reward_accuracy and reward_margin of the held-out pairs, against the reference's log-probabilities."""
+        """reward_accuracy, reward_margin and, with labels, soft_label_error of the held-out pairs, against the reference."""
         pairs = [pair_spans(self.encoder, row, shared_belief=self.shared_belief) for row in self.rows]
         flat = [(context, response) for context, *responses in pairs for response in responses]
         scored = response_log_probs(model, flat, batch_size=self.settings.batch_size, max_length=self.max_length)
@@ -105,6 +105,8 @@ class Yardstick:
         margins = [self.beta * ((c - rc) - (r - rr)) for (c, r), (rc, rr) in zip(found.pair_log_probs, base, strict=True)]
         found.values["reward_accuracy"] = metrics.reward_accuracy(margins)
         found.values["reward_margin"] = metrics.mean(margins)
+        if "soft_label" in self.rows[0]:
+            found.values["soft_label_error"] = metrics.soft_label_error(margins, [row["soft_label"] for row in self.rows])
 
     def beliefs(self, model: torch.nn.Module, found: Measured) -> None:
         """belief_jsd, belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""

@@ -4,7 +4,13 @@ import math
 from collections.abc import Sequence
 
 # Which way is better, for every metric that can be a run's score.
-DIRECTIONS = {"exact_match": "maximize", "loss": "minimize", "reward_accuracy": "maximize", "belief_jsd": "minimize"}
+DIRECTIONS = {
+    "exact_match": "maximize",
+    "loss": "minimize",
+    "reward_accuracy": "maximize",
+    "belief_jsd": "minimize",
+    "soft_label_error": "minimize",
+}
 
 
 def mean(values: Sequence[float]) -> float:
@@ -15,6 +21,11 @@ def mean(values: Sequence[float]) -> float:
 def exact_match(generated: Sequence[str], wanted: Sequence[str]) -> float:
     """Share of generations equal to the reference, surrounding white space aside."""
     return mean([float(a.strip() == b.strip()) for a, b in zip(generated, wanted, strict=True)])
+
+
+def soft_label_error(margins: Sequence[float], labels: Sequence[float]) -> float:
+    """Mean distance of the preference that the rewards imply, σ(margin), from the probability that was given."""
+    return mean([abs(0.5 + 0.5 * math.tanh(margin / 2) - label) for margin, label in zip(margins, labels, strict=True)])
 
 
 def reward_accuracy(margins: Sequence[float]) -> float:

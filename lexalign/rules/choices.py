@@ -8,7 +8,7 @@ from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.parse import nearest
 from lexalign.schema import Columns, DpoMethod, Experiment, GdpoMethod, SftMethod
 
-LABEL_SMOOTHING_READERS = ("sigmoid", "robust", "exo_pair")
+LABEL_SMOOTHING_READERS = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 
 def stage_and_method(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:

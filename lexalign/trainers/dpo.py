@@ -1,89 +1,14 @@
 """Direct preference optimization: TRL's DPOTrainer on our rows (arXiv 2305.18290, and the losses TRL offers beside it)."""
 
-import copy
-from pathlib import Path
 from typing import Any
 
-import trl
-from datasets import Dataset
-
-from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder
-from lexalign.models import Loaded
-from lexalign.schema import DpoMethod, Experiment
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import PaidReference
+from lexalign.schema import DpoMethod, Method
+from lexalign.trainers.pairs import PairTrainer
 
 
-class DPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
-    """TRL's DPOTrainer. The reference is the model as loaded: an earlier run's adapter is merged into it before training."""
+class DPOTrainer(PairTrainer):
+    """TRL's DPOTrainer, all of its losses."""
 
-    shared_belief = False
-    """On data with beliefs each response stands behind its own: the baseline GDPO is compared with."""
-
-    def __init__(
-        self,
-        *,
-        experiment: Experiment,
-        loaded: Loaded,
-        splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
-        out_dir: Path,
-        callbacks: list[Any],
-    ):
-        method = experiment.method
-        assert isinstance(method, DpoMethod) and experiment.train is not None and experiment.adapter is not None
-        self.tokens = tokens
-        full = experiment.adapter.kind == "full"
-        args = trl.DPOConfig(
-            **arguments.common(experiment, out_dir),
-            beta=method.beta,
-            loss_type=[method.loss_type],
-            label_smoothing=method.label_smoothing,
-            # Read by TRL where it would load a reference model; the pass itself is ours.
-            precompute_ref_log_probs=method.precompute_reference and full,
-        )
-        # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
-        needs_copy = full and not method.precompute_reference
-        held_out = Dataset.from_list([pair_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
-        super().__init__(
-            model=loaded.model,
-            ref_model=copy.deepcopy(loaded.model) if needs_copy else None,
-            args=args,
-            train_dataset=Dataset.from_list([pair_row(row, encoder) for row in splits.train]),
-            eval_dataset=held_out,
-            processing_class=loaded.tokenizer,
-            peft_config=arguments.peft_config(experiment, loaded),
-            callbacks=callbacks,
-        )
-        arguments.keep_adapter_dropout(self.model, experiment)
-        self.speed_up(experiment)
-        if method.precompute_reference:
-            self.pay_reference(loaded)
-
-    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
-        settings = {name: getattr(args, name) for name in ("max_length", "truncation_mode")}
-        return self.tokens.rows(
-            "dpo",
-            dataset.to_list(),
-            settings,
-            lambda: super(DPOTrainer, self)._prepare_dataset(dataset, processing_class, args, dataset_name),
-        )
-
-
-def pair_row(row: Row, encoder: Encoder) -> dict[str, Any]:
-    """A pair in TRL's layout, each response behind its own belief where the data have beliefs."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    if "belief" in row:
-        chosen = encoder.belief_text(row["belief"]) + chosen
-        rejected = encoder.belief_text(row.get("rejected_belief", row["belief"])) + rejected
-    if not encoder.chat:
-        return {"prompt": encoder.plain(row["prompt"]), "chosen": chosen, "rejected": rejected}
-    return {
-        "prompt": encoder.turns(row["prompt"]),
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
+    def loss_arguments(self, method: Method) -> dict[str, Any]:
+        assert isinstance(method, DpoMethod)
+        return {"beta": method.beta, "loss_type": [method.loss_type], "label_smoothing": method.label_smoothing}

@@ -144,8 +144,9 @@ class PaidReference(FastPath):
         sums = self.reference.known(keys)
         if sums is None:
             assert isinstance(self.model, PeftModel) or self.state.global_step == 0, "the reference is gone: the model was trained"  # type: ignore[attr-defined]
+            batch = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
             extra = {} if self.layout == "trl" else {"details": False}
-            scored = self.compute_ref_log_probs(self.model, {**inputs, **extra})  # type: ignore[attr-defined]
+            scored = self.compute_ref_log_probs(self.model, {**batch, **extra})  # type: ignore[attr-defined]
             sums = torch.cat(tuple(scored)).tolist()
             counts = inputs["completion_mask"].sum(1).tolist()
             self.reference.add(dict(zip(keys, zip(sums, counts, strict=True), strict=True)))
@@ -154,6 +155,24 @@ class PaidReference(FastPath):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
         return super()._compute_loss(model, self.with_reference(inputs), return_outputs)  # type: ignore[misc]
+
+    def note(self, inputs: dict[str, Tensor], rewards: tuple[Tensor, Tensor], **terms: Tensor) -> None:
+        """Record the terms of a loss of ours and the rewards, (B,) each, under TRL's names where it has one."""
+        mode = "train" if self.model.training else "eval"
+        gather, kept = self.accelerator.gather, self._metrics[mode]  # type: ignore[attr-defined]
+        chosen, rejected = (gather(reward) for reward in rewards)
+        noted = {
+            **{f"loss/{name}": gather(term.detach()) for name, term in terms.items()},
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }
+        for name, values in noted.items():
+            kept[name].append(values.float().mean().item())
+        if mode == "train":
+            self._total_train_tokens += int(gather(inputs["attention_mask"].sum()).sum())  # type: ignore[attr-defined]
+        kept["num_tokens"] = [self._total_train_tokens]  # type: ignore[attr-defined]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, and what was computed of the reference is kept even where training ends early."""

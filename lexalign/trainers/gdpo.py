@@ -21,7 +21,6 @@ from lexalign.trainers.cards import NoModelCard
 from lexalign.trainers.fast import PaidReference
 
 COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares"]
-REFERENCE_INPUTS = ("input_ids", "attention_mask", "completion_mask", "details")
 
 
 class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
@@ -81,10 +80,6 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         """The rows come as ids already, so that no token straddles two spans."""
         return dataset
 
-    def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Any:
-        """Summed log-probabilities of the responses given prompt and belief under the reference, each (B,)."""
-        return super().compute_ref_log_probs(model, {name: inputs[name] for name in REFERENCE_INPUTS if name in inputs})
-
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
         inputs = self.with_reference(inputs)
         ids, pairs = inputs["input_ids"], inputs["shares"].shape[0]
@@ -115,27 +110,8 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
             preference_weight=self.method.preference_weight,
         ).mean()
         rewards = self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()
-        self._note(calibration=calibration, belief=-beliefs, preference=preference, rewards=rewards, tokens=inputs["attention_mask"].sum())
+        self.note(inputs, rewards, calibration=calibration, belief=-beliefs, preference=preference)
         return (loss, scores) if return_outputs else loss
-
-    def _note(self, *, calibration: Tensor, belief: Tensor, preference: Tensor, rewards: tuple[Tensor, Tensor], tokens: Tensor) -> None:
-        """Record the terms of the loss and the rewards, under TRL's names where it has one."""
-        mode = "train" if self.model.training else "eval"
-        chosen, rejected = (self.accelerator.gather(reward) for reward in rewards)
-        noted = {
-            "loss/calibration": calibration,
-            "loss/belief": belief,
-            "loss/preference": preference,
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-        }
-        for name, values in noted.items():
-            self._metrics[mode][name].append(self.accelerator.gather(values.detach()).float().mean().item())
-        if mode == "train":
-            self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = COLUMNS
