@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
 
 @cache
@@ -43,3 +44,8 @@ def resolve_device(wanted: str) -> str:
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"

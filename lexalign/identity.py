@@ -14,7 +14,7 @@ from typing import Any
 
 from lexalign import hardware
 from lexalign.data.files import split_file
-from lexalign.locate import Place, find_data, find_model, user_cache
+from lexalign.locate import Place, find_data, find_model
 from lexalign.schema import Data, Experiment, Model
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
@@ -136,7 +136,7 @@ def digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None:
     if size < WORTH_A_NOTE or time.time_ns() - mtime < SETTLED:
         return None
     name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{inode}".encode()).hexdigest()
-    return user_cache() / "digests" / name
+    return hardware.user_cache() / "digests" / name
 
 
 def file_digest(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
 
 import importlib.util
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,6 @@ class Place:
     path: Path | None = None
     problem: str | None = None
     """For `missing`: what was looked for, and what to do."""
-
-
-def user_cache() -> Path:
-    """The user's folder for what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"
 
 
 def find_model(path: str) -> Place:

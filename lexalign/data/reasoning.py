@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.errors import DataError
-from lexalign.locate import user_cache
+from lexalign.hardware import user_cache
 
 TASK = "basic_arithmetic"  # short questions whose answer is one whole number: what a small model learns within minutes
 SETTINGS = {"min_terms": 2, "max_terms": 2, "operators": ["+", "-"], "allow_parentheses": False, "allow_negation": False}
