@@ -12,7 +12,6 @@ from datasets import Dataset
 from lexalign import hardware, models
 from lexalign.errors import OutOfMemory
 from lexalign.schema import Experiment
-from lexalign.trainers.arguments import resolve_precision
 
 log = logging.getLogger(__name__)
 GB = 1e9
@@ -58,7 +57,9 @@ def estimate(experiment: Experiment, sizes: Sizes, tokens: int, *, checkpointing
     weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width)
     state = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}[train.optimizer]
     trained = sizes.trained * (4 + state)
-    half = 1 if resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
+    half = (
+        1 if models.resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
+    )
     activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * half / 1.5
     logits = 0 if train.fast_path else tokens * sizes.vocabulary * 4 * 2
     return weights + trained + activations + logits

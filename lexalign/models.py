@@ -133,14 +133,21 @@ def quantization(experiment: Experiment) -> BitsAndBytesConfig:
 
 
 def weight_dtype(experiment: Experiment) -> torch.dtype:
-    """`model.dtype`; auto = float32 on the CPU and for full training, bfloat16 on an accelerator that has it."""
+    """`model.dtype`; auto = the type the step computes in, so that nothing is cast at each step: bfloat16 where the precision comes to
+    bf16 and only an adapter is trained, float32 elsewhere."""
     named = experiment.model.dtype
     if named != "auto":
         return getattr(torch, named)
-    device = hardware.resolve_device(experiment.hardware.device)
     full = experiment.adapter is not None and experiment.adapter.kind == "full"
-    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_bf16 and not full else torch.float32
+    precision = resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device))
+    return torch.bfloat16 if precision == "bf16" and not full else torch.float32
+
+
+def resolve_precision(wanted: str, device: str) -> str:
+    """`hardware.precision`; auto = bf16 on a CUDA device that has it, fp32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def load_tokenizer(experiment: Experiment, found: Source) -> Any:

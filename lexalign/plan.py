@@ -17,7 +17,6 @@ from lexalign.data.tokens import Encoder
 from lexalign.errors import HubError
 from lexalign.results import Result
 from lexalign.schema import Experiment
-from lexalign.trainers.arguments import resolve_precision
 
 
 def show(experiment: Experiment, splits: Splits) -> Result:
@@ -46,7 +45,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
         "data": f"{experiment.data.path}: {len(splits.train):,} rows to train on, {len(splits.held_out):,} held out",
         "tokens": f"{tokens.total:,} in an epoch, longest sequence {tokens.longest:,}",
         "steps": f"{steps:,} optimizer steps ({per_epoch:,} an epoch)",
-        "device": f"{device}, {resolve_precision(experiment.hardware.precision, device)}",
+        "device": f"{device}, {models.resolve_precision(experiment.hardware.precision, device)}",
         "memory": f"about {needed / memory.GB:.2f} GB at the longest batch (estimate), gradient checkpointing {switch}",
     }
     dropped = {name: count for name, count in splits.counts.items() if count}

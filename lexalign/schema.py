@@ -136,7 +136,7 @@ class Model:
     tokenizer_revision: str | None
     """Branch, tag or commit of the tokenizer on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    """Type of the loaded weights; auto = float32 on the CPU and for full training, bfloat16 on an accelerator that has it."""
+    """Type of the loaded weights; auto = bfloat16 where `hardware.precision` is bf16 and only an adapter is trained, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
     """Implementation of attention; auto = what transformers chooses."""
     trust_remote_code: bool

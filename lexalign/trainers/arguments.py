@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 
 from lexalign import hardware
 from lexalign.adapters import lora_config
-from lexalign.models import Loaded
+from lexalign.models import Loaded, resolve_precision
 from lexalign.schema import Experiment
 
 OPTIMIZERS = {"adamw_torch": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "rmsprop": "rmsprop", "adafactor": "adafactor", "sgd": "sgd"}
@@ -53,13 +53,6 @@ def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
         "dataloader_pin_memory": device == "cuda",
         "restore_callback_states_from_checkpoint": True,
     }
-
-
-def resolve_precision(wanted: str, device: str) -> str:
-    """`hardware.precision`; auto = bf16 on a CUDA device that has it, fp32 elsewhere."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def keep_adapter_dropout(model: Any, experiment: Experiment) -> None:
