@@ -1,6 +1,6 @@
 """What alignment does to a group's beliefs: dpo, the ablations of gdpo and gdpo itself, at equal settings, on questions with known shares.
 
-Every arm starts from the same sft model of the embedded world and sees the same pairs in the same batches; only the loss differs. Measured on
+Every arm starts from the same sft model of the embedded world and sees the same pairs in the same batches; only the loss differs. On
 held-out questions of `tiny_beliefs`: the Jensen-Shannon distance of the beliefs to the known shares (by probability, and by samples), the
 majority bias (1 is right), and how often a sampled response agrees with the belief it begins with. The gate of arXiv 2412.20299's claim:
 JSD(gdpo) < JSD(dpo) / 2 and consistency(gdpo) > consistency(dpo), on every seed; the bench fails where it does not hold.

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.overrides import points
+from lexalign.schema import Experiment
 from lexalign.stores import shelf
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class JobFailed(Exception):
 
 
 def check_command_line(argv: Sequence[str]) -> None:
-    """Before Hydra makes a folder: exit 2 with every problem of every job, or do what `cache` asks for. Questions to Hydra pass."""
+    """Before Hydra makes a folder: exit 2 with every problem of every job, or do what `cache`, `compare` ask. Questions to Hydra pass."""
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return
@@ -39,18 +40,32 @@ def check_command_line(argv: Sequence[str]) -> None:
         jobs = points(args.overrides, multirun=args.multirun, config_dirs=config_dirs)
     except ConfigError as error:
         refuse(error.problems)
-    stores = []
+    instead: list[Experiment] = []
     for job in jobs:
         try:
             experiment = compose(job, config_dirs=config_dirs).experiment
-            stores += [experiment] if experiment.cache.action != "keep" else []
+            instead += [experiment] if experiment.cache.action != "keep" or experiment.compare else []
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
         refuse(list(problems))
-    if stores:
-        print("\n".join(shelf.looked_after(experiment) for experiment in stores))
+    for experiment in instead:
+        do_instead(experiment)
+    if instead:
         sys.exit(0)
+
+
+def do_instead(experiment: Experiment) -> None:
+    """What `cache` or `compare` asks for; exits 2 where the runs cannot be compared."""
+    if experiment.cache.action != "keep":
+        print(shelf.looked_after(experiment))
+    if experiment.compare:
+        from lexalign.evaluation import compare
+
+        try:
+            compare.show(experiment.compare)
+        except ConfigError as error:
+            refuse(error.problems)
 
 
 def refuse(problems: Sequence[str]) -> NoReturn:

@@ -25,9 +25,11 @@ def show(result: Result) -> None:
         table.add_column("metric")
         table.add_column("before", justify="right")
         table.add_column("after", justify="right")
+        table.add_column("95 % interval", justify="right")
         for name, value in after.items():
             mark = " (score)" if name == result.score_name else ""
-            table.add_row(name + mark, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}")
+            low, high = result.intervals[name]
+            table.add_row(name + mark, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}", f"{low:.4f} to {high:.4f}")
         console.print(table)
     for sample in result.samples:
         for name, text in sample.items():

@@ -18,6 +18,8 @@ class Result:
     score_name: str | None = None
     score_direction: Literal["maximize", "minimize"] | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=lambda: {"before": {}, "after": {}})
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Bootstrapped 95 % intervals of the metrics after training."""
     samples: list[dict[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     artifact: str | None = None

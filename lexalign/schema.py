@@ -349,6 +349,8 @@ class Experiment:
     """The run's folder (the sweep's, in a multirun)."""
     store: str
     """Folder of what runs share: finished parents, tokenised rows and reference log-probabilities, all by content."""
+    compare: list[str]
+    """Folders of finished runs: compare their measurements on the same rows instead of running."""
     cache: Cache
     """How much of that is kept."""
     extensions: list[str]

@@ -41,6 +41,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign import memory, models
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
+    from lexalign.evaluation import compare
     from lexalign.evaluation.measure import Measured
     from lexalign.stores.tokens import TokenStore
     from lexalign.trainers.callbacks import Watch
@@ -89,8 +90,10 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         log.info("Measuring the model after training")
         after = yardstick.measure(trainer.model, reference=before)
     result = finished(experiment, before.values, after.values, artifact)
+    result.intervals = after.intervals
     result.counts = {**splits.counts, "trainable_parameters": trainable, "steps": trainer.state.global_step}
     if yardstick is not None:
+        yardstick.write(out_dir / compare.FILE, before, after)
         result.samples = [
             {"prompt": report.shown_prompt(prompt), "before": old, "after": new}
             for prompt, old, new in zip(yardstick.sample_prompts(), before.outputs, after.outputs, strict=True)

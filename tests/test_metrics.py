@@ -12,14 +12,13 @@ SHARES = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(
 
 
 def test_exact_match_leaves_white_space_aside():
-    assert metrics.exact_match(["a ", "\nb", "c", "D"], ["a", "b", "x", "d"]) == 0.5
+    assert metrics.exact_matches(["a ", "\nb", "c", "D"], ["a", "b", "x", "d"]) == [1, 1, 0, 0]
     with pytest.raises(ValueError, match="shorter|longer"):
-        metrics.exact_match(["a"], [])
+        metrics.exact_matches(["a"], [])
 
 
 def test_reward_accuracy_counts_a_tie_as_half():
-    assert metrics.reward_accuracy([1.0, -1.0, 0.0, 2.0]) == 0.625
-    assert metrics.reward_accuracy([0.0, 0.0]) == 0.5
+    assert metrics.reward_accuracies([1.0, -1.0, 0.0, 2.0]) == [1, 0, 0.5, 1]
 
 
 def test_jensen_shannon_distance():

@@ -106,6 +106,7 @@ def ours(job: Job, out: Path, *, fast: bool, store: Path) -> list[str]:
         "train.log_steps=1", f"train.save_steps={10**6}", f"train.max_length={job.max_length}", f"train.fast_path={fast}".lower(),
         f"adapter.rank={job.rank}", f"adapter.alpha={ALPHA}", f"seed={job.seed}", f"hardware={job.device}",
         f"hardware.precision={job.precision}", f"hardware.threads={job.threads}",
+        "model.dtype=float32",  # as A loads it
     ]  # fmt: skip
 
 

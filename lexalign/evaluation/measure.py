@@ -1,15 +1,21 @@
 """One measurement of a model on the held-out rows: the numbers, and a few samples to read."""
 
+import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lexalign.artifacts import write_json
 from lexalign.data.rows import Row, prompt_of
 from lexalign.data.tokens import Encoder
 from lexalign.evaluation import metrics
+from lexalign.evaluation.intervals import RowValues, interval
 from lexalign.evaluation.scoring import generate, next_token_probs, response_log_probs
 from lexalign.schema import Evaluate
 
@@ -20,11 +26,25 @@ ROOM = 8  # tokens a greedy answer may be longer than the longest reference befo
 
 @dataclass(kw_only=True)
 class Measured:
-    """`values` by metric name; `outputs` are the samples' texts; `pair_log_probs` the sums a later measurement compares with."""
+    """`rows` are the metrics by name, row by row; `outputs` the samples' texts; `pair_log_probs` what a later measurement compares with."""
 
-    values: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, RowValues] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     pair_log_probs: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics by name."""
+        return {name: found.mean() for name, found in self.rows.items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Their bootstrapped 95 % intervals."""
+        return {name: interval(found) for name, found in self.rows.items()}
+
+    def record(self, name: str, values: list[float], weights: list[float] | None = None) -> None:
+        """Keep a metric row by row."""
+        self.rows[name] = RowValues(values=values, weights=weights)
 
 
 @dataclass(kw_only=True)
@@ -61,6 +81,15 @@ class Yardstick:
         model.train(was_training)
         return found
 
+    def write(self, path: Path, before: Measured, after: Measured) -> None:
+        """Both measurements row by row, for `compare`; `rows` tells whether two runs were measured on the same."""
+        digest = hashlib.sha256(json.dumps(self.rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        tables = {
+            when: {name: dataclasses.asdict(found) for name, found in measured.rows.items()}
+            for when, measured in (("before", before), ("after", after))
+        }
+        write_json(path, {"rows": digest, **tables})
+
     def sequences(self) -> list[tuple[list[int], list[int]]]:
         """(context, scored tokens) of the held-out sft rows: the completion, the last assistant turn, or the whole text."""
         found = []
@@ -77,7 +106,7 @@ class Yardstick:
     def likelihood(self, model: torch.nn.Module, found: Measured) -> None:
         """loss: mean negative log-likelihood of a scored token."""
         scored = response_log_probs(model, self.sequences(), batch_size=self.settings.batch_size, max_length=self.max_length)
-        found.values["loss"] = -sum(total for total, _ in scored) / max(1, sum(count for _, count in scored))
+        found.record("loss", [-total / max(1, count) for total, count in scored], [float(count) for _, count in scored])
 
     def exact_match(self, model: torch.nn.Module, found: Measured) -> None:
         """exact_match: share of greedy answers equal to the reference."""
@@ -87,7 +116,7 @@ class Yardstick:
                 "Some references are longer than evaluate.max_new_tokens=%d: they count as not matched", self.settings.max_new_tokens
             )
         answers = self.answers(model, [row["prompt"] for row in self.rows], min(longest, self.settings.max_new_tokens))
-        found.values["exact_match"] = metrics.exact_match(answers, [row["completion"] for row in self.rows])
+        found.record("exact_match", metrics.exact_matches(answers, [row["completion"] for row in self.rows]))
 
     def answers(self, model: torch.nn.Module, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
         """Greedy answers."""
@@ -103,10 +132,10 @@ class Yardstick:
         base = (reference or found).pair_log_probs
         assert self.beta is not None
         margins = [self.beta * ((c - rc) - (r - rr)) for (c, r), (rc, rr) in zip(found.pair_log_probs, base, strict=True)]
-        found.values["reward_accuracy"] = metrics.reward_accuracy(margins)
-        found.values["reward_margin"] = metrics.mean(margins)
+        found.record("reward_accuracy", metrics.reward_accuracies(margins))
+        found.record("reward_margin", margins)
         if "soft_label" in self.rows[0]:
-            found.values["soft_label_error"] = metrics.soft_label_error(margins, [row["soft_label"] for row in self.rows])
+            found.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in self.rows]))
 
     def beliefs(self, model: torch.nn.Module, found: Measured) -> None:
         """belief_jsd, belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""
@@ -119,9 +148,9 @@ class Yardstick:
         raw = next_token_probs(model, list(prompts.values()), firsts, batch_size=self.settings.batch_size)
         policy = [[p / (sum(probs) or 1.0) for p in probs] for probs in raw]
         wanted = list(shares.values())
-        found.values["belief_jsd"] = metrics.mean([metrics.jensen_shannon_distance(q, p) for q, p in zip(policy, wanted, strict=True)])
-        found.values["belief_mass"] = metrics.mean([sum(probs) for probs in raw])
-        found.values["majority_bias"] = metrics.mean([metrics.majority_bias(q, p) for q, p in zip(policy, wanted, strict=True)])
+        found.record("belief_jsd", [metrics.jensen_shannon_distance(q, p) for q, p in zip(policy, wanted, strict=True)])
+        found.record("belief_mass", [sum(probs) for probs in raw])
+        found.record("majority_bias", [metrics.majority_bias(q, p) for q, p in zip(policy, wanted, strict=True)])
         if self.settings.belief_samples:
             self.sampled_beliefs(model, found, list(prompts.values()), wanted)
 
@@ -142,9 +171,9 @@ class Yardstick:
         written = [self.encoder.belief_text(index) for index in range(kinds)]
         sides = (("chosen", "belief"), ("rejected", "rejected_belief"))
         known = [(metrics.words(row[text]), row[belief]) for row in self.known for text, belief in sides if belief in row]
-        agree, distances = [], []
+        agreed, distances = [], []
         for at, shares in enumerate(wanted):
-            tally = [0] * kinds
+            tally, agree = [0] * kinds, []
             for text in drawn[at * count : (at + 1) * count]:
                 belief = next((index for index, prefix in enumerate(written) if text.startswith(prefix)), None)
                 if belief is None:
@@ -152,11 +181,12 @@ class Yardstick:
                     continue
                 tally[belief] += 1
                 agree.append(float(metrics.nearest_belief(text.removeprefix(written[belief]), known) == belief))
+            agreed.append(metrics.mean(agree))
             if any(tally):
                 distances.append(metrics.jensen_shannon_distance([n / sum(tally) for n in tally], shares))
         if distances:
-            found.values["belief_jsd_sampled"] = metrics.mean(distances)
-        found.values["belief_consistency"] = metrics.mean(agree)
+            found.record("belief_jsd_sampled", distances)
+        found.record("belief_consistency", agreed)
 
     def samples(self, model: torch.nn.Module, found: Measured) -> None:
         """Greedy answers to the first prompts, to be read."""

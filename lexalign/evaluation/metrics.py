@@ -18,19 +18,19 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def exact_match(generated: Sequence[str], wanted: Sequence[str]) -> float:
-    """Share of generations equal to the reference, surrounding white space aside."""
-    return mean([float(a.strip() == b.strip()) for a, b in zip(generated, wanted, strict=True)])
+def exact_matches(generated: Sequence[str], wanted: Sequence[str]) -> list[float]:
+    """1 for each generation equal to its reference, surrounding white space aside, else 0."""
+    return [float(a.strip() == b.strip()) for a, b in zip(generated, wanted, strict=True)]
 
 
-def soft_label_error(margins: Sequence[float], labels: Sequence[float]) -> float:
-    """Mean distance of the preference that the rewards imply, σ(margin), from the probability that was given."""
-    return mean([abs(0.5 + 0.5 * math.tanh(margin / 2) - label) for margin, label in zip(margins, labels, strict=True)])
+def soft_label_errors(margins: Sequence[float], labels: Sequence[float]) -> list[float]:
+    """Distances of the preferences that the rewards imply, σ(margin), from the probabilities that were given."""
+    return [abs(0.5 + 0.5 * math.tanh(margin / 2) - label) for margin, label in zip(margins, labels, strict=True)]
 
 
-def reward_accuracy(margins: Sequence[float]) -> float:
-    """Share of pairs whose chosen response has the higher reward; a tie counts one half, so an untrained policy scores 0.5."""
-    return mean([0.5 if margin == 0 else float(margin > 0) for margin in margins])
+def reward_accuracies(margins: Sequence[float]) -> list[float]:
+    """1 for each pair whose chosen response has the higher reward; a tie counts one half, so an untrained policy scores 0.5."""
+    return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
 def jensen_shannon_distance(p: Sequence[float], q: Sequence[float]) -> float:

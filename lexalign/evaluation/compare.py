@@ -1,0 +1,70 @@
+"""`compare=[runA,runB,…]`: the last measurements of finished runs beside each other, on the same rows: better, worse, or noise?"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lexalign.errors import ConfigError
+from lexalign.evaluation.intervals import RowValues, difference
+from lexalign.evaluation.metrics import DIRECTIONS
+
+FILE = "measurements.json"
+
+
+def problems(runs: Sequence[str]) -> list[str]:
+    """What is wrong with the runs to compare; empty where they can be."""
+    if len(runs) == 1:
+        return [f"compare=[{runs[0]}]: name two runs or more, the first is what the others are held against"]
+    found = [
+        f"compare: {run} holds no {FILE}; name the folder of a finished sft or align run that was evaluated"
+        for run in runs
+        if not (Path(run).expanduser() / FILE).is_file()
+    ]
+    if found:
+        return found
+    first, *others = (read(run) for run in runs)
+    return [
+        f"compare: {run} was measured on other rows than {runs[0]}; run both with the same data and evaluate.limit"
+        for run, other in zip(runs[1:], others, strict=True)
+        if other["rows"] != first["rows"]
+    ]
+
+
+def read(run: str) -> dict[str, Any]:
+    """The measurements a run left."""
+    return json.loads((Path(run).expanduser() / FILE).read_text(encoding="utf-8"))
+
+
+def show(runs: Sequence[str]) -> None:
+    """Print the table; raises ConfigError where the runs cannot be compared."""
+    if wrong := problems(runs):
+        raise ConfigError(wrong)
+    tables = [{name: RowValues(**values) for name, values in read(run)["after"].items()} for run in runs]
+    console = Console(file=sys.stdout, highlight=False)
+    first, *others = tables
+    for run, other in zip(runs[1:], others, strict=True):
+        table = Table(title=f"{run} against {runs[0]}", title_justify="left")
+        for column in ("metric", "n", Path(runs[0]).name, Path(run).name, "difference [95 % interval]", "verdict"):
+            table.add_column(column, justify="left" if column in ("metric", "verdict") else "right")
+        for name in (name for name in first if name in other):
+            apart, low, high = difference(first[name], other[name])
+            shown = f"{apart:+.4f} [{low:+.4f}, {high:+.4f}]"
+            count = str(len(first[name].values))
+            table.add_row(name, count, f"{first[name].mean():.4f}", f"{other[name].mean():.4f}", shown, verdict(name, low, high))
+        console.print(table)
+        if left_out := sorted(set(first) ^ set(other)):
+            console.print(f"measured in one of the two only: {', '.join(left_out)}")
+
+
+def verdict(name: str, low: float, high: float) -> str:
+    """What an interval of a difference says; which way is better is known for the metrics that can be a score."""
+    if low <= 0 <= high:
+        return "noise"
+    if name not in DIRECTIONS:
+        return "higher" if low > 0 else "lower"
+    return "better" if (low > 0) == (DIRECTIONS[name] == "maximize") else "worse"

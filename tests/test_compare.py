@@ -1,0 +1,115 @@
+"""How sure a number is: intervals against what statistics knows, and two runs held against each other."""
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import World
+
+from lexalign.errors import ConfigError
+from lexalign.evaluation import compare
+from lexalign.evaluation.intervals import RowValues, difference, interval
+
+values = st.lists(st.floats(-5, 5), min_size=1, max_size=30)
+
+
+@settings(max_examples=30, deadline=None)
+@given(values)
+def test_an_interval_lies_within_the_values_and_is_the_same_each_time(found):
+    low, high = interval(RowValues(values=found))
+    assert min(found) - 1e-9 <= low <= high <= max(found) + 1e-9
+    assert interval(RowValues(values=found)) == (low, high)
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one():
+    """For many rows the bootstrap comes to mean ± 1.96 standard errors."""
+    chance = random.Random(0)
+    found = [chance.gauss(1, 2) for _ in range(400)]
+    mean = sum(found) / 400
+    error = math.sqrt(sum((x - mean) ** 2 for x in found) / 400) / 20
+    low, high = interval(RowValues(values=found))
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error) and high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
+
+
+def test_it_covers_the_truth_about_as_often_as_it_says():
+    chance = random.Random(1)
+    covered = 0
+    for _ in range(100):
+        low, high = interval(RowValues(values=[chance.gauss(0, 1) for _ in range(40)]))
+        covered += low <= 0 <= high
+    assert 85 <= covered <= 100
+
+
+@settings(max_examples=20, deadline=None)
+@given(values, st.floats(0.1, 3))
+def test_pairing_sees_a_small_shift_in_noisy_rows(found, shift):
+    apart, low, high = difference(RowValues(values=found), RowValues(values=[x + shift for x in found]))
+    assert apart == pytest.approx(shift) and low == pytest.approx(shift) and high == pytest.approx(shift)
+    assert difference(RowValues(values=found), RowValues(values=found)) == (0, 0, 0)
+
+
+def test_weights_make_the_mean_of_all_tokens():
+    assert RowValues(values=[1.0, 4.0], weights=[3.0, 1.0]).mean() == 1.75
+    assert RowValues(values=[1.0], weights=[0.0]).mean() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "said"),
+    [("loss", -1, 1, "noise"), ("loss", -2, -1, "better"), ("exact_match", -2, -1, "worse"), ("exact_match", 1, 2, "better"),
+     ("reward_margin", 1, 2, "higher"), ("reward_margin", -2, -1, "lower"), ("loss", 0, 0, "noise")],
+)  # fmt: skip
+def test_what_an_interval_says(name, low, high, said):
+    assert compare.verdict(name, low, high) == said
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="module")
+def runs(world):
+    """Two sft runs, one hardly trained, and one measured on fewer rows."""
+    common = ("stage=sft", "hardware.threads=1", "evaluate.samples=0", "evaluate.max_new_tokens=16")
+    few, many, other = (
+        world.run(*common, f"train.max_steps={steps}", f"evaluate.limit={limit}")[1] for steps, limit in ((2, 60), (60, 60), (2, 30))
+    )
+    return few, many, other
+
+
+def test_a_run_leaves_its_measurements_row_by_row(runs):
+    found = json.loads((runs[0] / compare.FILE).read_text())
+    result = json.loads((runs[0] / "result.json").read_text())
+    for name, table in found["after"].items():
+        assert len(table["values"]) == 60
+        assert RowValues(**table).mean() == pytest.approx(result["metrics"]["after"][name])
+        low, high = result["intervals"][name]
+        assert low <= result["metrics"]["after"][name] <= high
+
+
+def test_two_runs_on_the_command_line(world, runs):
+    few, many, _ = runs
+    done = world.type(f"compare=[{few},{many}]", env={"COLUMNS": "240"})
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.strip("│ ").startswith("loss")]
+    assert "better" in line and " 60 " in line
+    assert not (world.folder / "multirun").exists(), "nothing was run"
+
+
+def test_a_run_against_itself_is_noise(runs, capsys):
+    compare.show([str(runs[0]), str(runs[0])])
+    printed = capsys.readouterr().out
+    assert "noise" in printed and "better" not in printed and "worse" not in printed
+
+
+def test_what_cannot_be_compared_is_refused(world, runs, tmp_path):
+    few, _, other = runs
+    with pytest.raises(ConfigError, match="was measured on other rows"):
+        compare.show([str(few), str(other)])
+    with pytest.raises(ConfigError, match=r"holds no measurements.json; name the folder of a finished"):
+        compare.show([str(few), str(tmp_path)])
+    done = world.type(f"compare=[{few}]")
+    assert done.returncode == 2 and "name two runs or more" in done.stderr
