@@ -166,6 +166,8 @@ class Columns:
     """The rejected response's belief; plain dpo puts it before that response."""
     probabilities: str | None
     """Shares p* of the beliefs for this prompt, in the order of `data.beliefs`."""
+    group: str | None
+    """Whose beliefs a row shows, where one file holds several groups; each has shares of its own."""
     soft_label: str | None
     """Probability that the chosen response is preferred, 0 to 1 (gdpo_soft, cdpo_soft)."""
 

@@ -25,7 +25,7 @@ DATA = SimpleNamespace(beliefs=BELIEFS)
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
 BELIEVED = {**PAIR, "belief": "for", "rejected_belief": 1, "probabilities": [0.5, 0.25, 0.25]}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-SAME = {name: name for name in ("text", "messages", "soft_label", *BELIEVED)}
+SAME = {name: name for name in ("text", "messages", "soft_label", "group", *BELIEVED)}
 
 
 def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "rejected")) -> dict[str, Any]:
@@ -59,6 +59,8 @@ def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "r
         ({"probabilities": [1.5, -0.5, 0]}, "'probabilities' holds -0.5, which is no share"),
         ({"probabilities": [float("nan"), 0.5, 0.5]}, "'probabilities' holds nan, which is no share"),
         ({"probabilities": [True, 0, 0]}, "'probabilities' holds True, which is no share"),
+        ({"group": ""}, "'group' is empty"),
+        ({"group": 1.5}, "'group' is float (1.5), expected text"),
         ({"soft_label": 1.2}, "'soft_label' is 1.2, expected a probability from 0 to 1"),
         ({"soft_label": -0.1}, "'soft_label' is -0.1, expected a probability"),
         ({"soft_label": float("nan")}, "'soft_label' is nan, expected a probability"),
@@ -98,6 +100,13 @@ def test_a_belief_is_the_same_as_text_as_index_and_as_digits(index, text):
 
 def test_shares_may_come_as_json():
     assert check({**BELIEVED, "probabilities": "[1, 0, 0]"})["probabilities"] == [1.0, 0.0, 0.0]
+
+
+def test_groups_have_shares_of_their_own():
+    assert check({**BELIEVED, "group": 7})["group"] == "7"
+    table = [{"prompt": "a", "belief": belief, "group": group} for belief, group in ((0, "x"), (0, "x"), (1, "y"), (0, "y"))]
+    assert estimate_shares(table, 2) == 2
+    assert [row["probabilities"] for row in table] == [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5]]
 
 
 def test_a_soft_label_may_come_as_text():

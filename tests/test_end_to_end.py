@@ -100,3 +100,25 @@ def test_soft_labels_are_learned_and_the_conservative_loss_is_calibrated(world, 
         assert result.score_name == "soft_label_error" and result.score_direction == "minimize"
         assert result.score < 0.7 * result.metrics["before"]["soft_label_error"] and result.metrics["after"]["reward_accuracy"] > 0.9
     assert found["cdpo_soft"].score < 0.12 < found["gdpo_soft"].score
+
+
+def test_each_group_has_its_distance(world, quickstart, tmp_path):
+    """Two groups in one file, told apart by their prompts: the distance to the shares is reported for each."""
+    import json
+
+    from lexalign.locate import EMBEDDED
+
+    for file in (EMBEDDED / "data/tiny_beliefs").iterdir():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        named = [{**row, "group": "dance" if "dance" in row["prompt"] else "other"} for row in rows]
+        (tmp_path / file.name).write_text("".join(json.dumps(row) + "\n" for row in named))
+    result, _ = world.run(
+        "stage=align", "method=gdpo", f"data.path={tmp_path}", "data.columns.group=group", "train.max_steps=2", "evaluate.belief_samples=0"
+    )
+    after = result.metrics["after"]
+    assert {name for name in after if name.startswith("belief_jsd")} == {"belief_jsd", "belief_jsd/dance", "belief_jsd/other"}
+    assert (
+        min(after["belief_jsd/dance"], after["belief_jsd/other"])
+        <= after["belief_jsd"]
+        <= max(after["belief_jsd/dance"], after["belief_jsd/other"])
+    )

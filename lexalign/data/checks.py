@@ -105,6 +105,13 @@ def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
     return [float(share) for share in value]
 
 
+def check_group(value: Any, data: Data, where: str) -> str:
+    """The name of a group; a number is taken as its name."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return check_text(value, data, where)
+
+
 def check_soft_label(value: Any, data: Data, where: str) -> float:
     """The probability that the chosen response is preferred."""
     if isinstance(value, str):
@@ -127,5 +134,6 @@ CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
     "belief": check_belief,
     "rejected_belief": check_belief,
     "probabilities": check_probabilities,
+    "group": check_group,
     "soft_label": check_soft_label,
 }

@@ -6,7 +6,7 @@ from lexalign.parse import nearest
 from lexalign.schema import Experiment
 
 SFT_SHAPES = {"text": ("text",), "messages": ("messages",), "prompt/completion": ("prompt", "completion")}
-BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities")
+BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities", "group")
 
 
 def named(experiment: Experiment) -> dict[str, str]:

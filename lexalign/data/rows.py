@@ -159,6 +159,11 @@ def prompt_of(row: Row) -> str:
     return shown if isinstance(shown, str) else json.dumps(shown, sort_keys=True)
 
 
+def question_of(row: Row) -> tuple[str, str]:
+    """What shares belong to: a prompt, asked of a group (empty where the data name none)."""
+    return prompt_of(row), row.get("group", "")
+
+
 def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out, by prompt: a prompt's own digest decides, so the choice outlives seed and order."""
     prompts = sorted({prompt_of(row) for row in rows}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
@@ -167,12 +172,12 @@ def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
 
 
 def estimate_shares(rows: list[Row], count: int) -> int:
-    """Give rows with a belief but without shares the frequencies of their prompt's beliefs; returns the number of such prompts."""
+    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group); the number of such prompts."""
     lacking = [row for row in rows if "belief" in row and "probabilities" not in row]
-    tally: dict[str, Counter[int]] = {}
+    tally: dict[tuple[str, str], Counter[int]] = {}
     for row in lacking:
-        tally.setdefault(prompt_of(row), Counter())[row["belief"]] += 1
+        tally.setdefault(question_of(row), Counter())[row["belief"]] += 1
     for row in lacking:
-        seen = tally[prompt_of(row)]
+        seen = tally[question_of(row)]
         row["probabilities"] = [seen[index] / seen.total() for index in range(count)]
     return len(tally)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lexalign.artifacts import write_json
-from lexalign.data.rows import Row, prompt_of
+from lexalign.data.rows import Row, prompt_of, question_of
 from lexalign.data.tokens import Encoder
 from lexalign.evaluation import metrics
 from lexalign.evaluation.intervals import RowValues, interval
@@ -138,17 +138,20 @@ class Yardstick:
             found.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in self.rows]))
 
     def beliefs(self, model: torch.nn.Module, found: Measured) -> None:
-        """belief_jsd, belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""
+        """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""
         firsts = self.encoder.first_belief_tokens()
-        shares: dict[str, list[float]] = {}
+        shares: dict[tuple[str, str], list[float]] = {}
         prompts = {}
         for row in self.rows:
-            shares.setdefault(prompt_of(row), row["probabilities"])
-            prompts[prompt_of(row)] = self.encoder.prompt(row["prompt"])
+            shares.setdefault(question_of(row), row["probabilities"])
+            prompts[question_of(row)] = self.encoder.prompt(row["prompt"])
         raw = next_token_probs(model, list(prompts.values()), firsts, batch_size=self.settings.batch_size)
         policy = [[p / (sum(probs) or 1.0) for p in probs] for probs in raw]
         wanted = list(shares.values())
         found.record("belief_jsd", [metrics.jensen_shannon_distance(q, p) for q, p in zip(policy, wanted, strict=True)])
+        groups = [group for _, group in shares]
+        for group in sorted(set(groups) - {""}):
+            found.record(f"belief_jsd/{group}", [x for x, own in zip(found.rows["belief_jsd"].values, groups, strict=True) if own == group])
         found.record("belief_mass", [sum(probs) for probs in raw])
         found.record("majority_bias", [metrics.majority_bias(q, p) for q, p in zip(policy, wanted, strict=True)])
         if self.settings.belief_samples:
