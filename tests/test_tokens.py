@@ -158,13 +158,26 @@ def test_the_masks_of_a_gdpo_batch_cover_their_spans_and_nothing_else(rows, room
     assert batch["shares"].tolist() == [row["shares"] for row in rows] and "ref_chosen_logps" not in batch
 
 
-def test_reference_scores_travel_with_their_rows():
+def test_a_batch_gives_back_the_spans_its_rows_are_known_by():
+    """The reference store finds a row by its ids, taken from the row before training and from the batch while training."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    from lexalign.trainers.fast import contexts_and_responses
     from lexalign.trainers.gdpo import BeliefCollator
 
-    rows = [{"prompt_ids": [1], "belief_ids": [2], "chosen_ids": [3], "rejected_ids": [4], "shares": [1.0]} for _ in range(2)]
-    scored = [{**row, "ref_chosen_logps": -1.0 - at, "ref_rejected_logps": -3.0} for at, row in enumerate(rows)]
-    batch = BeliefCollator(pad=0, max_length=9)(scored)
-    assert batch["ref_chosen_logps"].tolist() == [-1.0, -2.0] and batch["ref_rejected_logps"].tolist() == [-3.0, -3.0]
+    rows = [
+        {"prompt_ids": [1, 2, 3], "belief_ids": [4], "chosen_ids": [5, 6], "rejected_ids": [7], "shares": [1.0]},
+        {"prompt_ids": [8], "belief_ids": [9, 9], "chosen_ids": [3], "rejected_ids": [2, 2, 2, 2], "shares": [1.0]},
+    ]
+    sides = ("chosen_ids", "rejected_ids")
+    believed = contexts_and_responses(BeliefCollator(pad=0, max_length=6)(rows))
+    assert believed == [
+        (row["prompt_ids"] + row["belief_ids"], row[side][: 6 - len(row["prompt_ids"] + row["belief_ids"])])
+        for side in sides
+        for row in rows
+    ]
+    plain = contexts_and_responses(DataCollatorForPreference(pad_token_id=0, max_length=4)(rows))
+    assert plain == [(row["prompt_ids"], row[side][: 4 - len(row["prompt_ids"])]) for side in sides for row in rows]
 
 
 def test_rows_too_long_are_left_out_or_cut_and_counted(encoder):

@@ -52,7 +52,7 @@ WRONG_SETTINGS = {
 WRONG_KEYS = {
     "stage=aline": ["stage=aline: there is no such stage", "did you mean align?"],
     "method=gpdo": ["method=gpdo: there is no such method", "did you mean gdpo?"],
-    "method.beta=0.2": ["method.beta: is a setting of method=dpo, gdpo", "not of method=lora"],
+    "method.beta=0.2": ["method.beta: is a setting of method=cdpo_soft, dpo, gdpo, gdpo_soft", "not of method=lora"],
     "sead=1": ["sead: unknown setting; did you mean seed?"],
     "train.lerning_rate=1": ["train.lerning_rate: unknown setting; did you mean train.learning_rate?"],
     "data.columns.promt=x": ["data.columns.promt: unknown setting; did you mean data.columns.prompt?"],
