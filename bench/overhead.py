@@ -4,7 +4,7 @@ Each arm is a fresh process, arms interleaved (A B B A ...). Both note the time 
 repeats of: CPU seconds a step (median over the steps of a run, the first left out), and seconds from process start to the end of the first
 step. Both arms train the same model on the same rows with the same seed, so their losses must agree; if not, no ratio is printed.
 
-    python bench/overhead.py [--repeats 3] [--steps 40] [--threads 2]
+    python bench/overhead.py [--repeats 5] [--steps 45] [--threads 2]
 """
 
 import argparse
@@ -141,8 +141,8 @@ def measure(arm: str, kind: str, args: argparse.Namespace) -> dict:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=45, help="an epoch of tiny_pairs at least, so that both arms pay the reference before")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--arm", choices=["ours", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=["sft", "dpo"], help=argparse.SUPPRESS)
