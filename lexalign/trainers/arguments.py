@@ -12,7 +12,13 @@ from lexalign.adapters import lora_config
 from lexalign.models import Loaded, resolve_precision
 from lexalign.schema import Experiment
 
-OPTIMIZERS = {"adamw_torch": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "rmsprop": "rmsprop", "adafactor": "adafactor", "sgd": "sgd"}
+OPTIMIZERS = {
+    "adamw_torch": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "rmsprop": "rmsprop",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
 
 
 def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
