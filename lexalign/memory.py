@@ -104,9 +104,12 @@ def settle(trainer: Any, experiment: Experiment) -> None:
         log.info("Tried: it does not fit; gradient checkpointing on")
         seconds = tried(trainer, batch)
     if seconds is None:
+        train = experiment.train
+        size = f"train.batch_size (now {train.batch_size})" if train.max_tokens is None else f"train.max_tokens (now {train.max_tokens})"
+        more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False else ""
         raise OutOfMemory(
-            f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; type a smaller train.batch_size (now "
-            f"{experiment.train.batch_size}) with more train.gradient_accumulation_steps, or train.gradient_checkpointing=true"
+            f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; type a smaller {size} with more "
+            f"train.gradient_accumulation_steps{more}"
         )
     log.info("Tried: forward and backward took %.1f s", seconds)
 

@@ -36,7 +36,7 @@ def test_scarce_memory_switches_it_on_and_trying_leaves_no_trace(world, method, 
     _, scarce = world.run(*method, *COMMON)
     assert "gradient checkpointing on (train.gradient_checkpointing=auto)" in log_of(scarce)
     assert "Tried: forward and backward took" in log_of(scarce)
-    assert losses(scarce) == pytest.approx(losses(plenty), abs=1e-6, nan_ok=True) if None not in losses(plenty) else True
+    assert len([x for x in losses(plenty) if x]) == 3
     assert [x for x in losses(scarce) if x] == pytest.approx([x for x in losses(plenty) if x], abs=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
         OutOfMemory, match=r"a batch of [\d,]+ tokens does not fit into 0.0 GB; type a smaller train.batch_size \(now 16\)"
     ) as error:
         world.run("stage=sft", *COMMON)
-    assert error.value.exit_code == 3
+    assert error.value.exit_code == 3 and "train.gradient_checkpointing=true" not in str(error.value), "it was tried with it already"
 
 
 def test_the_worst_batch_is_the_longest_that_can_come_up(world):
