@@ -1,0 +1,171 @@
+"""`ledger.sqlite` in a sweep's folder: what every job is, how far it came, and what it scored.
+
+The process that runs the sweep is its only writer; others may read while it writes.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lexalign.errors import ConfigError, DiskFull
+
+FILE = "ledger.sqlite"
+VERSION = 1
+State = Literal["waiting", "running", "finished", "pruned", "failed", "interrupted", "planned"]
+STATES: tuple[str, ...] = get_args(State)
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One job: a point of a sweep, or a parent that points share."""
+
+    key: str
+    """Content key of its resolved experiment."""
+    number: int | None
+    """The point's number, which is its folder's name; None for a parent."""
+    overrides: list[str]
+    """What one would type to run it alone, but for its folder."""
+    values: dict[str, str] = field(default_factory=dict)
+    """The settings that the sweep varies, as typed."""
+    stage: str = ""
+    method: str | None = None
+    folder: str = ""
+    """Where its run is: below the sweep's folder, or where the same work was done before."""
+    parent: str | None = None
+    """Content key of the parent it starts from."""
+    state: State = "waiting"
+    attempts: int = 0
+    pid: int | None = None
+    host: str | None = None
+    gpu: str | None = None
+    started: float | None = None
+    """When its last attempt began, in seconds since 1970."""
+    seconds: float = 0.0
+    """Of all its attempts."""
+    steps: int | None = None
+    """Optimizer steps done."""
+    score: float | None = None
+    score_name: str | None = None
+    score_direction: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Measured after training."""
+    reason: str | None = None
+    """Why it failed or stopped, in one line."""
+    command: str | None = None
+    """The sweep's command line that asked for it last."""
+    standing: str | None = None
+    """Digest of all that its key was made of beside what was typed; see `lexalign.sweeps.identity`."""
+
+
+COLUMNS = [column.name for column in fields(Job)]
+AS_JSON = ("overrides", "values", "metrics")
+
+
+class Ledger:
+    """The jobs of one sweep, by key. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, write: bool = False):
+        self.folder = folder
+        self.path = folder / FILE
+        if not write and not self.path.is_file():
+            raise ConfigError(f"{folder}: holds no sweep ({FILE} is not there); name the folder of a sweep, or of a run")
+        self.write = write
+        self.connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro", uri=not self.write, timeout=30)
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, VERSION) or (version == 0 and not self.write):
+                raise ConfigError(
+                    f"{self.path}: is a ledger of version {version}, this lexalign writes version {VERSION}; "
+                    "name another output_dir, or type sweep.fresh=true"
+                )
+            if self.write and version == 0:
+                self._create(connection)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise ConfigError(f"{self.path}: cannot be read as a ledger ({error}); move it away, or type sweep.fresh=true") from error
+        except ConfigError:
+            connection.close()
+            raise
+        return connection
+
+    @staticmethod
+    def _create(connection: sqlite3.Connection) -> None:
+        typed = {"key": "TEXT PRIMARY KEY", "number": "INTEGER UNIQUE", "values": "TEXT"}
+        columns = ", ".join(f'"{name}" {typed.get(name, "")}' for name in COLUMNS)
+        connection.execute("PRAGMA journal_mode=WAL")
+        with connection:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns})")
+            connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)")
+            connection.execute(f"PRAGMA user_version={VERSION}")
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.connection.close()
+
+    def jobs(self) -> list[Job]:
+        """Every job: the points by number, then the parents."""
+        names = ", ".join(f'"{name}"' for name in COLUMNS)
+        rows = self.connection.execute(f"SELECT {names} FROM jobs ORDER BY number IS NULL, number")
+        return [Job(**{name: json.loads(v) if name in AS_JSON else v for name, v in zip(COLUMNS, row, strict=True)}) for row in rows]
+
+    def facts(self) -> dict[str, Any]:
+        """What is true of the sweep as a whole."""
+        return {name: json.loads(value) for name, value in self.connection.execute("SELECT name, value FROM facts")}
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts of the sweep as a whole."""
+        with self._writing():
+            rows = [(name, json.dumps(value)) for name, value in facts.items()]
+            self.connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def put(self, jobs: Iterable[Job]) -> None:
+        """Add jobs, or replace those of the same keys; all of them or none."""
+        marks = ", ".join("?" * len(COLUMNS))
+        rows = [[json.dumps(getattr(job, n)) if n in AS_JSON else getattr(job, n) for n in COLUMNS] for job in jobs]
+        with self._writing():
+            self.connection.executemany(f"INSERT OR REPLACE INTO jobs VALUES ({marks})", rows)
+
+    def next_number(self) -> int:
+        """The first number that no job has."""
+        return (self.connection.execute("SELECT MAX(number) FROM jobs").fetchone()[0] or 0) + 1 if self._any() else 0
+
+    def _any(self) -> bool:
+        return self.connection.execute("SELECT 1 FROM jobs WHERE number IS NOT NULL LIMIT 1").fetchone() is not None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; raises DiskFull where the disk has no room for it (what was written before stays)."""
+        assert self.write
+        try:
+            with self.connection:
+                yield
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error) and "disk I/O" not in str(error):
+                raise
+            free = os.statvfs(self.folder)
+            raise DiskFull(
+                f"{self.path}: no room to note what became of a job ({free.f_bavail * free.f_frsize / 1e6:,.1f} MB free); "
+                "free some, and type the same command again: what is finished stays finished"
+            ) from error
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep."""
+    return (folder / FILE).is_file()
+
+
+def counted(jobs: Sequence[Job]) -> str:
+    """How many points are in which state: `24 finished, 8 failed`."""
+    points = [job for job in jobs if job.number is not None]
+    found = {state: sum(job.state == state for job in points) for state in STATES}
+    return ", ".join(f"{count} {state}" for state, count in found.items() if count) or "no jobs"
