@@ -2,7 +2,6 @@
 
 import math
 import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +72,9 @@ def difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[f
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of a few independent values, as of runs with different seeds: mean ± t · s / √n (Student 1908)."""
-    mean, half = statistics.fmean(values), student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    mean, count = sum(values) / len(values), len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (count - 1)
+    half = student(count - 1) * math.sqrt(variance / count)
     return mean - half, mean + half
 
 

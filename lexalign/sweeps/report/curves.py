@@ -32,13 +32,14 @@ class Curves:
 def curves(report: Report) -> Curves:
     """Of the best jobs; then of those that run, or were stopped."""
     could = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
-    rows, lines = [], []
+    rows: list[Row] = []
+    lines = []
     for row in could:
         if len(rows) == MOST_JOBS:
             break
         if logged := folders.logged_in(row.folder):
             rows.append(row)
-            lines.append(series(logged))
+            lines.append({report.clean(name): dots for name, dots in series(logged).items()})
     found = Counter(name for of in lines for name in of)
     ordered = [*(name for name in FIRST if name in found), *(name for name, _ in found.most_common() if name not in FIRST)]
     return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=len(could) - len(rows))

@@ -4,7 +4,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,18 @@ class Score:
 
     name: str
     lower_is_better: bool
+
+
+def cleaner() -> Callable[[str], str]:
+    """What takes secrets out of texts, and what cannot be written anywhere."""
+    redact, seen = redacting(), dict[str, str]()
+
+    def clean(text: str) -> str:
+        if text not in seen:
+            seen[text] = redact(text).encode("utf-8", "replace").decode()
+        return seen[text]
+
+    return clean
 
 
 @dataclass(kw_only=True)
@@ -77,6 +89,8 @@ class Report:
     """Whether jobs still run as it is written."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know of the numbers."""
+    clean: Callable[[str], str] = field(default_factory=cleaner)
+    """For texts that are read later: logs and paths."""
 
     @property
     def ranked(self) -> list[Row]:
@@ -131,8 +145,9 @@ def gather(named: Sequence[str | Path], *, live: bool = False) -> Report:
         objectives=[],
         live=live,
     )
-    rank(report, [str(name) for name in facts.get("objectives") or []] if alone else [])
-    return cleaned(report)
+    tidy(report)
+    rank(report, [report.clean(str(name)) for name in facts.get("objectives") or []] if alone else [])
+    return report
 
 
 def labelled(folders: Sequence[Path]) -> dict[Path, str]:
@@ -146,6 +161,8 @@ def swept(folder: Path, label: str) -> tuple[list[Row], dict[str, Any]]:
     try:
         with Ledger(folder) as ledger:
             jobs, facts = ledger.jobs(), ledger.facts()
+        if unknown := sorted({str(job.state) for job in jobs} - set(STATES)):
+            raise ValueError(f"it has jobs in the state {', '.join(unknown)}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder}: its ledger cannot be read ({error}); there is nothing to report") from error
     rows, home = [], folder.absolute()
@@ -219,26 +236,17 @@ def score_called(name: str, rows: Sequence[Row], notes: list[str]) -> Score:
     return Score(name=name, lower_is_better=direction != "maximize")
 
 
-def cleaned(report: Report) -> Report:
-    """The same without secrets, and with texts that can be written anywhere."""
-    redact, seen = redacting(), {}
-
-    def clean(text: str) -> str:
-        if text not in seen:
-            seen[text] = redact(text).encode("utf-8", "replace").decode()
-        return seen[text]
-
+def tidy(report: Report) -> None:
+    """Clean every text that comes from the ledger or the runs."""
+    clean = report.clean
     report.title, report.command = clean(report.title), [clean(word) for word in report.command]
-    report.swept, report.notes = [clean(key) for key in report.swept], [clean(note) for note in report.notes]
+    report.swept = [clean(key) for key in report.swept]
     for row in report.rows:
         row.sweep, row.name = clean(row.sweep), clean(row.name)
         row.settings = {clean(key): clean(str(text)) for key, text in row.settings.items()}
-        row.job = clean_job(row.job, clean)
-    return report
-
-
-def clean_job(job: Job, clean: Callable[[str], str]) -> Job:
-    """A job whose texts are clean."""
-    texts = {name: clean(text) for name, text in vars(job).items() if isinstance(text, str) and name not in ("key", "state", "score_name")}
-    metrics = {clean(name): number for name, number in job.metrics.items()}
-    return replace(job, **texts, overrides=[clean(override) for override in job.overrides], metrics=metrics)
+        job = row.job
+        for name, text in vars(job).items():
+            if isinstance(text, str):
+                setattr(job, name, clean(text))
+        job.overrides = [clean(str(override)) for override in job.overrides]
+        job.metrics = {clean(name): number for name, number in job.metrics.items()}

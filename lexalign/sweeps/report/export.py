@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def as_csv(report: Report) -> str:
     """The table, best job first. A text that a spreadsheet would run as a formula has an apostrophe before it."""
     scores = list(dict.fromkeys(name for row in report.rows for name in row.job.metrics))
-    fixed = [facts(row) for row in report.rows]
+    fixed = [facts(row, report) for row in report.rows]
     # A setting called like a fact (method, stage) is the same thing, as typed.
     names = [name for name in (fixed[0] if fixed else ()) if name not in report.swept]
     before, after = [name for name in names if name not in AT_THE_END], [name for name in names if name in AT_THE_END]
@@ -31,7 +31,7 @@ def as_csv(report: Report) -> str:
 AT_THE_END = ("overrides", "key", "parent", "folder", "host", "gpu", "started", "reason")
 
 
-def facts(row: Row) -> dict[str, Any]:
+def facts(row: Row, report: Report) -> dict[str, Any]:
     """What is known of every job, whatever it varies."""
     job = row.job
     return {
@@ -49,7 +49,7 @@ def facts(row: Row) -> dict[str, Any]:
         "started": datetime.fromtimestamp(job.started, UTC).isoformat(timespec="seconds") if job.started else None,
         "host": job.host,
         "gpu": job.gpu,
-        "folder": str(row.folder),
+        "folder": report.clean(str(row.folder)),
         "parent": job.parent,
         "key": job.key,
         "overrides": " ".join(job.overrides),

@@ -1,5 +1,6 @@
 """What the page's table and figures are drawn from, as plain data; the drawing is in assets/."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,14 @@ def data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
 def table(report: Report) -> dict[str, Any]:
     """Columns and rows: what is a number is sorted as one, whatever it looks like."""
     score, metrics = report.score.name if report.score else None, report.metrics
-    columns: list[tuple[str, bool, bool]] = [("job", False, False), *([("sweep", False, False)] if report.several else []), ("state", False, False)]
-    columns += [(key, numbers([row.settings[key] for row in report.rows if key in row.settings]) is not None, False) for key in report.swept]
+    columns: list[tuple[str, bool, bool]] = [
+        ("job", False, False),
+        *([("sweep", False, False)] if report.several else []),
+        ("state", False, False),
+    ]
+    columns += [
+        (key, numbers([row.settings[key] for row in report.rows if key in row.settings]) is not None, False) for key in report.swept
+    ]
     columns += [(name, True, False) for name in ([score] if score else [])] + [("seconds", True, False), ("steps", True, False)]
     reasons = any(row.job.reason for row in report.rows)
     columns += [("reason", False, False)] if reasons else []
@@ -49,7 +56,11 @@ def table(report: Report) -> dict[str, Any]:
         cells += [round(job.seconds, 1) if job.seconds else None, job.steps]
         cells += [job.reason] if reasons else []
         rows.append([*cells, *(rounded(value(job, name)) for name in metrics)])
-    shown = [{"name": name, "number": number, "metric": metric} for name, number, metric in columns]
+    last = Counter(name.rpartition(".")[2] for name, _, _ in columns)
+    shown = [
+        {"name": name, "title": short if last[short := name.rpartition(".")[2]] == 1 else name, "number": number, "metric": metric}
+        for name, number, metric in columns
+    ]
     return {"columns": shown, "rows": rows, "states": [row.job.state for row in report.rows]}
 
 

@@ -44,7 +44,8 @@ def importance(report: Report, points: Sequence[Point]) -> Importance:
     kinds = f"{len(looked_at)} points" + (f" of {len(points)}, evenly spaced by rank" if len(points) > MOST else "")
     return Importance(
         shares=dict(sorted(shares.items(), key=lambda pair: -pair[1])),
-        said=f"PED-ANOVA by Optuna: how much each setting decides whether a point is among the best {QUANTILE:.0%}, as a share of all. {kinds}.",
+        said=f"How much each setting decides whether a point is among the best {QUANTILE:.0%}, as a share of all "
+        f"(PED-ANOVA, by Optuna). {kinds}.",
     )
 
 

@@ -28,11 +28,12 @@ class Point:
 
 def pooled(report: Report) -> list[Point]:
     """The points that are scored, best first. Only jobs of one sweep are pooled: another may differ in what neither varies."""
+    keys = [key for key in report.swept if key != SEED]
     together: dict[tuple[str, tuple[tuple[str, str], ...]], list[Row]] = {}
     for row in report.ranked:
-        settings = tuple((key, text) for key, text in row.settings.items() if key != SEED)
+        settings = tuple((key, row.settings[key]) for key in keys if key in row.settings)
         # Runs named one by one stand in no sweep; what differs between them is all there.
-        together.setdefault((row.sweep, tuple(sorted(settings))), []).append(row)
+        together.setdefault((row.sweep, settings), []).append(row)
     points = []
     for (sweep, settings), rows in together.items():
         values = [row.score for row in rows if row.score is not None]

@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lexalign.secrets import redacting
 from lexalign.sweeps.ledger import STATES
 from lexalign.sweeps.report import folders
 from lexalign.sweeps.report.data import Report, Row
 
 SHOWN_FAILURES = 30
 WRONG = ("failed", "interrupted")
-PLAIN = re.compile(r"[\w./:+~-]+")
+PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)
+"""What Hydra's grammar takes without quotes."""
 
 
 def number(value: float | None) -> str:
@@ -41,11 +41,12 @@ def command(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def command_of(row: Row) -> str:
+def command_of(report: Report, row: Row) -> str:
     """What to type for exactly this job: with its own folder, where its result is returned at once, or another, where it is made again."""
+    folder = hydra_text(report.clean(str(row.folder)))
     if not row.job.overrides:
-        return command(["python", "run.py", f"reproduce={hydra_text(str(row.folder))}"])
-    return command(["python", "run.py", *row.job.overrides, f"output_dir={hydra_text(str(row.folder))}"])
+        return command(["python", "run.py", f"reproduce={folder}"])
+    return command(["python", "run.py", *row.job.overrides, f"output_dir={folder}"])
 
 
 def hydra_text(text: str) -> str:
@@ -73,10 +74,9 @@ def failures(report: Report) -> tuple[list[Failure], int]:
         if row.job.state in WRONG:
             together.setdefault(row.job.reason or f"{row.job.state}; no reason is recorded", []).append(row)
     ordered = sorted(together.items(), key=lambda pair: -len(pair[1]))
-    redact = redacting()
     found = []
     for reason, rows in ordered[:SHOWN_FAILURES]:
-        lines = {name: redact(text) for name, text in folders.last_lines(rows[0].folder).items()}
+        lines = {name: report.clean(text) for name, text in folders.last_lines(rows[0].folder).items()}
         found.append(Failure(reason=reason, rows=rows, lines=lines))
     return found, len(ordered) - len(found)
 

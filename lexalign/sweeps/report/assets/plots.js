@@ -12,10 +12,10 @@
   function theme() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    return Object.fromEntries(["card", "ink", "muted", "line", "grid", "accent", "faint", "strong"].map((name) => [name, colour(name)]));
+    return Object.fromEntries(["card", "ink", "muted", "line", "grid", "accent", "faint", "strong", "top"].map((name) => [name, colour(name)]));
   }
   const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  // From faint (worst) over the accent to strong (best): ordered by lightness, so it needs no sight for colours.
+  // From faint (worst) over the accent to strong: ordered by lightness, so it needs no sight for colours. The best job has its own.
   function shade(share, colours) {
     const [from, to, by] = share < .6 ? [colours.faint, colours.accent, share / .6] : [colours.accent, colours.strong, (share - .6) / .4];
     const mixed = channels(from).map((channel, at) => Math.round(channel + (channels(to)[at] - channel) * by));
@@ -55,13 +55,15 @@
       });
     }
     const of = (name) => at.map((member) => found[name][member]);
-    const mean = of("mean"), names = axis.names;
+    const mean = of("mean"), names = axis.names, many = mean.length > 100;
+    // As high as the dots: the interval of two seeds can be many times that.
+    const [lowest, highest] = [Math.min(...mean), Math.max(...mean)], room = .12 * (highest - lowest) || .1;
     const traces = [{
       type: "scatter", mode: "markers", x, y: mean, hoverinfo: "text",
-      marker: { color: colours.accent, size: 7, opacity: mean.length > 300 ? .35 : .75 },
+      marker: { color: colours.accent, size: many ? 5 : 7, opacity: mean.length > 300 ? .5 : .85 },
       error_y: {
         type: "data", symmetric: false, array: of("high").map((high, i) => (high === null ? 0 : high - mean[i])),
-        arrayminus: of("low").map((low, i) => (low === null ? 0 : mean[i] - low)), color: colours.muted, thickness: 1, width: 0,
+        arrayminus: of("low").map((low, i) => (low === null ? 0 : mean[i] - low)), color: many ? colours.faint : colours.muted, thickness: 1, width: 0,
       },
       text: at.map((member) => {
         const [low, high] = [found.low[member], found.high[member]];
@@ -73,11 +75,14 @@
     if (groups.size > 1 && groups.size <= 30 && groups.size < axis.at.length) {
       const places = [...groups.keys()].sort((a, b) => a - b);
       const means = places.map((place) => groups.get(place).reduce((sum, member) => sum + found.mean[member], 0) / groups.get(place).length);
-      traces.unshift({ type: "scatter", mode: "lines", x: places, y: means, hoverinfo: "skip", line: { color: colours.strong, width: 2 } });
+      traces.push({
+        type: "scatter", mode: "lines+markers", x: places, y: means, hoverinfo: "skip", line: { color: colours.top, width: 2 },
+        marker: { color: colours.top, size: 7, symbol: "diamond", line: { color: colours.card, width: 1 } },
+      });
     }
     return Plotly.react(into, traces, layout(colours, 250, {
       title: { text: clipped(axis.key, 44), font: { size: 13 }, x: 0, xref: "paper", y: .97 },
-      xaxis: bottom(axis, colours), yaxis: line(colours),
+      xaxis: bottom(axis, colours), yaxis: line(colours, { range: [lowest - room, highest + room] }),
     }), CONFIG);
   }
 
@@ -106,7 +111,9 @@
     const ticks = axis.names
       ? axis.names.map((name, index) => [position(index), clipped(name, 14)]).filter((tick, index) => index % Math.ceil(axis.names.length / 14) === 0)
       : evenly.map((value) => [position(value), short(axis.log ? 10 ** value : value)]);
-    return { key: axis.key, at: at.map((value) => (value === null ? null : position(value))), ticks };
+    // Names leave a little room, so that the lines through one do not hide each other.
+    const aside = (index) => (axis.names ? .04 * ((index * .618) % 1 - .5) : 0);
+    return { key: axis.key, at: at.map((value, index) => (value === null ? null : position(value) + aside(index))), ticks };
   }
   let boxed = null;
   function parallel(into, colours) {
@@ -130,12 +137,13 @@
     if (boxed) lines(found.rows.map((row, at) => at).filter((at) => !inside(at)), colours.line, 1, .5, false);
     for (let step = 0; step < STEPS; step += 1) {
       const members = kept.filter((at) => Math.min(STEPS - 1, Math.floor(rank(at) * STEPS)) === step);
-      if (members.length) lines(members, shade(step / (STEPS - 1), colours), step === STEPS - 1 ? 2.2 : 1.3, found.rows.length > 200 ? .65 : .9, true);
+      if (members.length) lines(members, shade(step / (STEPS - 1), colours), 1.4, (found.rows.length > 200 ? .25 : .5) + .5 * step / STEPS, true);
     }
+    if (inside(0)) lines([0], colours.top, 3, 1, true);
     // Boxes are drawn around dots: two that are not seen span the figure.
     traces.push({ type: "scatter", mode: "markers", x: [0, last], y: [0, 1], marker: { opacity: 0 }, hoverinfo: "skip" });
     const annotations = axes.flatMap((axis, place) => [
-      { x: place, y: 1.09, text: `<b>${clipped(axis.key.split(".").slice(-2).join("."), 22)}</b>`, showarrow: false, font: { size: 12 } },
+      { x: place, y: 1.09, text: `<b>${clipped(axis.key.split(".").pop(), 20)}</b>`, hovertext: plain(axis.key), showarrow: false, font: { size: 12 } },
       ...axis.ticks.map(([at, text]) => ({
         x: place, y: at, text, showarrow: false, xanchor: place === last ? "right" : "left", xshift: place === last ? -5 : 5,
         font: { size: 11, color: colours.ink }, bgcolor: colours.card, opacity: .9, borderpad: 1,
@@ -145,7 +153,7 @@
     node("boxed").textContent = boxed ? `${kept.length.toLocaleString()} of ${found.rows.length.toLocaleString()} jobs go through.` : "";
     node("unbox").hidden = !boxed;
     return Plotly.react(into, traces, layout(colours, 400, {
-      margin: { l: 30, r: 30, t: 40, b: 20 }, dragmode: "select", annotations, shapes, selections: [],
+      margin: { l: 44, r: 44, t: 40, b: 20 }, dragmode: "select", annotations, shapes, selections: [],
       newselection: { line: { color: colours.accent, width: 2, dash: "solid" } },
       xaxis: { visible: false, fixedrange: true, range: [-.12, last + .12] }, yaxis: { visible: false, fixedrange: true, range: [-.05, 1.14] },
     }), CONFIG);
@@ -171,8 +179,8 @@
     for (const at of shown.toReversed()) {
       const [x, y] = found.lines[at][measure], share = 1 - at / Math.max(1, found.lines.length - 1);
       traces.push({
-        type: "scatter", mode: x.length > 1 ? "lines" : "markers", x, y, line: { color: shade(share, colours), width: at === 0 ? 3 : 1.4 },
-        marker: { color: shade(share, colours) }, hovertemplate: "%{text}<br>step %{x}: <b>%{y:.5g}</b><extra></extra>",
+        type: "scatter", mode: x.length > 1 ? "lines" : "markers", x, y, line: { color: at === 0 ? colours.top : shade(share, colours), width: at === 0 ? 3 : 1.4 },
+        marker: { color: at === 0 ? colours.top : shade(share, colours) }, opacity: at === 0 ? 1 : .4 + .6 * share, hovertemplate: "%{text}<br>step %{x}: <b>%{y:.5g}</b><extra></extra>",
         text: x.map(() => `job ${plain(found.names[at])}<br>${clipped(found.settings[at], 90)}`),
       });
     }
@@ -193,7 +201,7 @@
     return Plotly.react(into, [
       dots(all.filter((at) => !best.has(at)), { mode: "markers", marker: { color: colours.faint, size: 7 } }),
       dots(ordered, { mode: found.names.length === 2 ? "lines+markers" : "markers", line: { color: colours.accent, shape: "linear", width: 1.5, dash: "dot" },
-        marker: { color: colours.strong, size: 10, symbol: "diamond" } }),
+        marker: { color: colours.top, size: 10, symbol: "diamond" } }),
     ], layout(colours, 360, {
       xaxis: line(colours, { title: { text: way(0) } }), yaxis: line(colours, { title: { text: way(1) } }), margin: { l: 64, r: 16, t: 10, b: 48 },
     }), CONFIG);

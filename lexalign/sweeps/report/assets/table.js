@@ -1,9 +1,9 @@
-// The table of all jobs: sorted by any column, filtered, a thousand rows at a time. Texts go in as texts, never as markup.
+// The table of all jobs: sorted by any column, filtered, put in as far as one has scrolled. Texts go in as texts, never as markup.
 "use strict";
 const report = JSON.parse(document.getElementById("data").textContent);
 
 const jobTable = (() => {
-  const PAGE = 1000;
+  const AT_ONCE = 200;
   const { columns, rows, states } = report.table;
   const table = document.getElementById("table");
   if (!table) return { keepOnly() {} };
@@ -11,7 +11,7 @@ const jobTable = (() => {
   const collator = new Intl.Collator(undefined, { numeric: true });
   const stateAt = columns.findIndex((column) => column.name === "state");
   const texts = rows.map((row) => row.join(" ").toLowerCase());
-  const view = { sort: null, down: false, filter: "", measures: false, page: 0, kept: null, ...remembered() };
+  const view = { sort: null, down: false, filter: "", measures: false, kept: null, ...remembered() };
 
   // A page of a running sweep loads itself again: it comes back as it was left.
   function remembered() {
@@ -43,11 +43,12 @@ const jobTable = (() => {
       if (view.sort === at) cell.setAttribute("aria-sort", view.down ? "descending" : "ascending");
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = columns[at].name;
+      button.textContent = columns[at].title;
+      button.title = columns[at].name;
       button.addEventListener("click", () => {
         // Best first where better is higher.
         const first = report.score !== null && columns[at].name === report.score.name && !report.score.lower;
-        [view.down, view.sort, view.page] = [view.sort === at ? !view.down : first, at, 0];
+        [view.down, view.sort] = [view.sort === at ? !view.down : first, at];
         show();
         table.querySelectorAll("th button")[shownColumns().indexOf(at)].focus();
       });
@@ -57,45 +58,50 @@ const jobTable = (() => {
     table.tHead.replaceChildren(line);
   }
 
-  function show() {
-    const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = rows.map((row, at) => at)
-      .filter((at) => (!view.kept || view.kept.has(at)) && words.every((word) => texts[at].includes(word)));
-    if (view.sort !== null) found.sort(compare);
-    const from = view.page * PAGE, to = Math.min(from + PAGE, found.length);
-    const lines = document.createDocumentFragment(), at = shownColumns();
-    for (const index of found.slice(from, to)) {
+  function cell(index, column) {
+    const found = document.createElement("td"), value = rows[index][column];
+    found.textContent = value === null ? "" : String(value);
+    if (columns[column].number) found.className = "number";
+    else if (column === stateAt) found.className = `state ${states[index]}`;
+    if (typeof value === "string" && value.length > 32) found.title = value;
+    return found;
+  }
+
+  let found = [];
+  function more() {
+    const lines = document.createDocumentFragment(), shown = shownColumns(), from = table.tBodies[0].rows.length;
+    for (const index of found.slice(from, from + AT_ONCE)) {
       const line = document.createElement("tr");
-      for (const column of at) {
-        const cell = document.createElement("td"), value = rows[index][column];
-        cell.textContent = value === null ? "" : String(value);
-        if (columns[column].number) cell.className = "number";
-        else if (column === stateAt) cell.className = `state ${states[index]}`;
-        if (typeof value === "string" && value.length > 32) cell.title = value;
-        line.append(cell);
-      }
+      line.append(...shown.map((column) => cell(index, column)));
       lines.append(line);
     }
+    table.tBodies[0].append(lines);
+  }
+
+  function show() {
+    const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
+    found = rows.map((row, at) => at)
+      .filter((at) => (!view.kept || view.kept.has(at)) && words.every((word) => texts[at].includes(word)));
+    if (view.sort !== null) found.sort(compare);
     head();
-    table.tBodies[0].replaceChildren(lines);
+    table.tBodies[0].replaceChildren();
+    table.parentElement.scrollTop = 0;
+    more();
     const all = rows.length.toLocaleString();
-    const range = found.length > PAGE ? `${(from + 1).toLocaleString()} to ${to.toLocaleString()} of ` : "";
-    part("shown").textContent = `${range}${found.length.toLocaleString()}${found.length < rows.length ? ` of all ${all}` : ""} jobs`;
-    part("before").hidden = part("next").hidden = found.length <= PAGE;
-    part("before").disabled = view.page === 0;
-    part("next").disabled = to === found.length;
+    part("shown").textContent = `${found.length.toLocaleString()}${found.length < rows.length ? ` of all ${all}` : ""} jobs`;
     remember();
   }
 
   part("filter").value = view.filter;
   part("measures").checked = view.measures;
   part("measures").closest("label").hidden = !columns.some((column) => column.metric);
-  part("filter").addEventListener("input", (event) => { [view.filter, view.page] = [event.target.value, 0]; show(); });
+  part("filter").addEventListener("input", (event) => { view.filter = event.target.value; show(); });
   part("measures").addEventListener("change", (event) => { view.measures = event.target.checked; show(); });
-  part("before").addEventListener("click", () => { view.page -= 1; show(); });
-  part("next").addEventListener("click", () => { view.page += 1; show(); });
+  table.parentElement.addEventListener("scroll", ({ target }) => {
+    if (target.scrollTop + 2 * target.clientHeight > target.scrollHeight) more();
+  });
   show();
-  return { keepOnly(kept) { [view.kept, view.page] = [kept, 0]; show(); } };
+  return { keepOnly(kept) { view.kept = kept; show(); } };
 })();
 
 for (const button of document.querySelectorAll(".copy")) {
