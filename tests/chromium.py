@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ QUIET = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
     "--no-default-browser-check", "--disable-extensions", "--mute-audio", "--hide-scrollbars",
 )  # fmt: skip
+# It reads its orders on descriptor 3 and answers on 4, whatever numbers the pipes have here.
+START = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for at, pipe in enumerate(pipes):
+    os.dup2(pipe, 3 + at)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Chromium:
@@ -32,12 +41,11 @@ class Chromium:
         to_it, self.to_it = os.pipe()
         self.from_it, from_it = os.pipe()
         flags = [*QUIET, *([] if webgl else ["--disable-3d-apis"])]
-        # It reads its orders on descriptor 3 and answers on 4, whatever numbers the pipes have here.
         words = [PROGRAM, *flags, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        script = f'exec "$@" 3<&{to_it} 4>&{from_it}'
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", script, "sh", *words], pass_fds=(to_it, from_it), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+            [sys.executable, "-c", START, str(to_it), str(from_it), *words],
+            pass_fds=(to_it, from_it), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         os.close(to_it)
         os.close(from_it)
         targets = self.order("Target.getTargets", session=False)["targetInfos"]

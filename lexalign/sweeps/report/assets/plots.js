@@ -29,7 +29,7 @@
     };
   }
   function line(colours, more = {}) {
-    return { gridcolor: colours.grid, linecolor: colours.line, zeroline: false, tickfont: { color: colours.muted }, automargin: true, ...more };
+    return { gridcolor: colours.grid, linecolor: colours.line, zeroline: false, tickfont: { color: colours.muted }, ...more };
   }
   const better = () => (report.score.lower ? "↓ better" : "↑ better");
 
@@ -61,10 +61,6 @@
     const traces = [{
       type: "scatter", mode: "markers", x, y: mean, hoverinfo: "text",
       marker: { color: colours.accent, size: many ? 5 : 7, opacity: mean.length > 300 ? .5 : .85 },
-      error_y: {
-        type: "data", symmetric: false, array: of("high").map((high, i) => (high === null ? 0 : high - mean[i])),
-        arrayminus: of("low").map((low, i) => (low === null ? 0 : mean[i] - low)), color: many ? colours.faint : colours.muted, thickness: 1, width: 0,
-      },
       text: at.map((member) => {
         const [low, high] = [found.low[member], found.high[member]];
         const value = names ? names[axis.at[member]] : short(axis.at[member]);
@@ -72,6 +68,9 @@
         return `${clipped(value, 60)}<br><b>${short(found.mean[member])}</b>${sure}<br>n = ${found.n[member]}, jobs ${plain(found.jobs[member])}`;
       }),
     }];
+    // All intervals are one path: a thousand elements fewer than error bars take.
+    const bars = at.map((member, i) => (found.low[member] === null ? "" : `M${x[i]},${found.low[member]}L${x[i]},${found.high[member]}`)).join("");
+    const intervals = { type: "path", path: bars, line: { color: many ? colours.faint : colours.muted, width: 1 }, layer: "below" };
     if (groups.size > 1 && groups.size <= 30 && groups.size < axis.at.length) {
       const places = [...groups.keys()].sort((a, b) => a - b);
       const means = places.map((place) => groups.get(place).reduce((sum, member) => sum + found.mean[member], 0) / groups.get(place).length);
@@ -81,7 +80,7 @@
       });
     }
     return Plotly.react(into, traces, layout(colours, 250, {
-      title: { text: clipped(axis.key, 44), font: { size: 13 }, x: 0, xref: "paper", y: .97 },
+      shapes: bars ? [intervals] : [], title: { text: clipped(axis.key, 44), font: { size: 13 }, x: 0, xref: "paper", y: .97 },
       xaxis: bottom(axis, colours), yaxis: line(colours, { range: [lowest - room, highest + room] }),
     }), CONFIG);
   }
@@ -97,7 +96,7 @@
     return Plotly.react(into, [trace], layout(colours, 50 + 30 * shares.length, {
       margin: { l: 20, r: 56, t: 6, b: 24 }, bargap: .35,
       xaxis: line(colours, { tickformat: ".0%", range: [0, Math.max(...shares.map(([, share]) => share)) * 1.05], fixedrange: true }),
-      yaxis: line(colours, { tickvals: shares.map((share, at) => at), ticktext: shares.map(([key]) => clipped(key, 44)), showgrid: false, fixedrange: true }),
+      yaxis: line(colours, { tickvals: shares.map((share, at) => at), ticktext: shares.map(([key]) => clipped(key, 44)), showgrid: false, fixedrange: true, automargin: true }),
     }), CONFIG);
   }
 
