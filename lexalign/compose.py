@@ -36,12 +36,15 @@ class Composed:
     tree: dict[str, Any]
 
 
-def compose(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = ()) -> Composed:
-    """The experiment that these overrides describe; raises `ConfigError` with every problem found.
+def compose(
+    overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = (), problems: Sequence[str] = ()
+) -> Composed:
+    """The experiment that these overrides describe; raises `ConfigError` with every problem found, and those found before.
 
     `ancestors` are the experiments this one is a parent of.
     """
-    tree, kept, problems = load(overrides, config_dirs=config_dirs)
+    tree, kept, found = load(overrides, config_dirs=config_dirs)
+    problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
     return check(tree, kept, problems=problems, config_dirs=config_dirs, ancestors=ancestors)

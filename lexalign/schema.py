@@ -534,6 +534,36 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Many runs as one: how the points of `-m` are chosen and run. Read by the sweep, not by its runs."""
+
+    folder: str
+    """Folder of the sweeps that are given no `output_dir`: each has one below it, found again by what is swept."""
+    jobs: Count | Literal["auto"]
+    """Runs at a time; auto = one on each GPU, and on the CPU as many as the cores and the memory allow."""
+    retry: Literal["failed", "none"]
+    """What the same command again does with failed points: failed = runs them again from their checkpoints, none = leaves them."""
+    fresh: bool
+    """Begin a new sweep: reuse no finished point, of this sweep or of others."""
+    seeds: Count | None
+    """Repeat every point with the seeds 0 to this number less one; null = the one seed."""
+    sampler: Literal["grid", "random", "tpe"]
+    """grid = every point; random and tpe (tree-structured Parzen estimator, Optuna's) draw `trials` of them, from intervals too."""
+    trials: Count | None
+    """Points to draw; null with sampler=grid."""
+    objectives: list[str]
+    """Metrics to search by, several for their Pareto front; [] = the score of the runs."""
+    pruner: Literal["none", "halving", "median"]
+    """Stop bad points early: halving = successive halving, median = points below the median of the others (both Optuna's)."""
+    prune_on: str
+    """What is compared while the runs train: a number of their evaluations every `train.eval_steps`, such as eval_loss."""
+    prune_after: Count
+    """Evaluations that every point gets."""
+    reduction: Annotated[int, Range(least=2)]
+    """Of as many points one goes on at each step of the halving."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One run, whole."""
 
@@ -585,5 +615,5 @@ class Experiment:
     """The measurement before and after; false = none."""
     download: Download
     """How stage=download fetches."""
-    sweep: Any
-    """What a sweep adds; read by its sweeper, not by a run."""
+    sweep: Sweep
+    """How `-m` chooses and runs its points."""

@@ -1,0 +1,126 @@
+"""One call of a sweep, from the command line to its summary and exit code."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lexalign import artifacts
+from lexalign.checkpoints import lock
+from lexalign.compose import Composed
+from lexalign.errors import ConfigError, Stopped
+from lexalign.schema import Sweep
+from lexalign.sweeps import identity, points, processes, slots
+from lexalign.sweeps.display import Display, warn
+from lexalign.sweeps.grid import Grid
+from lexalign.sweeps.ledger import Job, Ledger, counted
+from lexalign.sweeps.plan import Plan
+from lexalign.sweeps.points import Asked
+
+
+@contextmanager
+def opened(asked: Asked, settings: Sweep, folder: Path, *, command: Sequence[str], config_dirs: Sequence[str]) -> Iterator[Plan]:
+    """The plan of a command line over the ledger in `folder`, which is ours alone until the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder) as left_by, Ledger(folder, write=True) as ledger:
+        if left_by:
+            warn(f"{left_by} left its lock on {folder} and is gone; it is taken over")
+        yield Plan(ledger=ledger, asked=asked, settings=settings, config_dirs=config_dirs, command=shlex.join(["python", "run.py", *command]))
+
+
+def run(plan: Plan) -> None:
+    """Run what the plan's call asks for and say what came of it; exits with 1 where a point failed. Raises Stopped."""
+    jobs = plan.add(plan.asked.grid())
+    artifacts.write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
+    to_run = [job for job in jobs if plan.must_run(job)]
+    done = sum(job.state == "finished" for job in plan.points())
+    warn(f"{plan.ledger.folder}: {len(plan.points())} points, {done} finished before, {len({job.key for job in to_run})} to run")
+    tell_reuse(plan)
+    with on_slots(plan, to_run) as found, Display(report_of(plan)) as display:
+        source = Grid(plan, display)
+        source.want(to_run)
+        try:
+            processes.run(source, found, imports(plan.experiments.values()))
+        except Stopped as stop:
+            display.say(f"{stop}; {counted(plan.points())}. What was saved is whole: the same command goes on")
+            report_of(plan)()
+            sys.exit(stop.exit_code)
+    finish(plan)
+
+
+@contextmanager
+def on_slots(plan: Plan, to_run: Sequence[Job]) -> Iterator[list[slots.Slot]]:
+    """The slots for these jobs; says how many there are, and why."""
+    if not to_run:
+        yield []
+        return
+    experiments = [plan.experiments[job.key].experiment for job in to_run]
+    count, why = slots.how_many(plan.settings, experiments, waiting=len(to_run))
+    from lexalign import hardware
+
+    cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
+    with slots.leased(count, cuda=cuda) as found:
+        warn(f"{len(found)} at a time, {found[0].threads} thread{'s' * (found[0].threads > 1)} each ({why})")
+        yield found
+
+
+def imports(experiments: Sequence[Composed]) -> list[str]:
+    """Modules that the jobs will need, to be imported once."""
+    targets = [
+        target
+        for composed in experiments
+        for target in (composed.experiment.stage.target, composed.experiment.method.target if composed.experiment.method else None)
+        if target is not None
+    ]
+    tracked = ["wandb"] if any("WandbTracker" in composed.experiment.tracking.target for composed in experiments) else []
+    return [*dict.fromkeys(target.rpartition(".")[0] for target in targets), *tracked]
+
+
+def tell_reuse(plan: Plan) -> None:
+    """Say what is not run although it was asked for."""
+    if plan.twice:
+        warn(f"{plan.twice} of the points are the same experiment as another; each is run once")
+    if plan.elsewhere:
+        warn(f"{plan.elsewhere} points were run before elsewhere, and are reused (sweep.fresh=true runs them again)")
+    if left := [job for job in plan.points() if job.state == "failed" and not plan.must_run(job)]:
+        warn(f"sweep.retry=none: {len(left)} failed points are left as they are")
+
+
+def report_of(plan: Plan) -> Callable[[], None]:
+    """Writes the sweep's report."""
+    return lambda: None
+
+
+def finish(plan: Plan) -> None:
+    """The summary, every failure named; exits with 1 where there is one."""
+    every = plan.points()
+    failed = [job for job in every if job.state == "failed"]
+    print(f"{plan.ledger.folder}: {counted(every)}", file=sys.stderr)
+    for job in failed:
+        print(f"job {job.number}: {job.reason}; {Path(job.folder) / 'run.log'}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+def settings_of(asked: Asked, config_dirs: Sequence[str]) -> tuple[Sweep, Composed]:
+    """The sweep's own settings, and the experiment of its first point."""
+    first = identity.composed(tuple(asked.to_check()[0]), tuple(config_dirs))
+    return first.experiment.sweep, first
+
+
+def place(asked: Asked, config_dirs: Sequence[str]) -> Path:
+    """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
+    settings, first = settings_of(asked, config_dirs)
+    typed = next((word.partition("=")[2] for word in asked.fixed if word.startswith("output_dir=")), None)
+    if typed is None:
+        return identity.folder(asked, Path(settings.folder), fresh=settings.fresh)
+    folder = Path(first.experiment.output_dir)
+    if settings.fresh and (folder / "ledger.sqlite").is_file():
+        raise ConfigError(f"output_dir={folder}: holds a sweep, and sweep.fresh=true begins a new one; name another folder, or leave it out")
+    return folder
+
+
+__all__ = ["opened", "place", "points", "run", "settings_of"]
