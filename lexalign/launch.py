@@ -66,7 +66,8 @@ def checked(argv: Sequence[str]) -> list[Experiment]:
 def for_sweeps_only(overrides: Sequence[str]) -> list[str]:
     """Problems with settings that a single run would not read."""
     keys = [key_of(override) for override in overrides]
-    return [f"{key}: is for a sweep; type python run.py -m …, or leave it out" for key in keys if key.split(".")[0].split("/")[0] == "sweep"]
+    own = [key for key in keys if key.split(".")[0] == "sweep"]
+    return [f"{key}: is for a sweep; type python run.py -m …, or leave it out" for key in own]
 
 
 def do_instead(experiment: Experiment) -> None:

@@ -49,6 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.yardstick import Measured, Reference
     from lexalign.preflight import check as preflight
     from lexalign.stores.tokens import TokenStore
+    from lexalign.sweeps import pruning
     from lexalign.trainers.callbacks import Watch
 
     harness.check(experiment.evaluate)
@@ -69,7 +70,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         encoder=encoder,
         tokens=tokens,
         out_dir=out_dir,
-        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}")],
+        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}"), *pruning.callbacks(out_dir)],
     )
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
     found = preflight.run(trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training)

@@ -78,7 +78,8 @@ class Ledger:
         self.connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro", uri=not self.write, timeout=30)
+        place = self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(place, uri=not self.write, timeout=30)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION) or (version == 0 and not self.write):

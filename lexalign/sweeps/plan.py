@@ -15,7 +15,7 @@ from lexalign.results import Result
 from lexalign.schema import Experiment
 from lexalign.sweeps import identity
 from lexalign.sweeps.ledger import Job, Ledger, State
-from lexalign.sweeps.points import Asked, alone, belongs_to_sweep
+from lexalign.sweeps.points import Asked, alone
 
 log = logging.getLogger(__name__)
 DONE: tuple[State, ...] = ("finished", "pruned")

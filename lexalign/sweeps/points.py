@@ -107,4 +107,3 @@ def belongs_to_sweep(key: str) -> bool:
 def alone(overrides: Sequence[str]) -> list[str]:
     """The overrides with which one would type a point on its own."""
     return [override for override in overrides if not belongs_to_sweep(key_of(override))]
-

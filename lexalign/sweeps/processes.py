@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
@@ -62,7 +63,7 @@ class Running:
     """Whether it was told to stop."""
 
 
-def warm(modules: Sequence[str]) -> multiprocessing.context.BaseContext:
+def warm(modules: Sequence[str]) -> ForkServerContext:
     """What starts processes: a server that imports `lexalign.sweeps.warm` and `modules`, once, and forks; it starts with the first job."""
     context = multiprocessing.get_context("forkserver")
     known = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
@@ -116,7 +117,7 @@ def run(source: Source, slots: Sequence[Slot], modules: Sequence[str]) -> None:
             reap(running, free, source, wait_for_all=True)
 
 
-def start(context: multiprocessing.context.BaseContext, task: jobs.Task) -> BaseProcess:
+def start(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
     """A process at work on a task; its server is started anew where it is gone."""
     for attempt in (1, 2):
         process = context.Process(target=jobs.main, args=(task,))
@@ -170,4 +171,3 @@ def wait_until_free(folder: Path) -> None:
     until = time.monotonic() + PATIENCE
     while lock.alive(folder) and time.monotonic() < until:
         time.sleep(TICK)
-

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lexalign import artifacts
+from lexalign import hardware
+from lexalign.artifacts import write_text
 from lexalign.checkpoints import lock
 from lexalign.compose import Composed
 from lexalign.errors import ConfigError, Stopped
@@ -28,22 +29,25 @@ def opened(asked: Asked, settings: Sweep, folder: Path, *, command: Sequence[str
     with lock.held(folder) as left_by, Ledger(folder, write=True) as ledger:
         if left_by:
             warn(f"{left_by} left its lock on {folder} and is gone; it is taken over")
-        yield Plan(ledger=ledger, asked=asked, settings=settings, config_dirs=config_dirs, command=shlex.join(["python", "run.py", *command]))
+        typed = shlex.join(["python", "run.py", *command])
+        yield Plan(ledger=ledger, asked=asked, settings=settings, config_dirs=config_dirs, command=typed)
 
 
 def run(plan: Plan) -> None:
     """Run what the plan's call asks for and say what came of it; exits with 1 where a point failed. Raises Stopped."""
-    jobs = plan.add(plan.asked.grid())
-    artifacts.write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
-    to_run = [job for job in jobs if plan.must_run(job)]
-    done = sum(job.state == "finished" for job in plan.points())
-    warn(f"{plan.ledger.folder}: {len(plan.points())} points, {done} finished before, {len({job.key for job in to_run})} to run")
-    tell_reuse(plan)
+    write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
+    drawn = plan.settings.sampler != "grid"
+    jobs = plan.add(plan.asked.to_check()[:1] if drawn else plan.asked.grid())
+    if drawn:
+        plan.wanted.clear()
+        warn(f"{plan.ledger.folder}: {plan.settings.trials} points to draw")
+    else:
+        tell_start(plan)
+    to_run = [job for job in jobs if drawn or plan.must_run(job)]
     with on_slots(plan, to_run) as found, Display(report_of(plan)) as display:
-        source = Grid(plan, display)
-        source.want(to_run)
         try:
-            processes.run(source, found, imports(plan.experiments.values()))
+            source = source_of(plan, display, to_run)
+            processes.run(source, found, imports(list(plan.experiments.values())))
         except Stopped as stop:
             display.say(f"{stop}; {counted(plan.points())}. What was saved is whole: the same command goes on")
             report_of(plan)()
@@ -51,16 +55,27 @@ def run(plan: Plan) -> None:
     finish(plan)
 
 
+def source_of(plan: Plan, display: Display, to_run: Sequence[Job]) -> Grid:
+    """Where the jobs come from: the points as they are listed, or a study that draws them, stops them early, or both."""
+    if plan.settings.sampler == "grid" and plan.settings.pruner == "none":
+        grid = Grid(plan, display)
+        grid.want(to_run)
+        return grid
+    from lexalign.sweeps.study import Studied
+
+    _, first = settings_of(plan.asked, plan.config_dirs)
+    experiment = first.experiment
+    return Studied(plan, display, seed=experiment.seed, score=experiment.method.score if experiment.method else [])
+
+
 @contextmanager
 def on_slots(plan: Plan, to_run: Sequence[Job]) -> Iterator[list[slots.Slot]]:
     """The slots for these jobs; says how many there are, and why."""
-    if not to_run:
-        yield []
+    if not any(job.key in plan.experiments for job in to_run):
+        yield [slots.Slot(1, None)]
         return
-    experiments = [plan.experiments[job.key].experiment for job in to_run]
-    count, why = slots.how_many(plan.settings, experiments, waiting=len(to_run))
-    from lexalign import hardware
-
+    experiments = [plan.experiments[job.key].experiment for job in to_run if job.key in plan.experiments]
+    count, why = slots.how_many(plan.settings, experiments, waiting=max(len(to_run), plan.settings.trials or 0))
     cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
     with slots.leased(count, cuda=cuda) as found:
         warn(f"{len(found)} at a time, {found[0].threads} thread{'s' * (found[0].threads > 1)} each ({why})")
@@ -79,8 +94,11 @@ def imports(experiments: Sequence[Composed]) -> list[str]:
     return [*dict.fromkeys(target.rpartition(".")[0] for target in targets), *tracked]
 
 
-def tell_reuse(plan: Plan) -> None:
-    """Say what is not run although it was asked for."""
+def tell_start(plan: Plan) -> None:
+    """Say how many points there are, and which of them are not run although they were asked for."""
+    points = plan.points()
+    done, to_run = (sum(test(job) for job in points) for test in (lambda job: job.state == "finished", plan.must_run))
+    warn(f"{plan.ledger.folder}: {len(points)} points, {done} finished before, {to_run} to run")
     if plan.twice:
         warn(f"{plan.twice} of the points are the same experiment as another; each is run once")
     if plan.elsewhere:
@@ -119,7 +137,9 @@ def place(asked: Asked, config_dirs: Sequence[str]) -> Path:
         return identity.folder(asked, Path(settings.folder), fresh=settings.fresh)
     folder = Path(first.experiment.output_dir)
     if settings.fresh and (folder / "ledger.sqlite").is_file():
-        raise ConfigError(f"output_dir={folder}: holds a sweep, and sweep.fresh=true begins a new one; name another folder, or leave it out")
+        raise ConfigError(
+            f"output_dir={folder}: holds a sweep already; sweep.fresh=true begins a new one, in another folder or in none named"
+        )
     return folder
 
 

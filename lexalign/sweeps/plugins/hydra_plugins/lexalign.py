@@ -30,12 +30,8 @@ class Points(Sweeper):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-        self.config_dirs = [
-            source.path for source in hydra_context.config_loader.get_sources() if source.provider == "command-line"
-        ]
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.config_dirs = [source.path for source in hydra_context.config_loader.get_sources() if source.provider == "command-line"]
 
     def sweep(self, arguments: list[str]) -> None:
         try:
@@ -46,4 +42,3 @@ class Points(Sweeper):
                 session.run(plan)
         except LexAlignError as error:
             tell_and_exit(error)
-
