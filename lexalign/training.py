@@ -40,7 +40,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     import torch
     from transformers import PrinterCallback, set_seed
 
-    from lexalign import measuring, models
+    from lexalign import measuring, memory, models
     from lexalign.checkpoints.saving import durable
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
@@ -92,7 +92,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     if checkpoint:
         log.info("Going on from %s", checkpoint)
     set_seed(experiment.seed)  # what was looked at before leaves no trace in what is drawn
-    with signals.while_training(experiment.train.stop_after):
+    with signals.while_training(experiment.train.stop_after), memory.explained(trainer, experiment):
         trainer.train(resume_from_checkpoint=checkpoint)
 
     artifact = out_dir / "artifact"
