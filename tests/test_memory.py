@@ -111,9 +111,8 @@ class Greedy(SFTTrainer):
 def test_out_of_memory_while_training(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "trainer_class", lambda experiment: Greedy)
     words = ("data.limit=16", "train.batch_size=2", "train.max_steps=4", "train.save_steps=1", "train.keep_checkpoints=9", "evaluate=false")
-    with pytest.raises(
-        OutOfMemory, match=r"step 3: out of memory \(.*can't allocate memory.*type a smaller train.batch_size \(now 2\)"
-    ) as error:
+    said = r"step 3: out of memory \(.*can't allocate memory.*type a smaller train.batch_size \(now 2\)"
+    with pytest.raises(OutOfMemory, match=said) as error:
         World(tmp_path).run(*words, out_dir=tmp_path / "run")
     assert error.value.exit_code == 3
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["checkpoint-1", "checkpoint-2"]

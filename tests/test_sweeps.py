@@ -173,8 +173,10 @@ def test_points_are_added_and_left(tmp_path):
 
 def test_a_parent_runs_once_and_its_failure_is_said_once(tmp_path):
     world = World(tmp_path)
-    words = ("-m", "stage=align", "method=dpo", "tracking=none", "train.max_steps=2", "data.limit=16", "evaluate.limit=4", "seed=0,1,2",
-             "evaluate.samples=0", "preflight=skip", "hardware.threads=1", "train.max_length=128", "store=store", "output_dir=sweep")  # fmt: skip
+    words = (
+        "-m", "stage=align", "method=dpo", "tracking=none", "train.max_steps=2", "data.limit=16", "evaluate.limit=4", "seed=0,1,2",
+        "evaluate.samples=0", "preflight=skip", "hardware.threads=1", "train.max_length=128", "store=store", "output_dir=sweep",
+    )  # fmt: skip
     good = "['train.max_steps=2','evaluate.enabled=false','preflight=skip','data.limit=16']"
     bad = good.replace("data.limit=16", "adapter.target_modules=[nonsense]")
     failed = world.type(*words[:-1], "output_dir=bad", f"model.parent_overrides={bad}")

@@ -8,7 +8,7 @@ from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Experiment
 from lexalign.sweeps import identity, points, session
 from lexalign.sweeps.ledger import Ledger, is_sweep
-from lexalign.sweeps.points import Asked, alone
+from lexalign.sweeps.points import LOCAL, Asked, alone
 
 SEARCHES = ("random", "tpe")
 
@@ -48,7 +48,7 @@ def known(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
 
 def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
     """What is wrong with the settings of the sweep itself, in the light of its first point."""
-    chosen = experiment.sweep
+    chosen, launcher = experiment.sweep, asked.launcher
     if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce:
         yield "-m: cache, compare and reproduce are done once and make no run; leave -m out"
     if chosen.sampler in SEARCHES and chosen.trials is None:
@@ -61,8 +61,16 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
         yield "sweep.objectives: a grid searches for nothing; leave it out (the report shows every metric), or type sweep=optuna"
     if unknown := [name for name in chosen.objectives if name not in DIRECTIONS]:
         yield f"sweep.objectives: {', '.join(unknown)} is measured by nothing; choose among {', '.join(DIRECTIONS)}"
+    if launcher != LOCAL and (chosen.sampler != "grid" or chosen.pruner != "none"):
+        yield f"hydra/launcher={launcher}: runs the points of a grid; a search needs its jobs one by one: leave it out, or type sweep=grid"
+    if launcher != LOCAL and chosen.jobs != "auto":
+        yield f"sweep.jobs: hydra/launcher={launcher} has a setting of its own for it; leave it out"
     if chosen.pruner == "none":
+        if asked.typed("sweep.prune_on", "sweep.prune_after", "sweep.reduction"):
+            yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving or sweep.pruner=median"
         return
+    if chosen.sampler != "grid" and chosen.seeds is not None:
+        yield f"sweep.seeds={chosen.seeds}: a search prunes its points by single runs; leave sweep.seeds or sweep.pruner out"
     if len(chosen.objectives) > 1:
         yield f"sweep.pruner={chosen.pruner}: prunes by one number, and there are {len(chosen.objectives)} objectives; name one"
     if experiment.train is None or experiment.train.eval_steps is None:

@@ -13,6 +13,7 @@ from lexalign.configs import Uncomposable, composed
 from lexalign.errors import ConfigError
 from lexalign.overrides import key_of, parsed
 
+LOCAL = "local"
 NOT_TYPED_ALONE = ("sweep", "output_dir", "hydra")
 """Settings (and groups of them) that belong to a sweep and not to one of its points."""
 
@@ -40,6 +41,8 @@ class Asked:
     fixed: tuple[str, ...]
     sampler: str
     seeds: int | None
+    launcher: str
+    """Name of Hydra's launcher."""
 
     def grid(self) -> list[list[str]]:
         """The overrides of every point, each repeated for every seed."""
@@ -51,6 +54,10 @@ class Asked:
             return []
         words = [f"seed={number}" for number in range(self.seeds)]
         return [Axis("seed", tuple(words), OverridesParser.create().parse_override("seed=0"))]
+
+    def typed(self, *keys: str) -> bool:
+        """Whether one of these settings was typed."""
+        return any(key_of(override) in keys for override in self.fixed)
 
     def to_check(self) -> list[list[str]]:
         """Points that show every value: all of a grid; of a search, where any may be drawn, each value beside the others' first."""
@@ -72,8 +79,9 @@ def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
     try:
         tree = composed([*fixed, *(axis.options[0] for axis in axes if axis.options)], config_dirs)
         sampler, seeds = OmegaConf.select(tree, "sweep.sampler"), OmegaConf.select(tree, "sweep.seeds")
+        launcher = str(OmegaConf.select(tree, "hydra.runtime.choices.hydra/launcher"))
     except Uncomposable:  # said when the points are composed
-        sampler, seeds = "grid", None
+        sampler, seeds, launcher = "grid", None, LOCAL
     keys = [key_of(override) for override in overrides]
     if isinstance(seeds, int) and "seed" in keys:
         problems.append(f"seed and sweep.seeds={seeds}: both choose the seeds; leave one of them out")
@@ -85,7 +93,7 @@ def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
         ]
     if problems:
         raise ConfigError(problems)
-    return Asked(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None)
+    return Asked(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher)
 
 
 def axis(override: Override) -> Axis:

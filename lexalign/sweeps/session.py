@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from lexalign import hardware
@@ -14,7 +15,7 @@ from lexalign.checkpoints import lock
 from lexalign.compose import Composed
 from lexalign.errors import ConfigError, Stopped
 from lexalign.schema import Sweep
-from lexalign.sweeps import identity, points, processes, slots
+from lexalign.sweeps import elsewhere, identity, points, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
 from lexalign.sweeps.ledger import Job, Ledger, counted
@@ -33,8 +34,11 @@ def opened(asked: Asked, settings: Sweep, folder: Path, *, command: Sequence[str
         yield Plan(ledger=ledger, asked=asked, settings=settings, config_dirs=config_dirs, command=typed)
 
 
-def run(plan: Plan) -> None:
-    """Run what the plan's call asks for and say what came of it; exits with 1 where a point failed. Raises Stopped."""
+def run(plan: Plan, launcher: Launcher | None) -> None:
+    """Run what the plan's call asks for and say what came of it; exits with 1 where a point failed, with a signal's code after it.
+
+    `launcher` is the Hydra launcher that runs the jobs, None where processes of this machine do.
+    """
     write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
     drawn = plan.settings.sampler != "grid"
     jobs = plan.add(plan.asked.to_check()[:1] if drawn else plan.asked.grid())
@@ -44,6 +48,10 @@ def run(plan: Plan) -> None:
     else:
         tell_start(plan)
     to_run = [job for job in jobs if drawn or plan.must_run(job)]
+    if launcher is not None:
+        elsewhere.run(plan, to_run, launcher)
+        finish(plan)
+        return
     with on_slots(plan, to_run) as found, Display(report_of(plan)) as display:
         try:
             source = source_of(plan, display, to_run)

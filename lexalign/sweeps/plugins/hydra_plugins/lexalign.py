@@ -39,6 +39,6 @@ class Points(Sweeper):
             settings, _ = session.settings_of(asked, self.config_dirs)
             folder = session.place(asked, self.config_dirs)
             with session.opened(asked, settings, folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
-                session.run(plan)
+                session.run(plan, None if isinstance(self.launcher, Local) else self.launcher)
         except LexAlignError as error:
             tell_and_exit(error)
