@@ -25,6 +25,8 @@ from lexalign.parse import nearest
 CONF = Path(__file__).resolve().parent.parent / "conf"
 RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
 RESOLVERS = ("now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.dict.keys", "oc.dict.values", "oc.deprecated")
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+"""Hydra's launchers that come with an extra of ours."""
 MISSING_OPTION = re.compile(r"Could not (?:find|load|override) '([\w/@-]+)/([\w.-]+)'")
 
 
@@ -101,6 +103,8 @@ def reason(error: Exception, config_dirs: Sequence[str]) -> str:
 
 def no_option(group: str, value: str, config_dirs: Sequence[str]) -> str:
     """The problem with an option that a group does not have."""
+    if group == "hydra/launcher" and value in EXTRAS:
+        return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
     options = options_of(group, config_dirs)
     return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{nearest(value, options)}"
 

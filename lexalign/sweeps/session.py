@@ -18,6 +18,7 @@ from lexalign.schema import Sweep
 from lexalign.sweeps import elsewhere, identity, points, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
+from lexalign.sweeps.job import OUTPUT
 from lexalign.sweeps.ledger import Job, Ledger, counted
 from lexalign.sweeps.plan import Plan
 from lexalign.sweeps.points import Asked
@@ -124,9 +125,10 @@ def finish(plan: Plan) -> None:
     """The summary, every failure named; exits with 1 where there is one."""
     every = plan.points()
     failed = [job for job in every if job.state == "failed"]
-    print(f"{plan.ledger.folder}: {counted(every)}", file=sys.stderr)
+    warn(f"{plan.ledger.folder}: {counted(every)}")
     for job in failed:
-        print(f"job {job.number}: {job.reason}; {Path(job.folder) / 'run.log'}", file=sys.stderr)
+        shows = OUTPUT if (job.reason or "").startswith("killed") else "run.log"
+        warn(f"job {job.number}: {job.reason}; see {Path(job.folder) / shows}")
     if failed:
         sys.exit(1)
 

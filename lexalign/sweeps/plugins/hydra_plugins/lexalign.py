@@ -29,16 +29,20 @@ class Points(Sweeper):
     """`hydra/sweeper=lexalign`: the points of `-m`, through a ledger, on whatever launcher is chosen."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        self.config = config
+        sources = hydra_context.config_loader.get_sources()
+        self.config_dirs = [source.path for source in sources if source.provider == "command-line"]
+        self.asked = points.asked(config.hydra.overrides.task, self.config_dirs)
+        try:
+            self.folder = session.place(self.asked, self.config_dirs)
+        except LexAlignError as error:
+            tell_and_exit(error)
+        config.hydra.sweep.dir = str(self.folder.absolute())  # launchers keep files of their own there
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.config_dirs = [source.path for source in hydra_context.config_loader.get_sources() if source.provider == "command-line"]
 
     def sweep(self, arguments: list[str]) -> None:
         try:
-            asked = points.asked(arguments, self.config_dirs)
-            settings, _ = session.settings_of(asked, self.config_dirs)
-            folder = session.place(asked, self.config_dirs)
-            with session.opened(asked, settings, folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
+            settings, _ = session.settings_of(self.asked, self.config_dirs)
+            with session.opened(self.asked, settings, self.folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
                 session.run(plan, None if isinstance(self.launcher, Local) else self.launcher)
         except LexAlignError as error:
             tell_and_exit(error)
