@@ -6,7 +6,7 @@ from pathlib import Path
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Experiment
-from lexalign.sweeps import identity, points, session
+from lexalign.sweeps import identity, points
 from lexalign.sweeps.ledger import Ledger, is_sweep
 from lexalign.sweeps.points import LOCAL, Asked, alone
 
@@ -22,7 +22,7 @@ def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
     try:
         first = identity.composed(tuple(to_check[0]), tuple(config_dirs)).experiment
         problems.update(dict.fromkeys(sweep_problems(first, asked)))
-        judged = known(session.place(asked, config_dirs), config_dirs)
+        judged = known(identity.place(asked, config_dirs), config_dirs)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
         judged = set()

@@ -11,9 +11,10 @@ from typing import Any
 from lexalign import hardware, identity, runs
 from lexalign.compose import Composed, compose
 from lexalign.configs import CONF
-from lexalign.errors import LexAlignError
+from lexalign.errors import ConfigError, LexAlignError
 from lexalign.overrides import key_of
-from lexalign.schema import Data, Experiment, Model, RewardMethod
+from lexalign.schema import Data, Experiment, Model, RewardMethod, Sweep
+from lexalign.sweeps.ledger import is_sweep
 from lexalign.sweeps.points import Asked, belongs_to_sweep
 
 LONGEST = 60
@@ -28,7 +29,7 @@ def of(asked: Asked) -> str:
     return digest([fixed, sorted({axis.key for axis in asked.axes}), asked.sampler != "grid"])
 
 
-def folder(asked: Asked, below: Path, *, fresh: bool) -> Path:
+def folder_of(asked: Asked, below: Path, *, fresh: bool) -> Path:
     """Where the sweep of a command line is, or will be, that gives no `output_dir`; a `fresh` one gets a folder with the next number."""
     swept = "+".join(axis.key.replace("/", ".") for axis in asked.axes) or "one"
     name = f"{swept[:LONGEST]}-{of(asked)[:8]}"
@@ -116,3 +117,23 @@ def still_standing(grounds: dict[str, dict[str, Any]], config_dirs: Sequence[str
 def digest(material: Any) -> str:
     """sha256 of what JSON can hold."""
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def settings_of(asked: Asked, config_dirs: Sequence[str]) -> tuple[Sweep, Composed]:
+    """The sweep's own settings, and the experiment of its first point."""
+    first = composed(tuple(asked.to_check()[0]), tuple(config_dirs))
+    return first.experiment.sweep, first
+
+
+def place(asked: Asked, config_dirs: Sequence[str]) -> Path:
+    """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
+    settings, first = settings_of(asked, config_dirs)
+    typed = next((word.partition("=")[2] for word in asked.fixed if word.startswith("output_dir=")), None)
+    if typed is None:
+        return folder_of(asked, Path(settings.folder), fresh=settings.fresh)
+    folder = Path(first.experiment.output_dir)
+    if settings.fresh and is_sweep(folder):
+        raise ConfigError(
+            f"output_dir={folder}: holds a sweep already; sweep.fresh=true begins a new one, in another folder or in none named"
+        )
+    return folder

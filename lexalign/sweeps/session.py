@@ -13,9 +13,9 @@ from lexalign import hardware
 from lexalign.artifacts import write_text
 from lexalign.checkpoints import lock
 from lexalign.compose import Composed
-from lexalign.errors import ConfigError, Stopped
+from lexalign.errors import Stopped
 from lexalign.schema import Sweep
-from lexalign.sweeps import elsewhere, identity, points, processes, slots
+from lexalign.sweeps import elsewhere, identity, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
 from lexalign.sweeps.job import OUTPUT
@@ -72,7 +72,7 @@ def source_of(plan: Plan, display: Display, to_run: Sequence[Job]) -> Grid:
         return grid
     from lexalign.sweeps.study import Studied
 
-    _, first = settings_of(plan.asked, plan.config_dirs)
+    _, first = identity.settings_of(plan.asked, plan.config_dirs)
     experiment = first.experiment
     return Studied(plan, display, seed=experiment.seed, score=experiment.method.score if experiment.method else [])
 
@@ -131,26 +131,3 @@ def finish(plan: Plan) -> None:
         warn(f"job {job.number}: {job.reason}; see {Path(job.folder) / shows}")
     if failed:
         sys.exit(1)
-
-
-def settings_of(asked: Asked, config_dirs: Sequence[str]) -> tuple[Sweep, Composed]:
-    """The sweep's own settings, and the experiment of its first point."""
-    first = identity.composed(tuple(asked.to_check()[0]), tuple(config_dirs))
-    return first.experiment.sweep, first
-
-
-def place(asked: Asked, config_dirs: Sequence[str]) -> Path:
-    """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
-    settings, first = settings_of(asked, config_dirs)
-    typed = next((word.partition("=")[2] for word in asked.fixed if word.startswith("output_dir=")), None)
-    if typed is None:
-        return identity.folder(asked, Path(settings.folder), fresh=settings.fresh)
-    folder = Path(first.experiment.output_dir)
-    if settings.fresh and (folder / "ledger.sqlite").is_file():
-        raise ConfigError(
-            f"output_dir={folder}: holds a sweep already; sweep.fresh=true begins a new one, in another folder or in none named"
-        )
-    return folder
-
-
-__all__ = ["opened", "place", "points", "run", "settings_of"]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from lexalign.errors import LexAlignError
 from lexalign.launch import tell_and_exit
-from lexalign.sweeps import points, session
+from lexalign.sweeps import identity, points
 
 
 class Local(Launcher):
@@ -33,15 +33,17 @@ class Points(Sweeper):
         self.config_dirs = [source.path for source in sources if source.provider == "command-line"]
         self.asked = points.asked(config.hydra.overrides.task, self.config_dirs)
         try:
-            self.folder = session.place(self.asked, self.config_dirs)
+            self.folder = identity.place(self.asked, self.config_dirs)
         except LexAlignError as error:
             tell_and_exit(error)
         config.hydra.sweep.dir = str(self.folder.absolute())  # launchers keep files of their own there
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
+        from lexalign.sweeps import session
+
         try:
-            settings, _ = session.settings_of(self.asked, self.config_dirs)
+            settings, _ = identity.settings_of(self.asked, self.config_dirs)
             with session.opened(self.asked, settings, self.folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
                 session.run(plan, None if isinstance(self.launcher, Local) else self.launcher)
         except LexAlignError as error:
