@@ -125,9 +125,8 @@ def pruning(scratch: Path) -> list[str]:
         cost = [sum(steps(job) for job in every) for every in (whole, pruned)]
         shares.append(cost[1] / cost[0])
         missed += best.values != found.values
-        lines.append(
-            f"| {seed} | {named(best)}: {loss(best):.4f} | {named(found)}: {loss(found):.4f} | {cost[0]} | {cost[1]} ({shares[-1]:.0%}) |"
-        )
+        points = " | ".join(f"{named(job)}: {loss(job):.4f}" for job in (best, found))
+        lines.append(f"| {seed} | {points} | {cost[0]} | {cost[1]} ({shares[-1]:.0%}) |")
     lines.append(f"\nSteps: {statistics.mean(shares):.0%} of the grid's; the best point was missed {missed} times.")
     if missed or max(shares) > 0.4:
         lines.append("FAILED: the best point is to be found at 40 % of the grid's steps or fewer.")
