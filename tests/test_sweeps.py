@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from running import ROOT, World, result_of
 
-from lexalign.errors import ConfigError
 from lexalign.sweeps.ledger import Job, Ledger
 
 QUICK = (
@@ -209,21 +208,6 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path):
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert second.returncode == 7 and f"process {process.pid}" in second.stderr
-
-
-def test_ledger_of_another_version_is_refused(tmp_path):
-    with Ledger(tmp_path, write=True) as ledger:
-        ledger.connection.execute("PRAGMA user_version=7")
-    with pytest.raises(ConfigError, match="is a ledger of version 7"):
-        Ledger(tmp_path)
-    done = World(tmp_path).type("-m", *QUICK, "seed=0,1", f"output_dir={tmp_path}")
-    assert done.returncode == 2 and "is a ledger of version 7" in done.stderr
-
-
-def test_what_is_no_ledger_is_refused(tmp_path):
-    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 200)
-    with pytest.raises(ConfigError, match="cannot be read as a ledger"):
-        Ledger(tmp_path)
 
 
 def test_points_that_are_one_experiment_run_once(tmp_path):
