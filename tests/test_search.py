@@ -98,7 +98,7 @@ def test_an_objective_that_nothing_measures_ends_the_search(tmp_path):
 PRUNED = (
     "-m", "stage=sft", "tracking=none", "train.max_steps=18", "train.eval_steps=2", "data.limit=64", "evaluate.limit=8",
     "evaluate.samples=0", "evaluate.max_new_tokens=2", "preflight=skip", "hardware.threads=1", "train.max_length=96",
-    "train.learning_rate=1e-6,1e-5,1e-4,1e-3,3e-3,1e-2", "sweep.objectives=[loss]", "store=store", "sweep.jobs=1",
+    "train.learning_rate=1e-6,1e-5,1e-4,1e-3,3e-3,1e-2", "sweep.objectives=[loss]", "sweep.jobs=1",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ PRUNED = (
 def halved(tmp_path_factory):
     """Six points: run whole, and with successive halving."""
     world = World(tmp_path_factory.mktemp("halved"))
-    whole = world.type(*PRUNED, "output_dir=whole")
+    whole = world.type(*PRUNED, "output_dir=whole", "store=store")
     halving = world.type(*PRUNED, "output_dir=halving", "sweep.pruner=halving", "store=other")
     assert whole.returncode == halving.returncode == 0, whole.stderr[-3000:] + halving.stderr[-3000:]
     return world.folder

@@ -61,7 +61,10 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
         yield "sweep.objectives: a grid searches for nothing; leave it out (the report shows every metric), or type sweep=optuna"
     if unknown := [name for name in chosen.objectives if name not in DIRECTIONS]:
         yield f"sweep.objectives: {', '.join(unknown)} is measured by nothing; choose among {', '.join(DIRECTIONS)}"
-    if launcher != LOCAL and (chosen.sampler != "grid" or chosen.pruner != "none"):
+    searched = chosen.sampler in SEARCHES or chosen.pruner != "none"
+    if searched and not chosen.objectives and not (experiment.method and experiment.method.score):
+        yield f"stage={experiment.stage.name}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]"
+    if launcher != LOCAL and searched:
         yield f"hydra/launcher={launcher}: runs the points of a grid; a search needs its jobs one by one: leave it out, or type sweep=grid"
     if launcher != LOCAL and chosen.jobs != "auto":
         yield f"sweep.jobs: hydra/launcher={launcher} has a setting of its own for it; leave it out"

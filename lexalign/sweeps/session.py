@@ -14,7 +14,7 @@ from lexalign.artifacts import write_text
 from lexalign.checkpoints import lock
 from lexalign.compose import Composed
 from lexalign.errors import Stopped
-from lexalign.schema import Sweep
+from lexalign.schema import Experiment, Sweep
 from lexalign.sweeps import elsewhere, identity, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
@@ -41,30 +41,28 @@ def run(plan: Plan, launcher: Launcher | None) -> None:
     `launcher` is the Hydra launcher that runs the jobs, None where processes of this machine do.
     """
     write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
-    drawn = plan.settings.sampler != "grid"
-    jobs = plan.add(plan.asked.to_check()[:1] if drawn else plan.asked.grid())
-    if drawn:
-        plan.wanted.clear()
-        warn(f"{plan.ledger.folder}: {plan.settings.trials} points to draw")
+    _, first = identity.settings_of(plan.asked, plan.config_dirs)
+    if plan.settings.sampler == "grid":
+        to_run = list({job.key: job for job in plan.add(plan.asked.grid()) if plan.must_run(job)}.values())
+        like, count = [plan.experiments[job.key] for job in to_run], len(to_run)
+        tell_start(plan, len(to_run))
     else:
-        tell_start(plan)
-    to_run = [job for job in jobs if drawn or plan.must_run(job)]
+        to_run, like, count = [], [first], (plan.settings.trials or 1) * (plan.settings.seeds or 1)
+        warn(f"{plan.ledger.folder}: {plan.settings.trials} points to draw")
     if launcher is not None:
         elsewhere.run(plan, to_run, launcher)
-        finish(plan)
-        return
-    with on_slots(plan, to_run) as found, Display(report_of(plan)) as display:
-        try:
-            source = source_of(plan, display, to_run)
-            processes.run(source, found, imports(list(plan.experiments.values())))
-        except Stopped as stop:
-            display.say(f"{stop}; {counted(plan.points())}. What was saved is whole: the same command goes on")
-            report_of(plan)()
-            sys.exit(stop.exit_code)
+    elif count:
+        with on_slots(plan.settings, [composed.experiment for composed in like], count) as found, Display(report_of(plan)) as display:
+            try:
+                processes.run(source_of(plan, display, to_run, first.experiment), found, imports(like))
+            except Stopped as stop:
+                display.say(f"{stop}; {counted(plan.points())}. What was saved is whole: the same command goes on")
+                report_of(plan)()
+                sys.exit(stop.exit_code)
     finish(plan)
 
 
-def source_of(plan: Plan, display: Display, to_run: Sequence[Job]) -> Grid:
+def source_of(plan: Plan, display: Display, to_run: Sequence[Job], first: Experiment) -> Grid:
     """Where the jobs come from: the points as they are listed, or a study that draws them, stops them early, or both."""
     if plan.settings.sampler == "grid" and plan.settings.pruner == "none":
         grid = Grid(plan, display)
@@ -72,22 +70,17 @@ def source_of(plan: Plan, display: Display, to_run: Sequence[Job]) -> Grid:
         return grid
     from lexalign.sweeps.study import Studied
 
-    _, first = identity.settings_of(plan.asked, plan.config_dirs)
-    experiment = first.experiment
-    return Studied(plan, display, seed=experiment.seed, score=experiment.method.score if experiment.method else [])
+    return Studied(plan, display, seed=first.seed, score=first.method.score if first.method else [])
 
 
 @contextmanager
-def on_slots(plan: Plan, to_run: Sequence[Job]) -> Iterator[list[slots.Slot]]:
-    """The slots for these jobs; says how many there are, and why."""
-    if not any(job.key in plan.experiments for job in to_run):
-        yield [slots.Slot(1, None)]
-        return
-    experiments = [plan.experiments[job.key].experiment for job in to_run if job.key in plan.experiments]
-    count, why = slots.how_many(plan.settings, experiments, waiting=max(len(to_run), plan.settings.trials or 0))
+def on_slots(settings: Sweep, experiments: Sequence[Experiment], count: int) -> Iterator[list[slots.Slot]]:
+    """The slots for `count` such jobs; says how many there are, and why."""
+    number, why = slots.how_many(settings, experiments, waiting=count)
     cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
-    with slots.leased(count, cuda=cuda) as found:
-        warn(f"{len(found)} at a time, {found[0].threads} thread{'s' * (found[0].threads > 1)} each ({why})")
+    with slots.leased(number, cuda=cuda) as found:
+        threads = found[0].threads
+        warn(f"{len(found)} at a time, {threads} thread{'s' * (threads > 1)} each ({why})")
         yield found
 
 
@@ -103,10 +96,10 @@ def imports(experiments: Sequence[Composed]) -> list[str]:
     return [*dict.fromkeys(target.rpartition(".")[0] for target in targets), *tracked]
 
 
-def tell_start(plan: Plan) -> None:
+def tell_start(plan: Plan, to_run: int) -> None:
     """Say how many points there are, and which of them are not run although they were asked for."""
     points = plan.points()
-    done, to_run = (sum(test(job) for job in points) for test in (lambda job: job.state == "finished", plan.must_run))
+    done = sum(job.state == "finished" for job in points)
     warn(f"{plan.ledger.folder}: {len(points)} points, {done} finished before, {to_run} to run")
     if plan.twice:
         warn(f"{plan.twice} of the points are the same experiment as another; each is run once")
