@@ -160,7 +160,7 @@ def test_points_are_added_and_left(tmp_path):
     assert fresh.returncode == 0 and "2 points, 0 finished before, 2 to run" in fresh.stderr
     other = world.type("-m", *QUICK, "seed=2", "train.weight_decay=0.0,0.1")
     assert other.returncode == 0, other.stderr[-3000:]
-    assert "1 points were run before elsewhere, and are reused" in other.stderr
+    assert "points run before, elsewhere, and reused: 1" in other.stderr
 
 
 def test_a_parent_runs_once_and_its_failure_is_said_once(tmp_path):
@@ -187,7 +187,7 @@ def test_retry_none_leaves_the_failed(tmp_path):
     words = ("-m", *QUICK, "adapter.target_modules=[q_proj],[nonsense]", "output_dir=sweep")
     assert world.type(*words).returncode == 1
     done = world.type(*words, "sweep.retry=none")
-    assert done.returncode == 1 and "0 to run" in done.stderr and "1 failed points are left as they are" in done.stderr
+    assert done.returncode == 1 and "0 to run" in done.stderr and "failed points that are left as they are: 1" in done.stderr
 
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
@@ -212,7 +212,7 @@ def test_two_at_once_in_one_folder_are_refused(tmp_path):
 
 def test_points_that_are_one_experiment_run_once(tmp_path):
     done = World(tmp_path).type("-m", *QUICK, "train.log_steps=1,2", "output_dir=sweep")
-    assert done.returncode == 0 and "1 of the points are the same experiment as another" in done.stderr
+    assert done.returncode == 0 and "points that are the same experiment as another: 1" in done.stderr
     assert result_of(tmp_path / "sweep/0")["status"] == "finished" and not (tmp_path / "sweep/1").exists()
 
 

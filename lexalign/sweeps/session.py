@@ -102,11 +102,11 @@ def tell_start(plan: Plan, to_run: int) -> None:
     done = sum(job.state == "finished" for job in points)
     warn(f"{plan.ledger.folder}: {len(points)} points, {done} finished before, {to_run} to run")
     if plan.twice:
-        warn(f"{plan.twice} of the points are the same experiment as another; each is run once")
+        warn(f"points that are the same experiment as another: {plan.twice}; each is run once")
     if plan.elsewhere:
-        warn(f"{plan.elsewhere} points were run before elsewhere, and are reused (sweep.fresh=true runs them again)")
+        warn(f"points run before, elsewhere, and reused: {plan.elsewhere} (sweep.fresh=true runs them again)")
     if left := [job for job in plan.points() if job.state == "failed" and not plan.must_run(job)]:
-        warn(f"sweep.retry=none: {len(left)} failed points are left as they are")
+        warn(f"failed points that are left as they are: {len(left)} (sweep.retry=none)")
 
 
 def report_of(plan: Plan) -> Callable[[], None]:
