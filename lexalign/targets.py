@@ -108,6 +108,10 @@ def hydra_problems(node: DictConfig | None) -> list[str]:
     plain = OmegaConf.to_container(node, resolve=False)
     assert isinstance(plain, dict)
     walk(plain, "hydra")
+    for part in ("launcher", "sweeper"):
+        chosen = plain.get(part) or {}
+        if chosen.get("_target_") in OWN_PLUGINS:
+            found += [f"hydra.{part}.{key}: is no setting of ours; those of a sweep are below sweep" for key in chosen if key != "_target_"]
     for name in plain.get("job", {}).get("env_set") or {}:
         found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
     return found

@@ -282,7 +282,7 @@ ALONE = {
     "-m method=lora,full,dpo": ["method=dpo belongs to stage=align"],
     "-m method=glob(dp*)": ["method=dpo belongs to stage=align"],
     "-m seed=range(1,1)": ["the sweep has no points"],
-    "-m stage=align method.beta=interval(0.1,1)": ["method.beta=interval(0.1,1): this sweep draws nothing from an interval"],
+    "-m stage=align method.beta=interval(0.1,1)": ["method.beta=interval(0.1,1): a grid draws nothing from an interval"],
     "-m stage=align method.beta=interval(-1,1)": ["interval(-1,1)"],
     "--config-name other": ["type experiment=<name>"],
     "--config-dir gone": ["--config-dir gone: there is no such folder"],
