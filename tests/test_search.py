@@ -46,6 +46,7 @@ def study_of(folder: Path):
     return optuna.load_study(study_name=search.NAME, storage=search.storage(folder / search.FILE))
 
 
+@pytest.mark.slow
 def test_a_search_draws_and_goes_on(tmp_path):
     world = World(tmp_path)
     words = ("-m", "sweep=optuna", *QUICK, RATE, "adapter.rank=2,4", "sweep.objectives=[perplexity]", "output_dir=sweep", "sweep.jobs=1")
@@ -61,6 +62,7 @@ def test_a_search_draws_and_goes_on(tmp_path):
     assert study.best_value == min(job.metrics["perplexity"] for job in jobs)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(tmp_path):
     world = World(tmp_path)
     few = (word for word in QUICK if "max_steps" not in word)
@@ -79,16 +81,15 @@ def test_a_killed_search_goes_on(tmp_path):
 
 
 def test_several_objectives(tmp_path):
-    words = ("-m", "sweep=optuna", "sweep.sampler=random", *QUICK, RATE, "sweep.objectives=[perplexity,sample_length]", "sweep.trials=3")
+    words = ("-m", "sweep=optuna", "sweep.sampler=random", *QUICK, RATE, "sweep.objectives=[perplexity,exact_match]", "sweep.trials=3")
     done = World(tmp_path).type(*words, "output_dir=sweep")
     assert done.returncode == 0, done.stderr[-3000:]
     study, jobs = study_of(tmp_path / "sweep"), jobs_of(tmp_path / "sweep")
-    assert sorted(trial.values for trial in study.trials) == sorted(
-        [job.metrics["perplexity"], job.metrics["sample_length"]] for job in jobs
-    )
+    assert sorted(trial.values for trial in study.trials) == sorted([job.metrics["perplexity"], job.metrics["exact_match"]] for job in jobs)
     assert study.best_trials
 
 
+@pytest.mark.slow
 def test_an_objective_that_nothing_measures_ends_the_search(tmp_path):
     words = ("-m", "sweep=optuna", *QUICK, RATE, "sweep.objectives=[belief_jsd]", "sweep.trials=2", "output_dir=sweep", "sweep.jobs=1")
     done = World(tmp_path).type(*words)
@@ -112,6 +113,7 @@ def halved(tmp_path_factory):
     return world.folder
 
 
+@pytest.mark.slow
 def test_bad_points_stop_early_and_the_best_is_found(halved):
     whole, pruned = jobs_of(halved / "whole"), jobs_of(halved / "halving")
     assert {job.state for job in pruned} == {"finished", "pruned"}
@@ -122,6 +124,7 @@ def test_bad_points_stop_early_and_the_best_is_found(halved):
     assert sum(steps) <= 0.7 * 9 * len(whole), steps
 
 
+@pytest.mark.slow
 def test_a_pruned_run_says_so_and_keeps_a_checkpoint(halved):
     for job in (job for job in jobs_of(halved / "halving") if job.state == "pruned"):
         folder = Path(job.folder)
@@ -129,6 +132,7 @@ def test_a_pruned_run_says_so_and_keeps_a_checkpoint(halved):
         assert list((folder / "checkpoints").glob("checkpoint-*")) and not (folder / "artifact").exists()
 
 
+@pytest.mark.slow
 def test_without_a_pruner_the_pruned_run_to_their_end(halved):
     done = World(halved).type(*PRUNED, "output_dir=halving", "store=other")
     assert done.returncode == 0 and "6 finished" in done.stderr, done.stderr[-3000:]

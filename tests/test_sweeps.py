@@ -48,6 +48,7 @@ def thirty_two(tmp_path_factory):
     return world, calls, clean
 
 
+@pytest.mark.slow
 def test_twenty_four_of_thirty_two_finish(thirty_two):
     _, (first, _, _), _ = thirty_two
     assert first.returncode == 1, first.stderr[-3000:]
@@ -56,6 +57,7 @@ def test_twenty_four_of_thirty_two_finish(thirty_two):
         assert first.stderr.count(reason) == 4, reason  # two jobs each: as it ends, and in the summary
 
 
+@pytest.mark.slow
 def test_second_call_runs_the_eight(thirty_two):
     world, (_, second, third), clean = thirty_two
     assert second.returncode == third.returncode == clean.returncode == 0, second.stderr[-3000:] + clean.stderr[-3000:]
@@ -65,6 +67,7 @@ def test_second_call_runs_the_eight(thirty_two):
     assert [job.state for job in jobs] == ["finished"] * SEEDS
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_a_clean_sweep(thirty_two):
     world, _, _ = thirty_two
     broken, clean = (jobs_of(world.folder / name) for name in ("sweep", "clean"))
@@ -72,6 +75,7 @@ def test_scores_are_those_of_a_clean_sweep(thirty_two):
     assert [job.score for job in broken] == [job.score for job in clean]
 
 
+@pytest.mark.slow
 def test_traceback_is_in_the_failed_job_s_own_log(thirty_two):
     world, (first, _, _), _ = thirty_two
     logs = [folder / "run.log" for folder in (world.folder / "sweep").iterdir() if folder.is_dir()]
@@ -79,6 +83,7 @@ def test_traceback_is_in_the_failed_job_s_own_log(thirty_two):
     assert "Traceback" not in first.stderr
 
 
+@pytest.mark.slow
 def test_segfault_shows_where(thirty_two):
     world, _, _ = thirty_two
     outs = [folder / "job.out" for folder in (world.folder / "sweep").iterdir() if folder.is_dir()]
@@ -99,7 +104,8 @@ def gone(folder: Path) -> bool:
     return not any(lock.alive(job) for job in folder.iterdir() if job.is_dir())
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_parent_killed_at_any_moment_loses_no_finished_job(tmp_path, kills):
     """The sweep's process is killed again and again; the same line goes on each time, and no job that was done is done again."""
     world, chance = World(tmp_path), random.Random(1)
@@ -130,7 +136,7 @@ def test_parent_killed_at_any_moment_loses_no_finished_job(tmp_path, kills):
     assert losses(jobs_of(tmp_path / "sweep")) == losses(jobs_of(tmp_path / "clean"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_signal_stops_all_and_the_next_call_goes_on(tmp_path, number, code):
     world = World(tmp_path)
     few = (word for word in QUICK if "max_steps" not in word)
