@@ -33,6 +33,8 @@ SETTINGS = Tracking(
     group=None,
     name=None,
     tags=["tiny"],
+    link_artifacts=True,
+    folder=None,
     init_timeout=2,
     finish_timeout=2,
 )
