@@ -28,8 +28,8 @@ GOES_ON = "trackio-run"
 class TrackioTracker(NoTracker):
     """`tracking=trackio`: one trackio run for one run, in trackio's database on this machine.
 
-    Nothing is sent anywhere: neither TRACKIO_SPACE_ID nor TRACKIO_SERVER_URL is read, and nobody is asked for the account's name. A run that
-    was interrupted goes on as the same trackio run when it is resumed in its folder.
+    Nothing is sent anywhere: neither TRACKIO_SPACE_ID nor TRACKIO_SERVER_URL is read, and nobody is asked for the account's name. A run
+    that was interrupted goes on as the same trackio run when it is resumed in its folder.
     """
 
     def __init__(

@@ -178,7 +178,7 @@ class WandbTracker:
         self._link(path, used=True)
 
     def _link(self, path: Path, *, used: bool) -> None:
-        """A line in W&B's lineage. What W&B gets is a reference to the manifest, which holds the digest of every file, and the folder's path.
+        """A line in W&B's lineage. W&B gets a reference to the manifest, which holds the digest of every file, and the folder's path.
 
         Both ends send the same reference under the same name, so the server takes them for one version, whichever it hears of first.
         """

@@ -1,6 +1,7 @@
 """A W&B workspace for the runs of a project, made by code: `python -m lexalign.tracking.workspace --entity me --vary method.beta`.
 
-Score by setting, parallel coordinates, what matters, learning curves, and the runs grouped by sweep. Needs `pip install -e '.[workspaces]'`.
+Score by setting, parallel coordinates, what matters, learning curves; the runs grouped by sweep, or of one sweep with `--group`.
+Needs `pip install -e '.[workspaces]'`.
 """
 
 import argparse
