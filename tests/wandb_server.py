@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _graphql(url: str, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
     match operation:
-        case "Viewer":
+        case "Viewer" | "GetDefaultEntity":
             viewer = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "a@b", "admin": False, "flags": "{}"}
             return {"viewer": viewer | {"teams": {"edges": []}}}
         case "ServerFeaturesQuery":

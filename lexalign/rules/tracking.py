@@ -26,8 +26,13 @@ def unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
             yield f"{key}: is not read with tracking={name}; leave it out, or type tracking={others[0]}"
 
 
+def at_hand(package: str) -> bool:
+    """Whether a package is installed; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
 def installed(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    if NAMES.get(experiment.tracking.target) == "trackio" and importlib.util.find_spec("trackio") is None:
+    if NAMES.get(experiment.tracking.target) == "trackio" and not at_hand("trackio"):
         yield "tracking=trackio: trackio is not installed; type pip install -e '.[trackio]', or choose tracking=wandb or tracking=none"
 
 

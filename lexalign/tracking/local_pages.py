@@ -12,10 +12,11 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from lexalign.errors import ConfigError
 from lexalign.schema import Tracking
-from lexalign.tracking import shown
+from lexalign.tracking import environment, shown
 from lexalign.tracking.none import NoTracker
 from lexalign.tracking.summary import JOB_TYPE
 
@@ -28,8 +29,8 @@ GOES_ON = "trackio-run"
 class TrackioTracker(NoTracker):
     """`tracking=trackio`: one trackio run for one run, in trackio's database on this machine.
 
-    Nothing is sent anywhere: neither TRACKIO_SPACE_ID nor TRACKIO_SERVER_URL is read, and nobody is asked for the account's name. A run
-    that was interrupted goes on as the same trackio run when it is resumed in its folder.
+    Nothing is sent anywhere, whatever the environment says, and nobody is asked for the account's name. A run that was interrupted goes
+    on as the same trackio run when it is resumed in its folder.
     """
 
     def __init__(
@@ -53,8 +54,11 @@ class TrackioTracker(NoTracker):
         self._step = 0
         self._lost: set[str] = set()
 
-    def __enter__(self) -> "TrackioTracker":
+    def __enter__(self) -> Self:
         super().__enter__()
+        self._hidden = environment.without(environment.REMOTE)
+        if names := self._hidden.__enter__():
+            log.warning("trackio: %s not followed; runs stay on this machine", " and ".join(names))
         with self._survive("the run"):
             self._run = self._open()
             folder = f"TRACKIO_DIR={shlex.quote(str(self._folder))} " if self._folder else ""
@@ -85,7 +89,10 @@ class TrackioTracker(NoTracker):
                 self._tell(message)
 
         assert self._settings.project is not None
-        SQLiteStorage.validate_project_name(self._settings.project)
+        try:
+            SQLiteStorage.validate_project_name(self._settings.project)
+        except ValueError as error:
+            raise ConfigError(f"tracking.project: {error}") from error
         return LocalRun(
             url=None,
             project=self._settings.project,
@@ -117,6 +124,7 @@ class TrackioTracker(NoTracker):
                     self._run.finish()  # waits half a minute for its database, at the most
         if exception_type is None:
             (self._out_dir / GOES_ON).unlink(missing_ok=True)
+        self._hidden.__exit__(None, None, None)
         super().__exit__()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -168,6 +176,8 @@ class TrackioTracker(NoTracker):
         """Go on without `what` whatever trackio raises."""
         try:
             yield
+        except ConfigError:
+            raise
         except Exception as error:
             self._tell(f"{what} not logged ({' '.join(str(error).split()) or type(error).__name__})")
 

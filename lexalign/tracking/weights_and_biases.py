@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lexalign.errors import ConfigError
 from lexalign.schema import Tracking
-from lexalign.tracking import agent, shown
+from lexalign.tracking import environment, shown
 from lexalign.tracking.session import (
     GRACE,
     brief,
@@ -66,7 +66,8 @@ class WandbTracker:
 
     def __enter__(self) -> Self:
         try:
-            with agent.unseen(self._beside_agent):
+            # The agent's run is this process's own: a parent that is trained first, and a sweep's jobs, are runs beside it.
+            with environment.without(environment.AGENT if self._beside_agent else ()):
                 self._begin()
         except BaseException:
             end_session()

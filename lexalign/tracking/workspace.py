@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lexalign.errors import ConfigError
+from lexalign.tracking.session import brief, choose_mode, end_session
+
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
@@ -68,20 +71,25 @@ def main(words: Sequence[str] | None = None) -> int:
     except ImportError:
         print(INSTALL, file=sys.stderr)
         return 2
-    if not args.print and args.entity is None:
-        import wandb
-
-        try:
-            args.entity = wandb.Api().default_entity
-        except wandb.errors.Error as error:
-            print(f"W&B: {error}; log in with `wandb login`, or look at the definition with --print", file=sys.stderr)
-            return 2
-    made = workspace(entity=args.entity or "me", project=args.project, vary=args.vary, score=args.score, group=args.group, name=args.name)
+    wanted = {"project": args.project, "vary": args.vary, "score": args.score, "group": args.group, "name": args.name}
     if args.print:
-        print(made._to_model().model_dump_json(by_alias=True, indent=2))
+        print(workspace(entity=args.entity or "me", **wanted)._to_model().model_dump_json(by_alias=True, indent=2))
         return 0
-    made.save()
-    print(made.url)
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        mode, why = choose_mode("auto")  # wandb.Api would dial without a key, too
+        if mode != "online":
+            raise ConfigError(f"W&B is {mode} ({why})")
+        made = workspace(entity=args.entity or wandb.Api().default_entity, **wanted)
+        made.save()
+        print(made.url)
+    except (ConfigError, wandb.errors.Error, WandbApiFailedError) as error:
+        print(f"{brief(error)}; --print shows the definition instead", file=sys.stderr)
+        return 2
+    finally:
+        end_session()
     return 0
 
 
