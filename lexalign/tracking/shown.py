@@ -9,6 +9,8 @@ from typing import Any
 MANIFEST = "manifest.json"
 MAX_TAG = 64
 """Characters that W&B allows a tag."""
+UNTOLD = ("output_dir=", "store=", "tracking", "hydra", "sweep.", "sweep=", "resume", "verbose=")
+"""How overrides begin that say where and how a run is kept and watched."""
 MAX_TEXT = 500
 """Characters of a list that is shown as one text."""
 
@@ -36,8 +38,8 @@ def dotted(node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def tags(typed: Iterable[str]) -> list[str]:
-    """Tags of what was typed: each override once, but for those that say where and how a run is kept and watched."""
-    told = [override for override in typed if not override.startswith(("output_dir=", "store=", "tracking", "hydra"))]
+    """Tags of what was typed: each override once, but for those that begin as one of UNTOLD."""
+    told = [override for override in typed if not override.startswith(UNTOLD)]
     return list(dict.fromkeys(shortened(override, MAX_TAG) for override in told))
 
 
