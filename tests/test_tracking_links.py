@@ -118,12 +118,16 @@ JOBS = [job(0, "0.1", "finished", 0.3), job(1, "0.2", "finished", 0.2), job(2, "
 
 
 def test_a_sweep_has_a_row_of_its_own_however_often_it_is_gone_on_with(tmp_path, server):
-    facts = {"command": ["-m", "method.beta=0.1,0.2"], "swept": ["method.beta"], "identity": "ab12"}
+    facts = {"command": ["-m", "method.beta=0.1,0.2"], "swept": ["method.beta"], "identity": "ab12", "grounds": {"a": {"b": 1}}}
     for _ in range(2):
         sweep_summary(WandbTracker, SETTINGS, tmp_path, group="sweep-1", rows=JOBS, facts=facts)
     ((_, run),) = server.runs().items()
     assert [run.told(key) for key in ("jobType", "groupName", "displayName")] == ["sweep", "sweep-1", "sweep sweep-1"]
-    assert run.config["command"] == "-m, method.beta=0.1,0.2"
+    assert {key: run.config[key] for key in run.config.keys() - {"_wandb"}} == {
+        "command": "-m, method.beta=0.1,0.2",
+        "swept": "method.beta",
+        "identity": "ab12",
+    }
     values = {
         key: run.summary[key] for key in ("jobs/finished", "jobs/failed", "jobs/all", "best/score", "best/number", "score", "seconds")
     }

@@ -145,8 +145,9 @@ class TrackioTracker(NoTracker):
         with self._survive(f"the table {name}"):
             from trackio.table import Table
 
-            data = [{column: row.get(column) for column in shown.columns(rows)} for row in rows]
-            self._log({name: Table(data=data)}, self._step, f"the table {name}")
+            columns = shown.columns(rows)
+            data = [[row.get(column) for column in columns] for row in rows]
+            self._log({name: Table(columns=columns, data=data)}, self._step, f"the table {name}")
 
     def artifact(self, path: Path) -> None:
         """Record the artifact by reference; nothing is copied."""

@@ -1,5 +1,6 @@
 """A sweep as one run of its own beside its jobs: a table of them, and what came out."""
 
+import contextlib
 import dataclasses
 import logging
 from collections import Counter
@@ -24,11 +25,12 @@ def sweep_summary(
     """Record a sweep with the tracker that `tracking._target_` names; what goes wrong is said, and ends nothing.
 
     `rows` hold one job each: number, values (what the sweep varies, as typed), state, score, score_name, score_direction and seconds; other
-    keys are not read. `facts` are shown as the run's settings. `group` is the jobs' own.
+    keys are not read. `facts` are shown as the run's settings, but for groups among them. `group` is the jobs' own.
     """
     try:
         unnamed = dataclasses.replace(settings, name=None)  # it is the jobs that have it
-        with tracker(unnamed, folder, dict(facts), f"sweep {group}", group, JOB_TYPE) as opened:
+        told = {key: fact for key, fact in facts.items() if not isinstance(fact, Mapping)}
+        with tracker(unnamed, folder, told, f"sweep {group}", group, JOB_TYPE) as opened:
             opened.table("jobs", table(rows))
             opened.summary(numbers(rows))
     except Exception as error:  # the sweep is over and done
@@ -52,11 +54,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """The number that a typed value is; None for a word."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    """The number that a typed value is, whole where it is typed so; None for a word."""
+    for kind in (int, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return kind(value)
+    return None
 
 
 def numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

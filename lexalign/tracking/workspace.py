@@ -82,7 +82,10 @@ def main(words: Sequence[str] | None = None) -> int:
         mode, why = choose_mode("auto")  # wandb.Api would dial without a key, too
         if mode != "online":
             raise ConfigError(f"W&B is {mode} ({why})")
-        made = workspace(entity=args.entity or wandb.Api().default_entity, **wanted)
+        entity = args.entity or wandb.Api().default_entity
+        if entity is None:
+            raise ConfigError("W&B names no entity for this account; type --entity")
+        made = workspace(entity=entity, **wanted)
         made.save()
         print(made.url)
     except (ConfigError, wandb.errors.Error, WandbApiFailedError) as error:
