@@ -34,6 +34,8 @@ class Composed:
 
     experiment: schema.Experiment
     tree: dict[str, Any]
+    typed: tuple[str, ...] = ()
+    """The overrides it was made from."""
 
 
 def compose(
@@ -86,7 +88,7 @@ def check(
             found += error.problems
     if found or experiment is None:
         raise ConfigError(list(dict.fromkeys(found)))
-    return Composed(experiment=experiment, tree=plain)
+    return Composed(experiment=experiment, tree=plain, typed=tuple(overrides))
 
 
 def recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composed:

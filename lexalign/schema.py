@@ -506,7 +506,7 @@ class Tracking:
     target: str
     """Dotted path of the tracker class."""
     project: str | None
-    """W&B project."""
+    """Project of W&B, or of trackio."""
     entity: str | None
     """W&B user or team; null = the account's own."""
     mode: Literal["auto", "online", "offline"] | None
@@ -516,7 +516,12 @@ class Tracking:
     name: str | None
     """null = the overrides of the run."""
     tags: list[str] | None
-    """W&B tags."""
+    """Tags beside those made of the overrides."""
+    link_artifacts: bool | None
+    """Link a run to the artifacts it starts from and leaves, so that their lineage is drawn. By reference: the address of the manifest on
+    this machine and the folder's path are sent, no other file."""
+    folder: str | None
+    """Where trackio keeps its database; null = where `trackio show` looks for it (TRACKIO_DIR, else below HF_HOME)."""
     init_timeout: Annotated[float, Positive] | None
     """Seconds to wait for the server at the start."""
     finish_timeout: Annotated[float, Positive] | None

@@ -107,6 +107,7 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     # As installed: what conf/model/*_gguf.yaml and the generated data need is not among the requirements.
     monkeypatch.setattr("lexalign.locate.in_package", lambda path: lexalign.locate.Place(kind="gguf", name=path, path=own_file))
     monkeypatch.setattr("lexalign.rules.places.gguf", lambda experiment, path: iter(()))
+    monkeypatch.setattr("lexalign.rules.tracking.at_hand", lambda package: True)
     for split in ("train", "test"):
         (own_file.parent / f"{split}.jsonl").write_text(own_file.read_text())
     monkeypatch.setattr("lexalign.locate.generated", lambda path: lexalign.locate.Place(kind="folder", name=path, path=own_file.parent))
@@ -143,8 +144,8 @@ def test_every_path_to_code_resolves_and_binds(group, key, path):
         with pytest.raises(TypeError):
             inspect.signature(found).bind(**{**arguments, "model": None})
     elif group == "tracking":
-        inspect.signature(found).bind("settings", out_dir=1, config={}, run_name="", group=None, job_type="")
-        assert {"__enter__", "__exit__", "log", "summary", "table", "artifact"} <= set(dir(found))
+        inspect.signature(found).bind("settings", out_dir=1, config={}, run_name="", group=None, job_type="", typed=())
+        assert {"__enter__", "__exit__", "log", "summary", "table", "artifact", "starts_from"} <= set(dir(found))
 
 
 def test_the_schema_and_the_files_have_the_same_settings():

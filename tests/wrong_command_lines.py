@@ -25,6 +25,7 @@ WRONG_VALUES = {
     "hardware.device=gpu": ["hardware.device=gpu: not one of auto, cpu, cuda, mps"],
     "tracking.mode=disabled": ["tracking.mode=disabled: not one of auto, online, offline"],
     "tracking.init_timeout=0": ["tracking.init_timeout=0: must be above 0"],
+    "model.revision=None": ["model.revision=None: is Python's word; type model.revision=null"],
     "preflight.max_truncated=2": ["preflight.max_truncated=2: must be at least 0 and at most 1"],
     "evaluate=null": ["evaluate=null: expected a group of settings, found null"],
     "seed=-1": ["seed=-1: must be at least 0 and at most 4294967295"],

@@ -1,5 +1,6 @@
 """One call of a sweep, from the command line to its summary and exit code."""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -7,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from lexalign import hardware
+from lexalign import hardware, runs
 from lexalign.artifacts import write_text
 from lexalign.checkpoints import lock
 from lexalign.compose import Composed
@@ -22,6 +24,7 @@ from lexalign.sweeps.job import OUTPUT
 from lexalign.sweeps.ledger import Job, Ledger, counted
 from lexalign.sweeps.plan import Plan
 from lexalign.sweeps.points import Asked
+from lexalign.tracking import sweep_summary
 
 
 @contextmanager
@@ -117,6 +120,7 @@ def report_of(plan: Plan) -> Callable[[], None]:
 def finish(plan: Plan) -> None:
     """The summary, every failure named; exits with 1 where there is one."""
     every = plan.points()
+    tell_tracker(plan, every)
     failed = [job for job in every if job.state == "failed"]
     warn(f"{plan.ledger.folder}: {counted(every)}")
     for job in failed:
@@ -124,3 +128,13 @@ def finish(plan: Plan) -> None:
         warn(f"job {job.number}: {job.reason}; see {Path(job.folder) / shows}")
     if failed:
         sys.exit(1)
+
+
+def tell_tracker(plan: Plan, every: Sequence[Job]) -> None:
+    """The sweep's own row beside its runs', where they are tracked."""
+    _, first = identity.settings_of(plan.asked, plan.config_dirs)
+    if first.experiment.dry_run or not runs.trains(first.experiment):
+        return
+    settings, folder = first.experiment.tracking, plan.ledger.folder
+    rows = [dataclasses.asdict(job) for job in every]
+    sweep_summary(get_class(settings.target), settings, folder, group=settings.group or folder.name, rows=rows, facts=plan.ledger.facts())
