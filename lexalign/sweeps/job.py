@@ -99,4 +99,5 @@ def on_this_slot(composed: Composed, threads: int) -> Composed:
     if chosen.threads is not None:
         return composed
     experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(chosen, threads=threads))
-    return dataclasses.replace(composed, experiment=experiment, tree={**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}})
+    tree = {**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}}
+    return dataclasses.replace(composed, experiment=experiment, tree=tree)

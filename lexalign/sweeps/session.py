@@ -62,6 +62,8 @@ def run(plan: Plan, launcher: Launcher | None) -> None:
                 display.say(f"{stop}; {counted(plan.points())}. What was saved is whole: the same command goes on")
                 report_of(plan)()
                 sys.exit(stop.exit_code)
+    if count:
+        tell_tracker(plan, first.experiment)
     finish(plan)
 
 
@@ -120,7 +122,6 @@ def report_of(plan: Plan) -> Callable[[], None]:
 def finish(plan: Plan) -> None:
     """The summary, every failure named; exits with 1 where there is one."""
     every = plan.points()
-    tell_tracker(plan, every)
     failed = [job for job in every if job.state == "failed"]
     warn(f"{plan.ledger.folder}: {counted(every)}")
     for job in failed:
@@ -130,11 +131,10 @@ def finish(plan: Plan) -> None:
         sys.exit(1)
 
 
-def tell_tracker(plan: Plan, every: Sequence[Job]) -> None:
+def tell_tracker(plan: Plan, first: Experiment) -> None:
     """The sweep's own row beside its runs', where they are tracked."""
-    _, first = identity.settings_of(plan.asked, plan.config_dirs)
-    if first.experiment.dry_run or not runs.trains(first.experiment):
+    if not runs.trains(first):
         return
-    settings, folder = first.experiment.tracking, plan.ledger.folder
-    rows = [dataclasses.asdict(job) for job in every]
+    settings, folder = first.tracking, plan.ledger.folder
+    rows = [dataclasses.asdict(job) for job in plan.points()]
     sweep_summary(get_class(settings.target), settings, folder, group=settings.group or folder.name, rows=rows, facts=plan.ledger.facts())
