@@ -22,8 +22,8 @@ from lexalign.secrets import redacted
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
 # Settings that change how a run is watched or stored, not what it makes.
 UNTRAINED = (
-    "dry_run", "verbose", "resume", "resume_allow", "output_dir", "store", "cache", "compare", "preflight", "reproduce", "tracking",
-    "extensions", "sweep", "download",
+    "dry_run", "verbose", "resume", "resume_allow", "output_dir", "store", "cache", "compare", "preflight", "reproduce", "report",
+    "report_csv", "tracking", "extensions", "sweep", "download",
 )  # fmt: skip
 UNTRAINED_IN_TRAIN = (
     "save_steps", "log_steps", "keep_checkpoints", "eval_steps", "stop_after", "divergence", "divergence_factor", "divergence_steps",

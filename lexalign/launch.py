@@ -41,7 +41,7 @@ def check_command_line(argv: Sequence[str]) -> None:
 
 def checked(argv: Sequence[str]) -> list[Experiment]:
     """Before Hydra makes a folder: exit 2 with every problem of every job; the jobs that ask for something else than a run (`cache`,
-    `compare`, `reproduce`). Questions to Hydra pass."""
+    `compare`, `reproduce`, `report`). Questions to Hydra pass."""
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return []
@@ -60,7 +60,8 @@ def checked(argv: Sequence[str]) -> list[Experiment]:
         experiment = compose(args.overrides, config_dirs=config_dirs, problems=for_sweeps_only(args.overrides)).experiment
     except ConfigError as error:
         refuse(error.problems)
-    return [experiment] if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce else []
+    instead = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
+    return [experiment] if instead else []
 
 
 def for_sweeps_only(overrides: Sequence[str]) -> list[str]:
@@ -71,7 +72,7 @@ def for_sweeps_only(overrides: Sequence[str]) -> list[str]:
 
 
 def do_instead(experiment: Experiment) -> None:
-    """What `cache`, `compare` or `reproduce` asks for; exits 2 where it cannot be done, 1 where a run comes out otherwise."""
+    """What `cache`, `compare`, `report` or `reproduce` asks for; exits 2 where it cannot be done, 1 where a run comes out otherwise."""
     if experiment.cache.action != "keep":
         print(shelf.looked_after(experiment))
     if experiment.compare:
@@ -79,6 +80,13 @@ def do_instead(experiment: Experiment) -> None:
 
         try:
             compare.show(experiment.compare)
+        except ConfigError as error:
+            refuse(error.problems)
+    if experiment.report:
+        from lexalign.sweeps import report
+
+        try:
+            report.show(experiment)
         except ConfigError as error:
             refuse(error.problems)
     if experiment.reproduce:

@@ -591,6 +591,11 @@ class Experiment:
     """Folders of finished runs: compare their measurements on the same rows instead of running."""
     reproduce: str | None
     """Folder of a finished run: make it again from what it recorded and compare the artifact byte by byte, instead of running."""
+    report: str | list[str] | None
+    """Folder of a sweep, or folders of sweeps and runs: write report.html and print its table instead of running. One sweep's is written
+    into its folder, any other into `output_dir`."""
+    report_csv: str | None
+    """File.csv for all jobs of that report, a column each setting and each metric."""
     deterministic: Literal["off", "warn", "strict"]
     """Only algorithms that give the same bits each time: strict = refuse others, warn = say where others are used, off = torch's choice
     (on the CPU the same, as far as is known; on CUDA some backward passes add in any order)."""

@@ -49,8 +49,8 @@ def known(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
 def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
     """What is wrong with the settings of the sweep itself, in the light of its first point."""
     chosen, launcher = experiment.sweep, asked.launcher
-    if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce:
-        yield "-m: cache, compare and reproduce are done once and make no run; leave -m out"
+    if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report:
+        yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"
     if chosen.sampler in SEARCHES and chosen.trials is None:
         yield f"sweep.sampler={chosen.sampler}: draws points, but how many? type sweep.trials=20"
     if chosen.sampler in SEARCHES and not asked.axes:

@@ -15,7 +15,7 @@ from lexalign import hardware, runs
 from lexalign.artifacts import write_text
 from lexalign.checkpoints import lock
 from lexalign.compose import Composed
-from lexalign.errors import Stopped
+from lexalign.errors import LexAlignError, Stopped
 from lexalign.schema import Experiment, Sweep
 from lexalign.sweeps import elsewhere, identity, processes, slots
 from lexalign.sweeps.display import Display, warn
@@ -115,15 +115,30 @@ def tell_start(plan: Plan, to_run: int) -> None:
 
 
 def report_of(plan: Plan) -> Callable[[], None]:
-    """Writes the sweep's report."""
-    return lambda: None
+    """Writes the report of a sweep that is still running; where that fails it is said once, and the jobs go on."""
+    lost: set[str] = set()
+
+    def write() -> None:
+        from lexalign.sweeps import report
+
+        try:
+            report.write(plan.ledger.folder, live=True)
+        except (LexAlignError, OSError) as error:
+            if not lost:
+                warn(f"{plan.ledger.folder / report.FILE} is not written: {error}")
+            lost.add(str(error))
+
+    return write
 
 
 def finish(plan: Plan) -> None:
-    """The summary, every failure named; exits with 1 where there is one."""
+    """The report, the table, every failure named; exits with 1 where there is one."""
+    from lexalign.sweeps.report import conclude
+
     every = plan.points()
     failed = [job for job in every if job.state == "failed"]
     warn(f"{plan.ledger.folder}: {counted(every)}")
+    conclude(plan.ledger.folder)
     for job in failed:
         shows = OUTPUT if (job.reason or "").startswith("killed") else "run.log"
         warn(f"job {job.number}: {job.reason}; see {Path(job.folder) / shows}")

@@ -1,0 +1,64 @@
+"""Learning curves: what the best jobs logged while they trained."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lexalign.sweeps.report import folders
+from lexalign.sweeps.report.data import Report, Row
+
+MOST_JOBS = 50
+MOST_DOTS = 200
+MOST_MEASURES = 24
+UNTOLD = ("step", "epoch", "num_tokens", "total_flos")
+FIRST = ("eval_loss", "loss")
+"""Measures to begin with, where they were logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Some measures of some jobs over the steps."""
+
+    rows: list[Row]
+    measures: list[str]
+    """The one to show first comes first."""
+    lines: list[dict[str, tuple[list[int], list[float]]]]
+    """For each job, measure to its steps and values."""
+    left_out: int
+    """Jobs that logged too, and are not shown."""
+
+
+def curves(report: Report) -> Curves:
+    """Of the best jobs; then of those that run, or were stopped."""
+    could = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
+    rows: list[Row] = []
+    lines = []
+    for row in could:
+        if len(rows) == MOST_JOBS:
+            break
+        if logged := folders.logged_in(row.folder):
+            rows.append(row)
+            lines.append({report.clean(name): dots for name, dots in series(logged).items()})
+    found = Counter(name for of in lines for name in of)
+    ordered = [*(name for name in FIRST if name in found), *(name for name, _ in found.most_common() if name not in FIRST)]
+    return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=len(could) - len(rows))
+
+
+def series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of each measure, thinned out evenly where there are many; the last one stays."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in logged:
+        step = line["step"]
+        assert isinstance(step, int)
+        for name, value in line.items():
+            if name not in UNTOLD and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                found.setdefault(name, []).append((step, value))
+    return {name: thinned(dots) for name, dots in found.items()}
+
+
+def thinned(dots: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    """At most `MOST_DOTS` of the dots, as two lists."""
+    stride = math.ceil(len(dots) / MOST_DOTS)
+    kept = list(reversed(dots[::-1][::stride]))
+    return [step for step, _ in kept], [float(f"{value:.5g}") for _, value in kept]
