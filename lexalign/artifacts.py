@@ -15,6 +15,7 @@ from lexalign import __version__, identity
 from lexalign.results import Result
 
 MANIFEST = "manifest.json"
+RESULT = "result.json"
 ASIDE = ".tmp-"
 """How the names of files and folders begin that are not whole yet; a killed run leaves them behind."""
 
@@ -86,12 +87,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_result(out_dir: Path, result: Result) -> None:
     """`result.json`."""
-    write_json(out_dir / "result.json", dataclasses.asdict(result))
+    write_json(out_dir / RESULT, dataclasses.asdict(result))
 
 
 def read_result(out_dir: Path) -> Result | None:
     """The result a run left in its folder; None where there is none."""
-    path = out_dir / "result.json"
+    path = out_dir / RESULT
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 

@@ -34,14 +34,19 @@ class Composed:
 
     experiment: schema.Experiment
     tree: dict[str, Any]
+    typed: tuple[str, ...] = ()
+    """The overrides it was made from."""
 
 
-def compose(overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = ()) -> Composed:
-    """The experiment that these overrides describe; raises `ConfigError` with every problem found.
+def compose(
+    overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = (), problems: Sequence[str] = ()
+) -> Composed:
+    """The experiment that these overrides describe; raises `ConfigError` with every problem found, and those found before.
 
     `ancestors` are the experiments this one is a parent of.
     """
-    tree, kept, problems = load(overrides, config_dirs=config_dirs)
+    tree, kept, found = load(overrides, config_dirs=config_dirs)
+    problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
     return check(tree, kept, problems=problems, config_dirs=config_dirs, ancestors=ancestors)
@@ -83,7 +88,7 @@ def check(
             found += error.problems
     if found or experiment is None:
         raise ConfigError(list(dict.fromkeys(found)))
-    return Composed(experiment=experiment, tree=plain)
+    return Composed(experiment=experiment, tree=plain, typed=tuple(overrides))
 
 
 def recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composed:

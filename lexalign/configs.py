@@ -4,7 +4,7 @@ import copy
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigResult, IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
@@ -25,6 +26,9 @@ from lexalign.parse import nearest
 CONF = Path(__file__).resolve().parent.parent / "conf"
 RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
 RESOLVERS = ("now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.dict.keys", "oc.dict.values", "oc.deprecated")
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+"""Hydra's launchers that come with an extra of ours."""
+PARSER = OverridesParser.create()
 MISSING_OPTION = re.compile(r"Could not (?:find|load|override) '([\w/@-]+)/([\w.-]+)'")
 
 
@@ -69,11 +73,33 @@ def loader(*extra: str) -> ConfigLoaderImpl:
 
 
 def composed(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
-    """Hydra's tree for these overrides, its own `hydra` node included; raises `Uncomposable`."""
+    """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `Uncomposable`.
+
+    Files are merged once for each choice of groups, which is most of the time; the values are put in afterwards, as Hydra does.
+    """
+    values = [override for override in overrides if only_a_value(override, tuple(config_dirs))]
     try:
-        return loader(*config_dirs).load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+        base = merged(tuple(override for override in overrides if override not in values), tuple(config_dirs))
+        return applied([read for value in values for read in PARSER.parse_overrides([value])], base, config_dirs) if values else base
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise Uncomposable(reason(error, config_dirs)) from error
+
+
+@lru_cache(maxsize=16)
+def merged(overrides: tuple[str, ...], config_dirs: tuple[str, ...]) -> DictConfig:
+    """Hydra's own composition."""
+    return loader(*config_dirs).load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+
+
+@cache
+def only_a_value(override: str, config_dirs: tuple[str, ...]) -> bool:
+    """Whether an override sets a setting that is there, to one value, and chooses no file."""
+    try:
+        (read,) = PARSER.parse_overrides([override])
+    except HydraException:
+        return False
+    own = not (read.is_add() or read.is_delete() or read.is_sweep_override() or read.package or read.key_or_group.startswith("hydra"))
+    return own and not is_group(read.key_or_group, config_dirs)
 
 
 def applied(overrides: Sequence[Override], tree: DictConfig, config_dirs: Sequence[str]) -> DictConfig:
@@ -101,6 +127,8 @@ def reason(error: Exception, config_dirs: Sequence[str]) -> str:
 
 def no_option(group: str, value: str, config_dirs: Sequence[str]) -> str:
     """The problem with an option that a group does not have."""
+    if group == "hydra/launcher" and value in EXTRAS:
+        return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
     options = options_of(group, config_dirs)
     return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{nearest(value, options)}"
 

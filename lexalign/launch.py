@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError, Stopped
-from lexalign.overrides import points
+from lexalign.overrides import key_of
 from lexalign.schema import Experiment
 from lexalign.secrets import redacted
 from lexalign.stores import shelf
@@ -36,7 +36,6 @@ def check_command_line(argv: Sequence[str]) -> None:
         gc.enable()
     for experiment in instead:
         do_instead(experiment)
-    if instead:
         sys.exit(0)
 
 
@@ -46,27 +45,30 @@ def checked(argv: Sequence[str]) -> list[Experiment]:
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return []
-    problems: dict[str, None] = {}
     if args.config_name or args.config_path:
         refuse(["--config-name, --config-path: conf/config.yaml is the one root; write an experiment file and type experiment=<name>"])
     if args.config_dir and not Path(args.config_dir).is_dir():
         refuse([f"--config-dir {args.config_dir}: there is no such folder"])
     config_dirs = [args.config_dir] if args.config_dir else []
     try:
-        jobs = points(args.overrides, multirun=args.multirun, config_dirs=config_dirs)
+        if args.multirun:
+            from lexalign.sweeps import check, plugins
+
+            plugins.findable()
+            check.refuse_wrong(args.overrides, config_dirs)
+            return []
+        experiment = compose(args.overrides, config_dirs=config_dirs, problems=for_sweeps_only(args.overrides)).experiment
     except ConfigError as error:
         refuse(error.problems)
-    instead: list[Experiment] = []
-    for job in jobs:
-        try:
-            experiment = compose(job, config_dirs=config_dirs).experiment
-            asked = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
-            instead += [experiment] if asked else []
-        except ConfigError as error:
-            problems.update(dict.fromkeys(error.problems))
-    if problems:
-        refuse(list(problems))
-    return instead
+    instead = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
+    return [experiment] if instead else []
+
+
+def for_sweeps_only(overrides: Sequence[str]) -> list[str]:
+    """Problems with settings that a single run would not read."""
+    keys = [key_of(override) for override in overrides]
+    own = [key for key in keys if key.split(".")[0] == "sweep"]
+    return [f"{key}: is for a sweep; type python run.py -m …, or leave it out" for key in own]
 
 
 def do_instead(experiment: Experiment) -> None:
@@ -132,7 +134,7 @@ def run_job(cfg: DictConfig) -> float | None:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
         sys.exit(stop.exit_code)  # a whole multirun, too
     except Exception as error:
-        tell(error, job_name=f"job {job.job.num}: " if multirun else "", out_dir=out_dir)
+        tell(error, job_name=f"job {out_dir.name}: " if multirun else "", out_dir=out_dir)
         forget_empty(out_dir)
         if not multirun:
             sys.exit(error.exit_code if isinstance(error, LexAlignError) else 1)
@@ -151,6 +153,12 @@ def tell(error: Exception, *, job_name: str, out_dir: Path) -> None:
         log.debug("traceback", exc_info=error)
         said = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
     print(redacted(said), file=sys.stderr)
+
+
+def tell_and_exit(error: LexAlignError) -> NoReturn:
+    """Say why there is no sweep, and exit with the error's code."""
+    tell(error, job_name="", out_dir=Path())
+    sys.exit(error.exit_code)
 
 
 def forget_empty(folder: Path) -> None:

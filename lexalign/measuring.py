@@ -25,6 +25,8 @@ def tell(result: Result, tracker: Any, names: tuple[str, str]) -> None:
     """The result on the terminal and in the tracker."""
     report.show(result, names)
     tracker.summary({f"{when}/{name}": value for when, table in result.metrics.items() for name, value in table.items()})
+    if result.score is not None:
+        tracker.summary({"score": result.score})
     if result.samples:
         tracker.table("samples", result.samples)
     if result.artifact is not None:

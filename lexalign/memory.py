@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from datasets import Dataset
 
 from lexalign import hardware, models
 from lexalign.errors import OutOfMemory
-from lexalign.schema import Experiment
+from lexalign.schema import Experiment, Train
 
 log = logging.getLogger(__name__)
 GB = 1e9
@@ -109,15 +111,37 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Non
         log.info("Tried: it does not fit; gradient checkpointing on")
         seconds = tried(trainer, batch)
     if seconds is None:
-        train = experiment.train
-        size = f"train.batch_size (now {train.batch_size})" if train.max_tokens is None else f"train.max_tokens (now {train.max_tokens})"
-        more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False else ""
-        raise OutOfMemory(
-            f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; type a smaller {size} with more "
-            f"train.gradient_accumulation_steps{more}"
-        )
+        raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {smaller(experiment.train)}")
     log.info("Tried: forward and backward took %.1f s", seconds)
     try_evaluation(trainer)
+
+
+def smaller(train: Train) -> str:
+    """What to type so that a batch needs less."""
+    size = f"train.batch_size (now {train.batch_size})" if train.max_tokens is None else f"train.max_tokens (now {train.max_tokens})"
+    more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False else ""
+    return f"type a smaller {size} with more train.gradient_accumulation_steps{more}"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has no exception of its own for that on the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def explained(trainer: Any, experiment: Experiment) -> Iterator[None]:
+    """Within the block, an allocation that fails in a training step becomes OutOfMemory, with the numbers and what to type."""
+    assert experiment.train is not None
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        at, said = trainer.state.global_step + 1, str(error).strip().splitlines()[0] or type(error).__name__
+        raise OutOfMemory(
+            f"step {at}: out of memory ({said}); {free(experiment) / GB:.1f} GB are free now. {smaller(experiment.train)}; "
+            "what was saved before is whole, and resume_allow=[train] goes on from it with other settings"
+        ) from error
 
 
 def shown(experiment: Experiment) -> str:
@@ -152,7 +176,9 @@ def try_evaluation(trainer: Any) -> None:
     try:
         with torch.no_grad(), trainer.compute_loss_context_manager():
             trainer.compute_loss(trainer.model, inputs_of(trainer, rows.select(longest)))
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         raise OutOfMemory(f"the {size} longest held-out rows do not fit at once; type a smaller evaluate.batch_size") from error
     finally:
         trainer._metrics["eval"].clear()
@@ -176,7 +202,9 @@ def tried(trainer: Any, batch: list[int]) -> float | None:
             trainer.model.train()
             with trainer.compute_loss_context_manager():
                 trainer.compute_loss(trainer.model, inputs).backward()
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         return None
     finally:
         trainer.model.zero_grad(set_to_none=True)

@@ -1,19 +1,15 @@
-"""What was typed: overrides as Hydra's grammar reads them, the keys they set, and the jobs a sweep makes of them."""
+"""What was typed: overrides as Hydra's grammar reads them, and the keys they set."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lexalign.configs import composed, loader, no_option, options_of
-from lexalign.errors import ConfigError
-
-LIST_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+from lexalign.configs import loader, no_option, options_of
 
 
 def parsed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[Override]:
@@ -95,31 +91,3 @@ def wrong_choice(override: Override, config_dirs: Sequence[str]) -> str | None:
     if not isinstance(value, str):
         return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
     return None if value in options_of(group, config_dirs) else no_option(group, value, config_dirs)
-
-
-def points(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> list[list[str]]:
-    """The overrides of each job: one list for a single run, the product of the swept values for a multirun.
-
-    An interval stands here for its two ends. Raises ConfigError for a sweep that has no points, or that its sweeper cannot make.
-    """
-    if not multirun:
-        return [list(overrides)]
-    readable = parsed(overrides, config_dirs)
-    read = {str(o.input_line) for o in readable}
-    fixed = [o for o in overrides if o not in read]
-    swept = []
-    for override in readable:
-        sweep = override.value()
-        if isinstance(sweep, IntervalSweep):
-            override = OverridesParser.create().parse_override(f"{override.get_key_element()}={sweep.start},{sweep.end}")
-        swept.append(override)
-    try:
-        jobs = [[*job, *fixed] for batch in BasicSweeper.split_arguments(swept, max_batch_size=None) for job in batch]
-    except HydraException as error:
-        raise ConfigError(f"-m: {str(error).splitlines()[0]}") from error
-    if not jobs or (swept and not jobs[0]):
-        raise ConfigError(f"-m {' '.join(overrides)}: the sweep has no points; nothing would be run")
-    drawn = [str(o.input_line) for o in readable if isinstance(o.value(), IntervalSweep)]
-    if drawn and composed(jobs[0], config_dirs).hydra.sweeper._target_ == LIST_SWEEPER:
-        raise ConfigError([f"{typed}: this sweep draws nothing from an interval; list values, as in -m key=1,2" for typed in drawn])
-    return jobs

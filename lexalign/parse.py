@@ -171,6 +171,10 @@ def convert_union(hint: Any, value: Any, where: str, problems: list[str], choice
         if len(members) == len(get_args(hint)):
             problems.append(f"{where}: must not be null")
         return None
+    if value == "None" and len(members) < len(get_args(hint)):
+        # Also what a sweep of W&B makes of a null in its YAML.
+        problems.append(f'{where}=None: is Python\'s word; type {where}=null ("null", with the quotes, in the YAML of wandb sweep)')
+        return None
     attempts: list[list[str]] = []
     for member in members:
         tried: list[str] = []

@@ -17,6 +17,7 @@ from lexalign import artifacts, identity
 from lexalign.checkpoints import changes, disk, finding, lock, signals
 from lexalign.compose import Composed, compose, parent_command
 from lexalign.errors import ConfigError, Stopped
+from lexalign.locate import find_model
 from lexalign.logs import logged
 from lexalign.results import Result
 from lexalign.schema import Experiment
@@ -70,7 +71,9 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
             started_from = start_from(experiment, parent)
             if experiment.resume != "never" and parent is not None:  # it may have been trained only now
                 refuse_changed(Path(experiment.resume), started_from, tell=False)
-            with tracker_of(experiment, composed.tree, out_dir=out_dir, name=name, group=group) as tracker:
+            with tracker_of(composed, out_dir=out_dir, name=name, group=group) as tracker:
+                if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
+                    tracker.starts_from(base.path)
                 result = get_method(experiment.stage.target)(started_from, out_dir, tracker)
             result.parent = parent.details["folder"] if parent else None
             result.key = key
@@ -149,17 +152,18 @@ def refuse_changed(checkpoint: Path, experiment: Experiment, *, tell: bool = Tru
         log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
 
 
-def tracker_of(experiment: Experiment, tree: dict[str, Any], *, out_dir: Path, name: str, group: str | None) -> Any:
+def tracker_of(composed: Composed, *, out_dir: Path, name: str, group: str | None) -> Any:
     """The tracker that `tracking._target_` names, or the silent one for a dry run."""
-    settings = experiment.tracking
-    target = "lexalign.tracking.NoTracker" if experiment.dry_run else settings.target
+    experiment = composed.experiment
+    target = "lexalign.tracking.NoTracker" if experiment.dry_run else experiment.tracking.target
     return get_class(target)(
-        settings,
+        experiment.tracking,
         out_dir=out_dir,
-        config=tree,
-        run_name=settings.name or name,
-        group=settings.group or group,
+        config=composed.tree,
+        run_name=name,
+        group=group,
         job_type=experiment.stage.name,
+        typed=composed.typed,
     )
 
 
@@ -229,7 +233,7 @@ def compose_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Com
     for group in ("hardware", "tracking"):
         values = dataclasses.asdict(shared[group])  # type: ignore[call-overload]
         tree[group] = {("_target_" if key == "target" else key): value for key, value in values.items()}
-    return Composed(experiment=dataclasses.replace(composed.experiment, **shared), tree=tree)
+    return dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, **shared), tree=tree)
 
 
 def remember(experiment: Experiment, key: str, out_dir: Path) -> None:

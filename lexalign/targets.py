@@ -20,6 +20,8 @@ from lexalign.parse import nearest
 OWN_PACKAGE = "lexalign"
 KEYS = ("_target_", "knobs", "converter")
 HYDRA_PARTS = re.compile(r"hydra\._internal\.core_plugins\.|hydra\.experimental\.callbacks\.|hydra_plugins\.|lexalign\.")
+OWN_PLUGINS = ("hydra_plugins.lexalign.Local", "hydra_plugins.lexalign.Points")
+"""In `lexalign/sweeps/plugins`."""
 LOGGING_PARTS = re.compile(r"logging\.(handlers\.)?(\w*Handler|Formatter|Filter)")
 
 
@@ -106,6 +108,10 @@ def hydra_problems(node: DictConfig | None) -> list[str]:
     plain = OmegaConf.to_container(node, resolve=False)
     assert isinstance(plain, dict)
     walk(plain, "hydra")
+    for part in ("launcher", "sweeper"):
+        chosen = plain.get(part) or {}
+        if chosen.get("_target_") in OWN_PLUGINS:
+            found += [f"hydra.{part}.{key}: is no setting of ours; those of a sweep are below sweep" for key in chosen if key != "_target_"]
     for name in plain.get("job", {}).get("env_set") or {}:
         found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
     return found
@@ -114,7 +120,7 @@ def hydra_problems(node: DictConfig | None) -> list[str]:
 def is_hydra_part(path: Any) -> bool:
     """Whether Hydra may instantiate it: a class defined in one of its plugins or in this package."""
     top = str(path).split(".")[0]
-    return bool(HYDRA_PARTS.match(str(path))) and wrong(path, [top], classes_only=True) is None
+    return str(path) in OWN_PLUGINS or bool(HYDRA_PARTS.match(str(path))) and wrong(path, [top], classes_only=True) is None
 
 
 def extension_problems(packages: Sequence[str]) -> list[str]:

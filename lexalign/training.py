@@ -40,7 +40,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     import torch
     from transformers import PrinterCallback, set_seed
 
-    from lexalign import measuring, models
+    from lexalign import measuring, memory, models
     from lexalign.checkpoints.saving import durable
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
@@ -49,6 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.yardstick import Measured, Reference
     from lexalign.preflight import check as preflight
     from lexalign.stores.tokens import TokenStore
+    from lexalign.sweeps import pruning
     from lexalign.trainers.callbacks import Watch
 
     harness.check(experiment.evaluate)
@@ -69,7 +70,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         encoder=encoder,
         tokens=tokens,
         out_dir=out_dir,
-        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}")],
+        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}"), *pruning.callbacks(out_dir)],
     )
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
     found = preflight.run(trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training)
@@ -91,7 +92,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     if checkpoint:
         log.info("Going on from %s", checkpoint)
     set_seed(experiment.seed)  # what was looked at before leaves no trace in what is drawn
-    with signals.while_training(experiment.train.stop_after):
+    with signals.while_training(experiment.train.stop_after), memory.explained(trainer, experiment):
         trainer.train(resume_from_checkpoint=checkpoint)
 
     artifact = out_dir / "artifact"

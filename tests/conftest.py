@@ -1,7 +1,40 @@
 """What every test process needs before a library reads its environment."""
 
+import logging
 import os
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may dial out; the tests of the download bring a hub of their own
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several processes share the cores: waiting threads must not spin
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    """A home of the test's own, without keys of W&B."""
+    from tracked import home_without_keys
+
+    with home_without_keys(tmp_path, monkeypatch) as home:
+        yield home
+
+
+@pytest.fixture
+def said(caplog):
+    """What our tracker said so far."""
+    from tracked import Said
+
+    caplog.set_level(logging.INFO, logger="lexalign")
+    return Said(caplog)
+
+
+@pytest.fixture
+def server(own_home, monkeypatch):
+    """A W&B server on the loopback, and a key for it."""
+    from tracked import KEY
+    from wandb_server import WandbServer
+
+    with WandbServer() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield stub

@@ -15,8 +15,11 @@ from schema_walk import everything, leaves
 import lexalign
 from lexalign import schema
 from lexalign.compose import compose
+from lexalign.configs import options_of
 from lexalign.embedded.world import BELIEFS
+from lexalign.errors import ConfigError
 from lexalign.rewards import Reward
+from lexalign.sweeps import plugins
 
 ROOT = Path(lexalign.__file__).resolve().parent
 CONF = ROOT.parent / "conf"
@@ -51,6 +54,9 @@ def overrides_for(name: str, own_file: Path) -> list[str]:
     choice = [f"{group}={option}"]
     if group in ("config", "tuned"):
         return tuned(option) if option else []
+    if group == "hydra":
+        kind, _, choice = option.partition("/")
+        return [f"hydra/{kind}={choice}"]
     if group == "method":
         return [*choice, f"stage={METHODS[option]['stage']}", UNTUNED]
     if group == "hardware":
@@ -88,6 +94,11 @@ def own_file(tmp_path_factory) -> Path:
     return file
 
 
+def installed(extra: str) -> bool:
+    """Whether the launcher of an extra is there."""
+    return {"slurm": "submitit_slurm", "ray": "ray"}[extra] in options_of("hydra/launcher")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: int(name == "hardware/cuda"))
@@ -96,9 +107,14 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     # As installed: what conf/model/*_gguf.yaml and the generated data need is not among the requirements.
     monkeypatch.setattr("lexalign.locate.in_package", lambda path: lexalign.locate.Place(kind="gguf", name=path, path=own_file))
     monkeypatch.setattr("lexalign.rules.places.gguf", lambda experiment, path: iter(()))
+    monkeypatch.setattr("lexalign.rules.tracking.at_hand", lambda package: True)
     for split in ("train", "test"):
         (own_file.parent / f"{split}.jsonl").write_text(own_file.read_text())
     monkeypatch.setattr("lexalign.locate.generated", lambda path: lexalign.locate.Place(kind="folder", name=path, path=own_file.parent))
+    if (extra := {"sweep/slurm": "slurm", "sweep/ray": "ray"}.get(name)) and not installed(extra):
+        with pytest.raises(ConfigError, match=rf"pip install 'lexalign\[{extra}\]'"):
+            compose(overrides_for(name, own_file))
+        return
     composed = compose(overrides_for(name, own_file))
     group, _, option = name.partition("/")
     chosen = FILES[name].get(group, FILES[name]) if group in ("model", "data", "hardware", "tracking", "adapter", "method") else {}
@@ -112,6 +128,7 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
 def test_every_path_to_code_resolves_and_binds(group, key, path):
     from hydra.utils import get_object
 
+    plugins.findable()
     found = get_object(path)
     if key == "knobs":
         assert issubclass(found, schema.Method)
@@ -127,8 +144,8 @@ def test_every_path_to_code_resolves_and_binds(group, key, path):
         with pytest.raises(TypeError):
             inspect.signature(found).bind(**{**arguments, "model": None})
     elif group == "tracking":
-        inspect.signature(found).bind("settings", out_dir=1, config={}, run_name="", group=None, job_type="")
-        assert {"__enter__", "__exit__", "log", "summary", "table", "artifact"} <= set(dir(found))
+        inspect.signature(found).bind("settings", out_dir=1, config={}, run_name="", group=None, job_type="", typed=())
+        assert {"__enter__", "__exit__", "log", "summary", "table", "artifact", "starts_from"} <= set(dir(found))
 
 
 def test_the_schema_and_the_files_have_the_same_settings():

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from running import World
 
-from lexalign import memory
+from lexalign import memory, training
 from lexalign.errors import OutOfMemory
 from lexalign.memory import Sizes
+from lexalign.trainers.sft import SFTTrainer
 
 COMMON = ("train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
 
@@ -95,3 +97,22 @@ def test_estimates_grow_with_what_they_are_of(world):
     assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, large, 1000, checkpointing=False)
     assert memory.estimate(experiment, small, 1000, checkpointing=True) < memory.estimate(experiment, small, 1000, checkpointing=False)
     assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, small, 2000, checkpointing=False)
+
+
+class Greedy(SFTTrainer):
+    """Asks for more memory than any machine has, in its third step."""
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            torch.empty(1 << 50)
+        return super().training_step(*args, **kwargs)
+
+
+def test_out_of_memory_while_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "trainer_class", lambda experiment: Greedy)
+    words = ("data.limit=16", "train.batch_size=2", "train.max_steps=4", "train.save_steps=1", "train.keep_checkpoints=9", "evaluate=false")
+    said = r"step 3: out of memory \(.*can't allocate memory.*type a smaller train.batch_size \(now 2\)"
+    with pytest.raises(OutOfMemory, match=said) as error:
+        World(tmp_path).run(*words, out_dir=tmp_path / "run")
+    assert error.value.exit_code == 3
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["checkpoint-1", "checkpoint-2"]

@@ -30,7 +30,8 @@ if sys.argv[2] == "careless":
     import wandb
     weights_and_biases.private_settings = lambda settings: wandb.Settings(finish_timeout=5)
 settings = Tracking(
-    target="", project="lex", entity=None, mode="auto", group=None, name=None, tags=[], init_timeout=5, finish_timeout=5
+    target="", project="lex", entity=None, mode="auto", group=None, name=None, tags=[], link_artifacts=True,
+    folder=None, init_timeout=5, finish_timeout=5
 )
 with weights_and_biases.WandbTracker(settings, Path(sys.argv[1]), {"model": "MARKER"}, "name", "group", "sft") as tracker:
     print("SECRET")

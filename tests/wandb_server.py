@@ -68,6 +68,8 @@ class WandbServer:
         """Requests for which this is true are never answered."""
         self.refuse: int | None = None
         """HTTP status with which every request is refused."""
+        self.answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        """More GraphQL operations by name, from their variables to what is answered."""
         self._released = threading.Event()
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -152,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.stub.refuse:
             self._answer(self.stub.refuse, {"errors": [{"message": "refused"}]})
         elif request.operation:
-            self._answer(200, {"data": _graphql(self.stub.url, request.operation, request.variables)})
+            answer = self.stub.answers.get(request.operation, partial(_graphql, self.stub.url, request.operation))
+            self._answer(200, {"data": answer(request.variables)})
         else:
             self._answer(200, {})
 
@@ -167,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _graphql(url: str, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
     match operation:
-        case "Viewer":
+        case "Viewer" | "GetDefaultEntity":
             viewer = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "a@b", "admin": False, "flags": "{}"}
             return {"viewer": viewer | {"teams": {"edges": []}}}
         case "ServerFeaturesQuery":

@@ -42,6 +42,19 @@ def held(out_dir: Path) -> Iterator[str | None]:
         lock.release()
 
 
+def alive(out_dir: Path) -> bool:
+    """Whether a process runs in `out_dir`."""
+    if not (out_dir / FILE).exists():
+        return False
+    lock = SoftFileLock(out_dir / FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def holder(path: Path) -> str | None:
     """Process and host that a lock file names; None where there is none."""
     try:

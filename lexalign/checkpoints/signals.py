@@ -45,6 +45,8 @@ class Watcher:
 
 watcher: Watcher | None = None
 """The one of the run under way; signals belong to the process, and a parent runs within its child."""
+began: float | None = None
+"""When what `train.stop_after` counts from began, in seconds since 1970: the sweep's start in its jobs; None = this process's."""
 
 
 @contextmanager
@@ -73,13 +75,19 @@ def while_training(stop_after: float | None) -> Iterator[None]:
     if watcher.asked is not None:
         raise watcher.asked
     watcher.training = True
-    watcher.deadline = psutil.Process().create_time() + stop_after * 60 if stop_after else None
+    watcher.deadline = (began or psutil.Process().create_time()) + stop_after * 60 if stop_after else None
     try:
         yield
     finally:
         watcher.training = False
     if watcher.asked is not None:  # it came after the last step
         raise watcher.asked
+
+
+def ask(stop: Stopped) -> None:
+    """Have the run save and stop after this step."""
+    if watcher is not None and watcher.asked is None:
+        watcher.asked = stop
 
 
 def wanted() -> Stopped | None:

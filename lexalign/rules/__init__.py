@@ -4,12 +4,13 @@ A rule is a generator of problems. `typed` holds the dotted keys (and groups) th
 experiment would not read is refused rather than ignored.
 """
 
-from lexalign.rules import choices, evaluating, places, reading, reporting, rewards, running
+from lexalign.rules import choices, evaluating, places, reading, reporting, rewards, running, tracking
 from lexalign.rules.secrets import secrets
 from lexalign.schema import Experiment
 
 __all__ = ["problems", "secrets"]
-RULES = (*choices.RULES, *places.RULES, *reading.RULES, *running.RULES, *evaluating.RULES, *rewards.RULES, *reporting.RULES)
+GROUPS = (choices, places, reading, running, evaluating, rewards, reporting, tracking)
+RULES = [rule for group in GROUPS for rule in group.RULES]
 
 
 def problems(experiment: Experiment, typed: frozenset[str]) -> list[str]:

@@ -9,7 +9,6 @@ from lexalign.schema import Experiment
 
 UNREAD_BY_EVALUATE = ("train", "preflight", "adapter", "method", "download", "resume")
 READ_BY_DOWNLOAD = ("model", "model.path", "model.revision", "data", "data.path", "data.revision", "data.format")
-NO_TRACKER = "lexalign.tracking.NoTracker"
 
 
 def columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
@@ -116,8 +115,6 @@ def unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
             yield f"{key}: is not read by stage={stage}; leave it out"
         if stage == "evaluate" and key == "seed":
             yield "seed: is not read by stage=evaluate, which trains nothing; type evaluate.seed to draw other responses, or leave it out"
-        if group == "tracking" and key != "tracking" and experiment.tracking.target == NO_TRACKER and key != "tracking._target_":
-            yield f"{key}: is not read with tracking=none; leave it out, or type tracking=wandb"
 
 
 RULES = (columns, beliefs, labels, system, unread)

@@ -7,11 +7,13 @@ folder are in neither.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from filelock import FileLock
 from safetensors.numpy import load_file, save_file
 
 from lexalign.stores.shelf import Shelf
@@ -42,12 +44,27 @@ class Paid(ABC, Generic[Value]):
     reused: int = 0
 
     def __post_init__(self) -> None:
+        self.read: set[str] = set()
+        self.reload()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block, no other run on this store computes what this model says; what others computed before is known."""
+        locks = self.shelf.root.parent / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"reference-{self.model_key}.lock"):
+            self.reload()
+            yield
+
+    def reload(self) -> None:
+        """Read the entries that were not there before; what is known stays."""
         for name in self.shelf.names(self.model_key):
-            folder = self.shelf.get(name)
+            folder = self.shelf.get(name) if name not in self.read else None
             if folder is not None:
+                self.read.add(name)
                 columns = load_file(folder / FILE)
                 keys = [key.tobytes() for key in columns["keys"]]
-                self.values |= zip(keys, self.unpacked(columns), strict=True)
+                self.values = dict(zip(keys, self.unpacked(columns), strict=True)) | self.values
 
     @abstractmethod
     def packed(self, values: Sequence[Value]) -> Columns:

@@ -35,7 +35,7 @@ class Job:
     stage: str = ""
     method: str | None = None
     folder: str = ""
-    """Where its run is: below the sweep's folder, or where the same work was done before."""
+    """Where its run is, absolute: below the sweep's folder, or where the same work was done before."""
     parent: str | None = None
     """Content key of the parent it starts from."""
     state: State = "waiting"
@@ -70,7 +70,7 @@ class Ledger:
     """The jobs of one sweep, by key. Use as a context manager."""
 
     def __init__(self, folder: Path, *, write: bool = False):
-        self.folder = folder
+        self.folder = folder.absolute()
         self.path = folder / FILE
         if not write and not self.path.is_file():
             raise ConfigError(f"{folder}: holds no sweep ({FILE} is not there); name the folder of a sweep, or of a run")
@@ -78,7 +78,8 @@ class Ledger:
         self.connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro", uri=not self.write, timeout=30)
+        place = self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(place, uri=not self.write, timeout=30)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION) or (version == 0 and not self.write):
@@ -116,7 +117,10 @@ class Ledger:
         """Every job: the points by number, then the parents."""
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         rows = self.connection.execute(f"SELECT {names} FROM jobs ORDER BY number IS NULL, number")
-        return [Job(**{name: json.loads(v) if name in AS_JSON else v for name, v in zip(COLUMNS, row, strict=True)}) for row in rows]
+        found = [Job(**{name: json.loads(v) if name in AS_JSON else v for name, v in zip(COLUMNS, row, strict=True)}) for row in rows]
+        for job in found:
+            job.folder = str(self.folder / job.folder) if job.folder else ""
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What is true of the sweep as a whole."""
@@ -131,9 +135,15 @@ class Ledger:
     def put(self, jobs: Iterable[Job]) -> None:
         """Add jobs, or replace those of the same keys; all of them or none."""
         marks = ", ".join("?" * len(COLUMNS))
-        rows = [[json.dumps(getattr(job, n)) if n in AS_JSON else getattr(job, n) for n in COLUMNS] for job in jobs]
+        rows = [[self._kept(name, getattr(job, name)) for name in COLUMNS] for job in jobs]
         with self._writing():
             self.connection.executemany(f"INSERT OR REPLACE INTO jobs VALUES ({marks})", rows)
+
+    def _kept(self, name: str, value: Any) -> Any:
+        """A column's value as it is stored; a folder below the sweep's by its name there, so that a sweep may be moved."""
+        if name == "folder" and value and Path(value).is_relative_to(self.folder):
+            return str(Path(value).relative_to(self.folder))
+        return json.dumps(value) if name in AS_JSON else value
 
     def next_number(self) -> int:
         """The first number that no job has."""

@@ -4,16 +4,18 @@ A run is worth more than its tracker: once it has begun, nothing that W&B does o
 what W&B fails to do is said in one line.
 """
 
+import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lexalign.errors import ConfigError
 from lexalign.schema import Tracking
+from lexalign.tracking import environment, shown
 from lexalign.tracking.session import (
     GRACE,
     brief,
@@ -23,6 +25,7 @@ from lexalign.tracking.session import (
     service_killed_after,
     staging_below,
 )
+from lexalign.tracking.summary import JOB_TYPE
 
 if TYPE_CHECKING:
     import wandb
@@ -37,13 +40,25 @@ class WandbTracker:
     """`tracking=wandb`: one W&B run for one run, below `out_dir/wandb`.
 
     Online where a key is configured, otherwise offline with the command that uploads it. `WANDB_MODE` (offline, disabled) wins
-    over `tracking.mode`. A run that was interrupted online goes on as the same W&B run when it is resumed in its folder.
+    over `tracking.mode`. A run that was interrupted online goes on as the same W&B run when it is resumed in its folder. Behind
+    `wandb agent`, a run that stands alone, or the summary of a sweep, is the agent's run.
     """
 
-    def __init__(self, settings: Tracking, out_dir: Path, config: dict[str, Any], run_name: str, group: str | None, job_type: str):
+    def __init__(
+        self,
+        settings: Tracking,
+        out_dir: Path,
+        config: dict[str, Any],
+        run_name: str,
+        group: str | None,
+        job_type: str,
+        typed: Sequence[str] = (),
+    ):
         self._settings = settings
         self._out_dir = out_dir.absolute()
-        self._config = config
+        self._config = shown.filterable(config)
+        self._tags = list(dict.fromkeys([*(settings.tags or []), *shown.tags(typed)]))
+        self._beside_agent = group is not None and job_type != JOB_TYPE
         self._name = (settings.name or run_name)[:MAX_NAME]
         self._group = (settings.group or group or "")[:MAX_NAME] or None
         self._job_type = job_type
@@ -51,7 +66,9 @@ class WandbTracker:
 
     def __enter__(self) -> Self:
         try:
-            self._begin()
+            # The agent's run is this process's own: a parent that is trained first, and a sweep's jobs, are runs beside it.
+            with environment.without(environment.AGENT if self._beside_agent else ()):
+                self._begin()
         except BaseException:
             end_session()
             raise
@@ -88,21 +105,28 @@ class WandbTracker:
         try:
             return wandb.init(
                 mode=self._mode,
+                id=self._lasting_id(),
                 dir=self._out_dir,
                 project=self._settings.project,
                 entity=self._settings.entity,
                 name=self._name,
                 group=self._group,
                 job_type=self._job_type,
-                tags=self._settings.tags,
+                tags=self._tags,
                 config=self._config,
                 reinit="finish_previous",
-                # Kept in out_dir until the run finishes well. Offline there is no server to say where the run had stopped.
-                resume="auto" if self._mode == "online" else None,
+                # auto: kept in out_dir until the run finishes well. Offline there is no server to say where the run had stopped.
+                resume=None if self._mode != "online" else "allow" if self._job_type == JOB_TYPE else "auto",
                 settings=private_settings(self._settings),
             )
         except (wandb.errors.UsageError, ValueError) as error:
             raise ConfigError(f"tracking: {brief(error)}") from error
+
+    def _lasting_id(self) -> str | None:
+        """The id of a sweep's summary, one for its folder however often the sweep is gone on with; None where wandb or its agent knows."""
+        if self._job_type != JOB_TYPE or "WANDB_RUN_ID" in os.environ:
+            return None
+        return hashlib.sha256(f"{self._group}\0{self._out_dir}".encode()).hexdigest()[:16]
 
     def __exit__(self, exception_type: type[BaseException] | None, *exception) -> None:
         folder = shlex.quote(str(self._run.settings.sync_dir))
@@ -133,11 +157,11 @@ class WandbTracker:
         with self._survive("the summary"):
             self._run.summary.update(metrics)
 
-    def table(self, name: str, rows: list[dict[str, str]]) -> None:
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Record rows as one table. Online this waits for the server, some 20 s at the most."""
         import wandb
 
-        columns = list(dict.fromkeys(column for row in rows for column in row))
+        columns = shown.columns(rows)
         data = [[row.get(column) for column in columns] for row in rows]
         with self._survive(f"the table {name}"), staging_below(self._out_dir / "wandb"):
             self._run.log({name: wandb.Table(columns=columns, data=data)})
@@ -146,6 +170,32 @@ class WandbTracker:
         """Record where the run's artifact lies; nothing is uploaded."""
         with self._survive("the artifact's path"):
             self._run.summary["artifact"] = str(path)
+        self._link(path, used=False)
+
+    def starts_from(self, path: Path) -> None:
+        """Record the artifact that the run starts from; nothing is uploaded."""
+        with self._survive("the path of what the run starts from"):
+            self._run.summary["starts_from"] = str(path)
+        self._link(path, used=True)
+
+    def _link(self, path: Path, *, used: bool) -> None:
+        """A line in W&B's lineage. W&B gets a reference to the manifest, which holds the digest of every file, and the folder's path.
+
+        Both ends send the same reference under the same name, so the server takes them for one version, whichever it hears of first.
+        """
+        link = shown.Link.of(path) if self._settings.link_artifacts else None
+        if link is None:
+            return
+        import wandb
+
+        with self._survive("the link to an artifact"), staging_below(self._out_dir / "wandb"):
+            reference = wandb.Artifact(link.name, type="model", metadata=link.facts)
+            reference.add_reference(link.manifest.as_uri())
+            if used:
+                # As run.use_artifact does, which refuses to offline, and online waits for the server without a limit.
+                self._run._log_artifact(reference, aliases=[link.alias], is_user_created=True, use_after_commit=True)
+            else:
+                self._run.log_artifact(reference, aliases=[link.alias])
 
     @contextmanager
     def _survive(self, what: str) -> Iterator[None]:

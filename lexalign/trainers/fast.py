@@ -138,9 +138,10 @@ class PaidReference(FastPath):
         if 0 < visited < len(self.train_dataset) and isinstance(self.model, PeftModel):
             log.info("Reference log-probabilities: computed as the rows come up, less than an epoch is trained")
             return
-        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
-            self._compute_missing(dataset)
-        self.reference.flush()
+        with self.reference.alone():  # of jobs that start together one computes, and the others wait for it
+            for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
+                self._compute_missing(dataset)
+            self.reference.flush()
         self.tell_reference()
 
     def reference_store(self, on: Shelf, model_key: str) -> Paid[Any]:

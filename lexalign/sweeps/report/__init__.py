@@ -3,6 +3,7 @@
 `data` gathers, `points`, `importance`, `curves` and `told` make numbers and words of it, `page`, `table` and `export` show them.
 """
 
+import sys
 from pathlib import Path
 
 from lexalign import artifacts
@@ -21,6 +22,19 @@ def write(folder: Path, *, live: bool = False) -> Path:
     path = folder / FILE
     artifacts.write_text(path, page.html(data.gather([folder], live=live)))
     return path
+
+
+def conclude(folder: Path) -> None:
+    """The report of a sweep whose jobs have ended, and its table on the terminal; a page that cannot be written is said, and no more."""
+    from lexalign.sweeps.report import table
+
+    found = data.gather([folder])
+    table.show(found)
+    try:
+        artifacts.write_text(folder / FILE, page.html(found))
+        print(f"written: {folder / FILE}")
+    except OSError as error:
+        print(f"{folder / FILE} is not written: {error.strerror}", file=sys.stderr)
 
 
 def show(experiment: Experiment) -> None:

@@ -1,0 +1,80 @@
+"""Everything wrong with a command line of `-m`, said before anything is written or run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lexalign.errors import ConfigError
+from lexalign.evaluation.metrics import DIRECTIONS
+from lexalign.schema import Experiment
+from lexalign.sweeps import identity, points
+from lexalign.sweeps.ledger import Ledger, is_sweep
+from lexalign.sweeps.points import LOCAL, Asked, alone
+
+SEARCHES = ("random", "tpe")
+
+
+def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
+    """Raise ConfigError with every problem of every point; points that are in the sweep's ledger already were judged before."""
+    asked = points.asked(overrides, config_dirs)
+    problems: dict[str, None] = {}
+    to_check = asked.to_check()
+    first = None
+    try:
+        first = identity.composed(tuple(to_check[0]), tuple(config_dirs)).experiment
+        problems.update(dict.fromkeys(sweep_problems(first, asked)))
+        judged = known(identity.place(asked, config_dirs), config_dirs)
+    except ConfigError as error:
+        problems.update(dict.fromkeys(error.problems))
+        judged = set()
+    for point in to_check:
+        if tuple(alone(point)) in judged:
+            continue
+        try:
+            identity.composed(tuple(point), tuple(config_dirs))
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def known(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
+    """The points that a sweep's ledger holds, on ground that still stands."""
+    if not is_sweep(folder):
+        return set()
+    with Ledger(folder) as ledger:
+        valid = identity.still_standing(ledger.facts().get("grounds", {}), config_dirs)
+        return {tuple(job.overrides) for job in ledger.jobs() if job.standing in valid}
+
+
+def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
+    """What is wrong with the settings of the sweep itself, in the light of its first point."""
+    chosen, launcher = experiment.sweep, asked.launcher
+    if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report:
+        yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"
+    if chosen.sampler in SEARCHES and chosen.trials is None:
+        yield f"sweep.sampler={chosen.sampler}: draws points, but how many? type sweep.trials=20"
+    if chosen.sampler in SEARCHES and not asked.axes:
+        yield f"sweep.sampler={chosen.sampler}: nothing varies; type intervals or lists, as in 'method.beta=interval(0.05,1)'"
+    if chosen.sampler == "grid" and chosen.trials is not None:
+        yield f"sweep.trials={chosen.trials}: a grid runs every point; leave it out, or type sweep=optuna"
+    if chosen.sampler == "grid" and len(chosen.objectives) > 1:
+        yield "sweep.objectives: a grid searches for nothing; leave it out (the report shows every metric), or type sweep=optuna"
+    if unknown := [name for name in chosen.objectives if name not in DIRECTIONS]:
+        yield f"sweep.objectives: {', '.join(unknown)} is measured by nothing; choose among {', '.join(DIRECTIONS)}"
+    searched = chosen.sampler in SEARCHES or chosen.pruner != "none"
+    if searched and not chosen.objectives and not (experiment.method and experiment.method.score):
+        yield f"stage={experiment.stage.name}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]"
+    if launcher != LOCAL and searched:
+        yield f"hydra/launcher={launcher}: runs the points of a grid; a search needs its jobs one by one: leave it out, or type sweep=grid"
+    if launcher != LOCAL and chosen.jobs != "auto":
+        yield f"sweep.jobs: hydra/launcher={launcher} has a setting of its own for it; leave it out"
+    if chosen.pruner == "none":
+        if asked.typed("sweep.prune_on", "sweep.prune_after", "sweep.reduction"):
+            yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving or sweep.pruner=median"
+        return
+    if chosen.sampler != "grid" and chosen.seeds is not None:
+        yield f"sweep.seeds={chosen.seeds}: a search prunes its points by single runs; leave sweep.seeds or sweep.pruner out"
+    if len(chosen.objectives) > 1:
+        yield f"sweep.pruner={chosen.pruner}: prunes by one number, and there are {len(chosen.objectives)} objectives; name one"
+    if experiment.train is None or experiment.train.eval_steps is None:
+        yield f"sweep.pruner={chosen.pruner}: compares evaluations while the runs train, and there are none; type train.eval_steps=10"

@@ -1,0 +1,173 @@
+"""Jobs in processes of their own, forked from one that has imported what they need."""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Protocol
+
+from lexalign.checkpoints import lock, signals
+from lexalign.sweeps import job as jobs
+from lexalign.sweeps.ledger import Job
+from lexalign.sweeps.slots import Slot
+
+log = logging.getLogger(__name__)
+TICK = 0.5
+"""Seconds after which the display is drawn again."""
+PATIENCE = 600.0
+"""Seconds that a stopped job has to finish its step and save."""
+SERVER_LOST = 255
+"""Exit code that multiprocessing gives a process whose server is gone."""
+
+
+class Source(Protocol):
+    """Where jobs come from, and where they go when they have ended."""
+
+    def take(self) -> Job | None:
+        """The next job that can start now."""
+
+    def waiting(self) -> bool:
+        """Whether there may be more, once others have ended."""
+
+    def task(self, job: Job, slot: Slot) -> jobs.Task:
+        """What its process is told."""
+
+    def started(self, job: Job) -> None:
+        """It has a process now."""
+
+    def ended(self, job: Job, exit_code: int) -> None:
+        """Its process is gone."""
+
+    def tick(self, running: Sequence[Job]) -> None:
+        """Called twice a second."""
+
+
+@dataclass
+class Running:
+    """A job at work."""
+
+    job: Job
+    process: BaseProcess
+    slot: Slot
+    asked: bool = False
+    """Whether it was told to stop."""
+
+
+def warm(modules: Sequence[str]) -> ForkServerContext:
+    """What starts processes: a server that imports `lexalign.sweeps.warm` and `modules`, once, and forks; it starts with the first job."""
+    context = multiprocessing.get_context("forkserver")
+    known = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
+    context.set_forkserver_preload(["lexalign.sweeps.warm", *known])
+    return context
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Within the block, a new interpreter finds the modules that this one finds."""
+    before = os.environ.get("PYTHONPATH")
+    root = str(Path(__file__).resolve().parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def run(source: Source, slots: Sequence[Slot], modules: Sequence[str]) -> None:
+    """Run the source's jobs until there are no more, one on each slot.
+
+    A job may end as it likes, killed ones too: the others go on. A signal stops all of them as it would stop one (they finish their
+    step, save, and can be continued); then Stopped is raised. A second SIGINT kills them.
+    """
+    context, free = warm(modules), list(slots)
+    running: dict[int, Running] = {}
+    with signals.heeded(), importable():
+        try:
+            with signals.while_training(None):
+                while True:
+                    while free and signals.wanted() is None and (job := source.take()) is not None:
+                        slot = free.pop(0)
+                        process = start(context, source.task(job, slot))
+                        job.pid, job.host, job.gpu, job.started = process.pid, socket.gethostname(), slot.gpu, time.time()
+                        job.attempts, job.state = job.attempts + 1, "running"
+                        running[process.sentinel] = Running(job, process, slot)
+                        source.started(job)
+                    if not running:
+                        if source.waiting() and signals.wanted() is None:
+                            raise AssertionError("jobs wait for jobs that will never run")
+                        return
+                    if signals.wanted() is not None:
+                        stop(running)
+                    reap(running, free, source)
+        finally:
+            kill(running)
+            reap(running, free, source, wait_for_all=True)
+
+
+def start(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
+    """A process at work on a task; its server is started anew where it is gone."""
+    for attempt in (1, 2):
+        process = context.Process(target=jobs.main, args=(task,))
+        try:
+            process.start()
+            return process
+        except (EOFError, ConnectionError, BrokenPipeError):
+            if attempt == 2:
+                raise
+            time.sleep(TICK)
+    raise AssertionError
+
+
+def reap(running: dict[int, Running], free: list[Slot], source: Source, *, wait_for_all: bool = False) -> None:
+    """Take leave of the jobs that have ended."""
+    while running:
+        for sentinel in wait(list(running), timeout=TICK):
+            assert isinstance(sentinel, int)
+            ended = running[sentinel]
+            ended.process.join()
+            code = ended.process.exitcode
+            assert code is not None
+            if code == SERVER_LOST and ended.job.folder and lock.alive(Path(ended.job.folder)):
+                os.kill(ended.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
+                wait_until_free(Path(ended.job.folder))
+            del running[sentinel]
+            free.append(ended.slot)
+            source.ended(ended.job, code)
+        source.tick([one.job for one in running.values()])
+        if not wait_for_all:
+            return
+
+
+def stop(running: dict[int, Running]) -> None:
+    """Ask every job, once, to finish its step and save."""
+    for one in running.values():
+        if not one.asked:
+            one.asked = True
+            with suppress(ProcessLookupError):
+                os.kill(one.process.pid or 0, signal.SIGTERM)
+
+
+def kill(running: dict[int, Running]) -> None:
+    """End what is left, at once."""
+    for one in running.values():
+        one.process.kill()
+
+
+def wait_until_free(folder: Path) -> None:
+    """Wait until no process runs in a folder, or it has had its time."""
+    until = time.monotonic() + PATIENCE
+    while lock.alive(folder) and time.monotonic() < until:
+        time.sleep(TICK)

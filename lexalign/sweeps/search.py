@@ -1,0 +1,111 @@
+"""Points that are drawn, not listed, and points that stop early: Optuna's samplers and pruners over a study in the sweep's folder."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from hydra.core.override_parser.types import IntervalSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from lexalign.evaluation.metrics import DIRECTIONS
+from lexalign.schema import Sweep
+from lexalign.sweeps.points import Axis
+
+if TYPE_CHECKING:
+    from lexalign.sweeps.pruning import Pruning
+
+FILE = "study.journal"
+NAME = "sweep"
+GREATER_IS_BETTER = ("accurac", "margin", "chosen", "reward", "exact")
+"""Parts of the names of an evaluation's numbers of which more is better; of the others (losses) less is."""
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+
+def storage(file: Path) -> JournalStorage:
+    """A journal that several processes may append to."""
+    return JournalStorage(JournalFileBackend(str(file)))
+
+
+def space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
+    """What each axis may hold: one of the listed values, or a number of an interval (`tag(log, interval(a,b))`: by its logarithm)."""
+    found: dict[str, BaseDistribution] = {}
+    for axis in axes:
+        value = axis.sweep.value()
+        if isinstance(value, IntervalSweep):
+            logarithm = "log" in value.tags
+            assert value.start is not None and value.end is not None
+            whole = isinstance(value.start, int)
+            found[axis.key] = (
+                IntDistribution(int(value.start), int(value.end), log=logarithm)
+                if whole
+                else FloatDistribution(value.start, value.end, log=logarithm)
+            )
+        else:
+            found[axis.key] = CategoricalDistribution([option.partition("=")[2] for option in axis.options])
+    return found
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether less of an evaluation's number is better."""
+    return not any(part in metric for part in GREATER_IS_BETTER)
+
+
+def pruner(settings: Sweep) -> optuna.pruners.BasePruner:
+    """Optuna's pruner of these settings."""
+    if settings.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.prune_after, reduction_factor=settings.reduction)
+    if settings.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=settings.prune_after - 1)
+    return optuna.pruners.NopPruner()
+
+
+def sampler(settings: Sweep, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of these settings. `seed` is to differ from call to call: a sampler does not remember what it drew."""
+    if settings.sampler == "tpe" and len(settings.objectives) < 2:
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    return optuna.samplers.TPESampler(seed=seed) if settings.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+
+
+def directions(objectives: Sequence[str]) -> list[Any]:
+    """Optuna's word for each metric."""
+    return [DIRECTIONS[name] for name in objectives]
+
+
+def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
+    """The study of a sweep, begun or gone on with."""
+    kept = storage(file)
+    names = {study.study_name: study._study_id for study in kept.get_all_studies()}
+    drawn = kept.get_n_trials(names[NAME]) if NAME in names else 0
+    return optuna.create_study(
+        study_name=NAME,
+        storage=kept,
+        sampler=sampler(settings, seed + drawn),
+        pruner=pruner(settings),
+        directions=directions(objectives),
+        load_if_exists=True,
+    )
+
+
+def trial(pruning: "Pruning") -> optuna.Trial:
+    """A job's trial, as its process sees it; values are turned round where the study looks for more and the evaluation for less."""
+    study = optuna.load_study(study_name=NAME, storage=storage(pruning.study), pruner=pruning.pruner)
+    found = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == pruning.trial)
+    turned = (study.direction == optuna.study.StudyDirection.MINIMIZE) != pruning.smaller_is_better
+    return Turned(study, found._trial_id) if turned else optuna.Trial(study, found._trial_id)
+
+
+class Turned(optuna.Trial):
+    """A trial whose reports count the other way."""
+
+    def report(self, value: float, step: int) -> None:
+        super().report(-value, step)
+
+
+def unfinished(study: optuna.Study) -> list[Any]:
+    """Trials that an earlier call began and never told the end of."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

@@ -1,0 +1,151 @@
+"""A plan's jobs as trials of an Optuna study: drawn by a sampler or listed, and stopped early by a pruner."""
+
+import random
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from lexalign.errors import ConfigError
+from lexalign.evaluation.metrics import DIRECTIONS
+from lexalign.sweeps import search
+from lexalign.sweeps.display import Display
+from lexalign.sweeps.grid import Grid
+from lexalign.sweeps.ledger import Job
+from lexalign.sweeps.plan import DONE, Plan
+from lexalign.sweeps.points import Axis
+from lexalign.sweeps.pruning import Pruning
+
+
+class Studied(Grid):
+    """A source whose points are trials. A trial is one point, with all its seeds where a sampler draws it."""
+
+    def __init__(self, plan: Plan, display: Display, *, seed: int, score: Sequence[str]):
+        super().__init__(plan, display)
+        self.listed = plan.settings.sampler == "grid"
+        self.axes = (*plan.asked.axes, *(plan.asked.seed_axis() if self.listed else ()))
+        self.space = search.space(self.axes)
+        self.objectives = plan.settings.objectives or [score[0]]
+        self.file = plan.ledger.folder / search.FILE
+        self.study = search.opened(self.file, plan.settings, self.objectives, seed)
+        self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
+        """Under way: the trial and its jobs, by number."""
+        self.left = 0
+        """Points still to be taken up."""
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Take up what an earlier call left under way, and say how many points are to come."""
+        under_way = []
+        for frozen in search.unfinished(self.study):
+            under_way.append(frozen.params)
+            self.follow(optuna.Trial(self.study, frozen._trial_id), frozen.params)
+        if self.listed:
+            choices = list(product(*(axis.options for axis in self.axes)))
+            # In the order typed, each point might beat those before it, and halving would stop none.
+            random.Random(seed).shuffle(choices)
+            for choice in choices:
+                values = dict(option.split("=", 1) for option in choice)
+                (job,) = self.plan.add([self.overrides(values)])
+                if self.plan.must_run(job) and values not in under_way:
+                    self.study.enqueue_trial(values)
+                    self.left += 1
+            return
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        again = [frozen.params for frozen in failed if self.plan.settings.retry == "failed" and self.must_run_again(frozen.params)]
+        for params in again:
+            self.study.enqueue_trial(params)
+        assert self.plan.settings.trials is not None
+        drawn = len(self.study.get_trials(deepcopy=False)) - len(failed)
+        drawn -= len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        kept = len(failed) - len(again)
+        self.left = max(0, self.plan.settings.trials - drawn - kept)
+
+    def must_run_again(self, params: dict[str, Any]) -> bool:
+        """Whether a failed trial has a job that can run again."""
+        return any(self.plan.must_run(job) for job in self.jobs_of(params))
+
+    def overrides(self, params: dict[str, Any]) -> list[str]:
+        """What one would type for a trial's values."""
+        return [*self.plan.asked.fixed, *(f"{key}={params[key]}" for key in self.space)]
+
+    def jobs_of(self, params: dict[str, Any]) -> list[Job]:
+        """The jobs of a trial: one for each seed where a sampler draws the points."""
+        points = [self.overrides(params)]
+        seeds: Sequence[Axis] = () if self.listed else self.plan.asked.seed_axis()
+        for axis in seeds:
+            points = [[*point, option] for point in points for option in axis.options]
+        return self.plan.add(points)
+
+    def take(self) -> Job | None:
+        while True:
+            job = super().take()
+            if job is not None or self.queue or self.left == 0:
+                return job
+            self.left -= 1
+            trial = self.study.ask(self.space)
+            try:
+                self.follow(trial, trial.params)
+            except ConfigError as error:  # a combination that no single value shows to be wrong
+                self.study.tell(trial, state=TrialState.FAIL)
+                self.display.say(f"trial {trial.number} is left out: {error}", "bold")
+
+    def follow(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
+        """Queue a trial's jobs; where all are done, tell the study at once."""
+        jobs = self.jobs_of(params)
+        for job in jobs:
+            if self.plan.settings.pruner != "none":
+                self.pruning[job.key] = Pruning(
+                    folder=Path(job.folder),
+                    study=self.file,
+                    trial=trial.number,
+                    metric=self.plan.settings.prune_on,
+                    smaller_is_better=search.smaller_is_better(self.plan.settings.prune_on),
+                    pruner=search.pruner(self.plan.settings),
+                )
+        self.trials[trial.number] = (trial, jobs)
+        self.want(jobs)
+        self.settle(trial.number)
+
+    def ended(self, job: Job, exit_code: int) -> None:
+        super().ended(job, exit_code)
+        for number, (_, jobs) in list(self.trials.items()):
+            if job in jobs or job.number is None:
+                self.settle(number)
+
+    def settle(self, number: int) -> None:
+        """Tell the study what a trial's jobs came to, once all have ended; an interrupted one stays under way."""
+        trial, jobs = self.trials[number]
+        states = {job.state for job in jobs}
+        if states & {"waiting", "running", "interrupted", "planned"}:
+            return
+        del self.trials[number]
+        if states <= set(DONE) and "pruned" in states:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif states == {"finished"}:
+            self.study.tell(trial, self.values(jobs))
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def values(self, jobs: Sequence[Job]) -> list[float]:
+        """The objectives, each the mean over the seeds."""
+        found = []
+        for objective in self.objectives:
+            if not self.plan.settings.objectives:
+                values = [self.score(job, objective) for job in jobs]
+            elif any(objective not in job.metrics for job in jobs):
+                known = ", ".join(jobs[0].metrics)
+                raise ConfigError(f"sweep.objectives: {objective} was not measured in job {jobs[0].number}; it has {known}")
+            else:
+                values = [job.metrics[objective] for job in jobs]
+            found.append(sum(values) / len(values))
+        return found
+
+    def score(self, job: Job, first: str) -> float:
+        """A job's score, turned round where the study was begun with a metric of the other direction."""
+        if job.score is None:
+            raise ConfigError(f"job {job.number}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]")
+        return job.score if job.score_direction == DIRECTIONS[first] else -job.score

@@ -1,0 +1,133 @@
+"""A sweep's ledger: what it keeps, how fast it is with many jobs, and what it does on a full disk."""
+
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from running import ROOT, World, cpu_of_children
+
+from lexalign.errors import ConfigError
+from lexalign.sweeps import identity
+from lexalign.sweeps.ledger import STATES, Job, Ledger, counted
+from lexalign.sweeps.points import alone, asked
+
+WORDS = ("stage=sft", "tracking=none", "seed=range(0,10000)", "output_dir=sweep")
+MANY = 10_000
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+jobs = st.builds(
+    Job,
+    key=st.uuids().map(str),
+    number=st.none(),
+    overrides=st.lists(texts, max_size=4),
+    values=st.dictionaries(texts, texts, max_size=4),
+    state=st.sampled_from(STATES),
+    score=st.none() | st.floats(allow_nan=False),
+    metrics=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
+    reason=st.none() | texts,
+)
+
+
+@given(st.lists(jobs, max_size=5, unique_by=lambda job: job.key))
+def test_what_is_put_is_read(tmp_path_factory, made):
+    folder = tmp_path_factory.mktemp("ledger")
+    for number, job in enumerate(made):
+        job.number, job.folder = number, str(folder / str(number))
+    with Ledger(folder, write=True) as ledger:
+        ledger.put(made)
+        assert ledger.next_number() == len(made)
+        ledger.note(command="python run.py -m …", swept=["seed"])
+    with Ledger(folder) as ledger:
+        assert [asdict(job) for job in ledger.jobs()] == [asdict(job) for job in made]
+        assert ledger.facts() == {"command": "python run.py -m …", "swept": ["seed"]}
+
+
+def test_a_sweep_may_be_moved(tmp_path):
+    (tmp_path / "here").mkdir()
+    with Ledger(tmp_path / "here", write=True) as ledger:
+        ledger.put(
+            [Job(key="a", number=0, overrides=[], folder=str(tmp_path / "here/0")), Job(key="b", number=1, overrides=[], folder="/else")]
+        )
+    (tmp_path / "here").rename(tmp_path / "there")
+    with Ledger(tmp_path / "there") as ledger:
+        assert [job.folder for job in ledger.jobs()] == [str(tmp_path / "there/0"), "/else"]
+
+
+def test_of_another_version_is_refused(tmp_path):
+    with Ledger(tmp_path, write=True) as ledger:
+        ledger.connection.execute("PRAGMA user_version=7")
+    with pytest.raises(ConfigError, match="is a ledger of version 7"):
+        Ledger(tmp_path)
+    done = World(tmp_path).type("-m", "seed=0,1", f"output_dir={tmp_path}")
+    assert done.returncode == 2 and "is a ledger of version 7" in done.stderr
+
+
+def test_what_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 200)
+    with pytest.raises(ConfigError, match="cannot be read as a ledger"):
+        Ledger(tmp_path)
+
+
+def test_ten_thousand_jobs(tmp_path):
+    """Opened, counted and gone on with in under five seconds each, as typed: nothing of what is finished is composed again."""
+    line = asked(WORDS)
+    experiment = identity.composed(tuple(line.grid()[0]), ()).experiment
+    ground = identity.ground([experiment])
+    standing = identity.standing(ground, [])
+    folder = tmp_path / "sweep"
+    made = []
+    for number, point in enumerate(line.grid()):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "result.json").touch()
+        made.append(
+            Job(
+                key=f"{number:032x}", number=number, overrides=alone(point), values={"seed": str(number)}, state="finished", score=0.5,
+                folder=str(folder / str(number)), standing=standing, metrics={"exact_match": 0.5}, score_name="exact_match",
+            )
+        )  # fmt: skip
+    with Ledger(folder, write=True) as ledger:
+        ledger.put(made)
+        ledger.note(identity=identity.of(line), command="before", grounds={standing: ground})
+    began = time.monotonic()
+    with Ledger(folder) as ledger:
+        assert counted(ledger.jobs()) == "10000 finished"
+    opened, before = time.monotonic() - began, cpu_of_children()
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *WORDS], cwd=tmp_path, capture_output=True, text=True)
+    took = cpu_of_children() - before  # of one process that waits for nothing, whatever else the machine does
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{MANY} points, {MANY} finished before, 0 to run" in done.stderr
+    assert opened < 5 and took < 5, (opened, took)
+
+
+def test_full_disk_loses_nothing(tmp_path):
+    """On a disk of its own, so small that the ledger fills it: what was noted before is still there."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "free some, and type the same command again" in done.stdout
+    with Ledger(tmp_path) as ledger:
+        assert len(ledger.jobs()) == int(done.stdout.splitlines()[-1])
+
+
+# A limit on the size of the process's files is to SQLite what a full disk is.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from lexalign.errors import DiskFull
+from lexalign.sweeps.ledger import Job, Ledger
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger, kept = Ledger(Path(sys.argv[1]), write=True), 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    while True:
+        ledger.put([Job(key=str(kept), number=kept, overrides=["x" * 500])])
+        kept += 1
+except DiskFull as error:
+    print(error)
+print(kept)
+"""
