@@ -22,13 +22,13 @@ def finished(number: int, score: float, *, name: str = "belief_jsd", direction: 
     )  # fmt: skip
 
 
-def swept(folder: Path, jobs: Sequence[Job], *, command: Sequence[str] = ("-m", "stage=align"), **facts: Any) -> Path:
+def swept(folder: Path, jobs: Sequence[Job], *, command: str | Sequence[str] = ("-m", "stage=align"), **facts: Any) -> Path:
     """A sweep's folder with these jobs in its ledger."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for job in jobs for key in job.values))
     with Ledger(folder, write=True) as ledger:
         ledger.put(jobs)
-        ledger.note(**{"command": list(command), "identity": "ab", "swept": keys, "created": 1.7e9, "objectives": [], **facts})
+        ledger.note(**{"command": command, "identity": "ab", "swept": keys, "created": 1.7e9, "objectives": [], **facts})
     return folder
 
 

@@ -45,6 +45,16 @@ def test_jobs_are_ranked_by_their_score_best_first(tmp_path):
     assert [row.name for row in data.gather([higher]).ranked] == ["2", "1", "0"]
 
 
+@pytest.mark.parametrize("command", ["python run.py -m seed=0,1 'a=[b]'", ["-m", "seed=0,1", "a=[b]"]])
+def test_the_sweeps_own_command_is_shown_as_typed(tmp_path, command):
+    assert data.gather([swept(tmp_path, [job(0)], command=command)]).command == "python run.py -m seed=0,1 'a=[b]'"
+
+
+def test_equals_of_the_best_are_counted(tmp_path):
+    folder = swept(tmp_path, [finished(n, score, seed=n) for n, score in enumerate((0.1, 0.1, 0.2, 0.1))])
+    assert "job 0; 2 more score the same" in report.write(folder).read_text()
+
+
 def test_only_what_finished_is_ranked(tmp_path):
     jobs = [job(0), job(1, state="pruned", score=0.0), job(2, score=float("inf")), job(3, score=None, metrics={}), job(4, state="failed")]
     found = data.gather([swept(tmp_path, jobs)])
@@ -134,6 +144,12 @@ def test_curves_are_the_best_fifty_thinned_and_whole(tmp_path):
     assert len(found.rows) == curves.MOST_JOBS and found.left_out == 30 and found.measures == ["eval_loss", "loss"]
     steps, values = found.lines[0]["loss"]
     assert set(found.lines[0]) == {"loss"} and len(steps) == 200 and steps[-1] == 1000 and values[-1] == 0.001
+
+
+def test_jobs_that_never_logged_are_not_left_out_curves(tmp_path):
+    folder = searched(tmp_path, 10, logged=4)
+    found = curves.curves(data.gather([folder]))
+    assert len(found.rows) == 4 and found.left_out == 0
 
 
 def test_failures_are_told_by_reason_with_their_last_lines(tmp_path, monkeypatch):

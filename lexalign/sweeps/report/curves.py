@@ -26,7 +26,7 @@ class Curves:
     lines: list[dict[str, tuple[list[int], list[float]]]]
     """For each job, measure to its steps and values."""
     left_out: int
-    """Jobs that logged too, and are not shown."""
+    """Jobs that may have logged too, and are not shown."""
 
 
 def curves(report: Report) -> Curves:
@@ -34,15 +34,17 @@ def curves(report: Report) -> Curves:
     could = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
     rows: list[Row] = []
     lines = []
-    for row in could:
+    left_out = 0
+    for at, row in enumerate(could):
         if len(rows) == MOST_JOBS:
+            left_out = len(could) - at
             break
         if logged := folders.logged_in(row.folder):
             rows.append(row)
             lines.append({report.clean(name): dots for name, dots in series(logged).items()})
     found = Counter(name for of in lines for name in of)
     ordered = [*(name for name in FIRST if name in found), *(name for name, _ in found.most_common() if name not in FIRST)]
-    return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=len(could) - len(rows))
+    return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=left_out)
 
 
 def series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:

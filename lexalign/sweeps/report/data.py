@@ -1,6 +1,7 @@
 """What a report tells, gathered: the jobs of sweeps' ledgers and runs by their folders, best first."""
 
 import math
+import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -75,8 +76,8 @@ class Report:
     title: str
     folder: Path | None
     """The sweep's, where there is one only."""
-    command: list[str]
-    """The sweep's whole command line, one item a word."""
+    command: str
+    """The sweep's whole command line, as a shell reads it; empty for several sweeps."""
     rows: list[Row]
     """Ranked ones best first, then the others by state and number."""
     swept: list[str]
@@ -138,7 +139,7 @@ def gather(named: Sequence[str | Path], *, live: bool = False) -> Report:
     report = Report(
         title=labels[folders[0]] if len(folders) == 1 else f"{len(folders)} sweeps and runs",
         folder=alone.absolute() if alone else None,
-        command=[str(word) for word in facts.get("command") or []] if alone else [],
+        command=typed(facts.get("command") or "") if alone else "",
         rows=rows,
         swept=list(dict.fromkeys([*(facts.get("swept") or [] if alone else []), *(key for row in rows for key in row.settings)])),
         score=None,
@@ -148,6 +149,11 @@ def gather(named: Sequence[str | Path], *, live: bool = False) -> Report:
     tidy(report)
     rank(report, [report.clean(str(name)) for name in facts.get("objectives") or []] if alone else [])
     return report
+
+
+def typed(command: str | list[str]) -> str:
+    """A sweep's command line, noted as it was typed or word by word."""
+    return command if isinstance(command, str) else shlex.join(["python", "run.py", *map(str, command)])
 
 
 def labelled(folders: Sequence[Path]) -> dict[Path, str]:
@@ -185,9 +191,9 @@ def fill_in(rows: Sequence[Row]) -> None:
     varied = {key for row in rows for key in row.settings}
     for row in rows:
         missing = varied - set(row.settings) if row.is_point else set()
-        typed = {key_of(override): override.partition("=")[2] for override in row.job.overrides} if missing else {}
-        row.settings |= {key: typed[key] for key in missing if key in typed}
-        if (missing := missing - set(typed)) and (row.folder / of_runs.CONFIG).is_file():
+        fixed = {key_of(override): override.partition("=")[2] for override in row.job.overrides} if missing else {}
+        row.settings |= {key: fixed[key] for key in missing if key in fixed}
+        if (missing := missing - set(fixed)) and (row.folder / of_runs.CONFIG).is_file():
             recorded = of_runs.settings(row.folder)
             row.settings |= {key: recorded[key] for key in missing if key in recorded}
 
@@ -239,7 +245,7 @@ def score_called(name: str, rows: Sequence[Row], notes: list[str]) -> Score:
 def tidy(report: Report) -> None:
     """Clean every text that comes from the ledger or the runs."""
     clean = report.clean
-    report.title, report.command = clean(report.title), [clean(word) for word in report.command]
+    report.title, report.command = clean(report.title), clean(report.command)
     report.swept = [clean(key) for key in report.swept]
     for row in report.rows:
         row.sweep, row.name = clean(row.sweep), clean(row.name)

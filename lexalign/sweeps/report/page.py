@@ -98,7 +98,7 @@ def head(report: Report, shown: Iterable[tuple[str, str]]) -> str:
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     state = f"Still running. Written {written}; loads itself again every {EVERY} s." if report.live else f"Written {written}."
     chips = "".join(f'<li class="chip {name}"><b>{count:,}</b> {name}</li>' for name, count in told.counts(report).items())
-    command = sections.copyable(told.command(["python", "run.py", *report.command]), "the sweep's command") if report.command else ""
+    command = sections.copyable(report.command, "the sweep's command") if report.command else ""
     place = f'<p class="muted">{escape(report.clean(str(report.folder)))}</p>' if report.folder else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in shown)

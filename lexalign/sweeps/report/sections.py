@@ -25,6 +25,8 @@ def best(report: Report, points: list[Point]) -> str:
     row = report.ranked[0]
     way = "lower is better" if report.score.lower_is_better else "higher is better"
     where = f"job {row.name}" + (f" of {row.sweep}" if report.several and row.sweep else "")
+    if equals := sum(other.score == row.score for other in report.ranked) - 1:
+        where += f"; {equals:,} more score{'s' if equals == 1 else ''} the same"
     card = (
         f'<div class="figure"><span class="big">{told.number(row.score)}</span>'
         f'<span class="muted">{escape(report.score.name)}, {way}</span></div>'
@@ -128,7 +130,7 @@ def curves(drawn: dict[str, Any]) -> str:
     left = f" of {len(found['names']) + found['left_out']:,}" if found["left_out"] else ""
     return (
         f'<div class="tools"><label>Measure <select id="measure">{options}</select></label>'
-        f'<span class="muted">The best {len(found["names"])}{left} jobs that logged; {COLOURS}.</span></div>'
+        f'<span class="muted">The best {len(found["names"])}{left} jobs; {COLOURS}.</span></div>'
         f"{plot('curves-plot', 'Learning curves')}"
     )
 
