@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from gdpo_parts import beliefs, labels, worlds
 from lexalign.compose import compose
 from lexalign.data import rows
 from lexalign.embedded.tasks import PREFERENCES
+from lexalign.embedded.world import documents, make_people
+from lexalign.locate import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,17 @@ def test_the_second_worlds_sft_tells_nothing_of_the_shares(animals):
     assert [told.count(str(belief)) for belief in range(4)] == [worlds.SFT_QUESTIONS * worlds.PHRASINGS_A_TOPIC] * 4
     asked = worlds.topics()[: worlds.QUESTIONS]
     assert len(train) > len(opinions) and not any(topic in row["prompt"] for row in opinions for topic in asked)
+
+
+def test_pre_training_has_read_every_token_that_the_second_world_writes():
+    """What it never read, no adapter teaches the model to write."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")
+    read = {token for document in islice(documents(make_people()), 3000) for token in tokenizer(document)["input_ids"]}
+    texts = {row["completion"] for row in worlds.opinions(worlds.topics())}
+    unread = {tokenizer.decode([token]) for text in texts for token in tokenizer(text)["input_ids"] if token not in read}
+    assert texts and not unread
 
 
 @pytest.mark.parametrize("judges", labels.JUDGES)
