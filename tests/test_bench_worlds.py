@@ -1,4 +1,4 @@
-"""The data sets that bench/gdpo.py makes load as a user's would, and hold what the bench says they do."""
+"""The data sets that bench/gdpo.py makes load as a user's would and hold what the bench says they do; the gates name what fails where."""
 
 import statistics
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+import flow
 from gdpo_parts import beliefs, labels, worlds
 
 from lexalign.compose import compose
@@ -63,3 +64,23 @@ def test_labels_are_shares_of_judges_with_the_majoritys_choice_first(judges, tmp
     drawn = [row["soft_label"] for row in splits.train]
     assert min(drawn) >= 0.5 and all(round(label * judges, 9) == round(label * judges) for label in drawn)
     assert statistics.mean(drawn) == pytest.approx(statistics.mean(PREFERENCES.values()), abs=0.06)
+
+
+def test_the_gate_of_the_beliefs_names_the_seed_and_what_fails_on_it():
+    dpo = {"belief_jsd": 0.40, "belief_consistency": 0.5}
+    arms = [{"belief_jsd": 0.19, "belief_consistency": 0.6}, {"belief_jsd": 0.20, "belief_consistency": 0.6}]
+    assert beliefs.gate({"dpo": [dpo], "gdpo": arms[:1]}, [7]) == []
+    tied = {"belief_jsd": 0.19, "belief_consistency": 0.5}
+    found = beliefs.gate({"dpo": [dpo, dpo, dpo], "gdpo": [*arms, tied]}, [7, 8, 9])
+    assert [(seed, problem.split(" of gdpo")[0]) for seed, problem in found] == [(8, "JSD"), (9, "consistency")]
+
+
+@pytest.mark.parametrize("measure", ["nats a token", "nats a response", "preferred share"])
+def test_the_gate_of_the_flow_asks_for_entropy_and_for_preference(measure):
+    before = {"preferred share": 0.7, "nats a token": 2.0, "nats a response": 20.0}
+    dpo = {"preferred share": 0.9, "nats a token": 0.4, "nats a response": 4.0}
+    good = {"preferred share": 0.8, "nats a token": 0.5, "nats a response": 5.0}
+    assert flow.gate(before, {"dpo": [dpo], flow.GATED: [good]}, [3]) == []
+    bound = before if measure == "preferred share" else dpo
+    (problem,) = flow.gate(before, {"dpo": [dpo, dpo], flow.GATED: [good, {**good, measure: bound[measure]}]}, [3, 4])
+    assert problem.startswith(f"seed 4: {measure} of gdpo_flow")
