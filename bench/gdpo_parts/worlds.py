@@ -1,10 +1,10 @@
 """The worlds of the bench: the embedded one, and a second of another size, made of the same generators.
 
-What the second one is was settled on its sft model alone, before any arm ran in it: that model is to know the form as the first world's
-does, of whose responses 0.93 agree with their belief. Two things stood in the way (0.54). A token that pre-training never read cannot be
-written, whatever an adapter learns: where "let it run free" was a belief, all its samples were broken. So every token of these answers is
-one that the model has read; a test asks for it (0.81). And pre-training has read the first world's opinions but none of these, so sft
-has to teach them: 24 animals in 8 phrasings, 768 rows instead of 160, with the settings of any embedded sft (0.97).
+An earlier second world failed the gate, and its sft model did not know the form: 0.54 of its responses agreed with their belief, against
+0.93 in the first world. It was made anew by looking at the sft model alone, before any arm ran in what it is now. A token that pre-training
+never read is not written, whatever an adapter learns: where "let it run free" was a belief, all its samples were broken. So every token of
+these answers is one that the model has read; a test asks for it (0.81). And pre-training has read the first world's opinions but none of
+these, so sft has to teach them: 24 animals in 8 phrasings, 768 rows instead of 160, with the settings of any embedded sft (0.97).
 """
 
 import json
