@@ -10,6 +10,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several processes share the cores: waiting threads must not spin
 
 
+LONGEST = (
+    "end_to_end", "runs", "fast_training", "resume", "sweeps", "preflight", "kin", "rewards", "stores", "flow", "evaluate", "multirun",
+    "wandb_sweeps", "tracking", "reproduce", "search", "hub_chain", "compare", "memory", "reasoning", "report", "real_model",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that the two processes end together (with --no-loadscope-reorder)."""
+    order = {f"test_{name}.py": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):
     """A home of the test's own, without keys of W&B."""

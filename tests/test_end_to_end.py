@@ -82,7 +82,7 @@ def test_dpo_prefers_the_courteous_answer(world, quickstart):
     assert len(list((world.store / "parents").iterdir())) == 1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])])
 def test_gdpo_calibrates_where_dpo_does_not(world, quickstart, seed):
     """The gate, at equal training settings: less than half of dpo's distance to the known shares, and more responses that agree with their
     belief. `bench/gdpo.py` holds a second world to it, with its ablations and 16 samples a question."""

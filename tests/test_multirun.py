@@ -44,6 +44,7 @@ def summary_of(job: Path) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_eight_jobs_eight_folders(sweep):
     done, folder = sweep
     assert done.returncode == 0, done.stderr[-3000:]
@@ -54,6 +55,7 @@ def test_eight_jobs_eight_folders(sweep):
     assert len({result["artifact"] for result in results}) == 8
 
 
+@pytest.mark.slow
 def test_one_group_named_by_overrides(sweep):
     _, folder = sweep
     runs = [summary_of(folder / str(number)) for number in range(8)]
@@ -63,6 +65,7 @@ def test_one_group_named_by_overrides(sweep):
     assert "method.beta=0.1" in text[7] and "seed=1" in text[7] and "method=gdpo" in text[7]
 
 
+@pytest.mark.slow
 def test_no_secret_anywhere(sweep, home):
     _, folder = sweep
     for path in folder.rglob("*"):

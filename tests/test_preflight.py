@@ -150,7 +150,11 @@ def test_a_disk_without_room(world):
 
 
 @pytest.mark.parametrize(
-    "words", [["stage=sft", "data=tiny_sft", "train.packing=true"], ["stage=align", "data=tiny_pairs", "adapter=full"]]
+    "words",
+    [
+        pytest.param(["stage=sft", "data=tiny_sft", "train.packing=true"], marks=pytest.mark.slow),
+        ["stage=align", "data=tiny_pairs", "adapter=full"],
+    ],
 )
 def test_preflight_leaves_no_trace_in_the_weights(world, words):
     found = []

@@ -46,6 +46,7 @@ def trained(tmp_path: Path, name: str, *words: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sft_then_dpo_then_reload(tmp_path):
     instructions = write(
         tmp_path / "colours.jsonl", [{"prompt": f"Colour of {thing}?", "completion": colour} for thing, colour in COLOURS.items()]

@@ -452,6 +452,7 @@ SWEEP = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_whole_and_goes_on(tmp_path):
     """As typed: SIGTERM while the parent trains that the jobs wait for; typed again, it goes on; once more, nothing is run."""
     world = World(tmp_path)

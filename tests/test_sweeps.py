@@ -140,7 +140,7 @@ def test_parent_killed_at_any_moment_loses_no_finished_job(tmp_path, kills):
 def test_a_signal_stops_all_and_the_next_call_goes_on(tmp_path, number, code):
     world = World(tmp_path)
     few = (word for word in QUICK if "max_steps" not in word)
-    words = ("-m", *few, "train.max_steps=40", "train.log_steps=1", "seed=0,1,2", "sweep.jobs=2", "output_dir=sweep")
+    words = ("-m", *few, "train.max_steps=24", "train.log_steps=1", "seed=0,1,2", "sweep.jobs=2", "output_dir=sweep")
     process = begun(world, *words)
     while len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) < 2 and process.poll() is None:
         time.sleep(0.05)
@@ -155,6 +155,7 @@ def test_a_signal_stops_all_and_the_next_call_goes_on(tmp_path, number, code):
     assert sum("Going on from" in (tmp_path / f"sweep/{n}/run.log").read_text() for n in range(3)) == 2
 
 
+@pytest.mark.slow
 def test_points_are_added_and_left(tmp_path):
     world = World(tmp_path)
     for seeds, said in (("0,1", "2 points, 0 finished before, 2 to run"), ("1,2", "2 points, 1 finished before, 1 to run")):
@@ -169,6 +170,7 @@ def test_points_are_added_and_left(tmp_path):
     assert "points run before, elsewhere, and reused: 1" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_parent_runs_once_and_its_failure_is_said_once(tmp_path):
     world = World(tmp_path)
     words = (

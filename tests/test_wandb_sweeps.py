@@ -112,6 +112,7 @@ def test_an_agent_runs_our_command(tmp_path, server, monkeypatch):
     assert result_of(out)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_sweep_of_ours_behind_the_agent_leaves_its_run_alone(tmp_path, server):
     """`python run.py -m …` as an agent's command: the jobs are runs beside the agent's, which is for the sweep's summary."""
     told = {"WANDB_RUN_ID": "agents01", "WANDB_SWEEP_ID": SWEEP, "WANDB_PROJECT": "lex"}
