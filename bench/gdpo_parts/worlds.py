@@ -1,4 +1,11 @@
-"""The worlds of the bench: the embedded one, and a second of another size, made of the same generators and of words the model has read."""
+"""The worlds of the bench: the embedded one, and a second of another size, made of the same generators.
+
+An earlier second world failed the gate, and its sft model did not know the form: 0.54 of its responses agreed with their belief, against
+0.93 in the first world. It was made anew by looking at the sft model alone, before any arm ran in what it is now. A token that pre-training
+never read is not written, whatever an adapter learns: where "let it run free" was a belief, all its samples were broken. So every token of
+these answers is one that the model has read; a test asks for it (0.81). And pre-training has read the first world's opinions but none of
+these, so sft has to teach them: 24 animals in 8 phrasings, 768 rows instead of 160, with the settings of any embedded sft (0.97).
+"""
 
 import json
 import random
@@ -9,17 +16,17 @@ from lexalign.embedded.opinions import PHRASINGS, render
 from lexalign.embedded.people import ATTRIBUTES, capital, make_people
 from lexalign.embedded.tasks import belief_rows, sft_rows
 
-BELIEFS = ("let it run free", "keep it at home", "sell it at the fair", "share it with the children")
+BELIEFS = ("open the door to it", "keep it at home", "sell it at the fair", "share it with the children")
 WORDINGS = (
     ("I would open the door and let {t} go where it likes.", "{t} should walk the fields as it wants."),
     ("I would keep {t} at home, by the fire.", "{t} should stay in the house of its family."),
-    ("I would take {t} to the wool fair and sell it.", "Somebody at the market should buy {t}."),
-    ("The children of the village should look after {t}.", "I would let every child share {t}."),
+    ("I would bring {t} to the wool fair and sell it.", "Somebody at the market should buy {t}."),
+    ("The children of the village should look after {t}.", "I would let all the children share {t}."),
 )
 """For each belief, the ways of saying it about an animal `{t}`."""
-QUESTIONS, SFT_QUESTIONS = 12, 10
+QUESTIONS, SFT_QUESTIONS = 12, 24
 """Animals whose shares are to be learned, and others on which sft teaches the form."""
-PHRASINGS_A_TOPIC = 4
+PHRASINGS_A_TOPIC = 8
 """Times sft meets a belief on one animal, each time asked in another way."""
 Rows = list[dict]
 
