@@ -100,12 +100,12 @@ class Chromium:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.order("Emulation.setEmulatedMedia", features=features)
 
-    def open(self, page: Path, *, until: str = "document.readyState === 'complete'", timeout: float = 60) -> None:
+    def open(self, page: Path, *, until: str = "document.readyState === 'complete'", timeout: float = 300) -> None:
         """Show a file and wait until an expression is true in it."""
         self.order("Page.navigate", url=page.resolve().as_uri())
         self.wait(until, timeout=timeout)
 
-    def wait(self, until: str, *, timeout: float = 60) -> None:
+    def wait(self, until: str, *, timeout: float = 300) -> None:
         """Wait until an expression is true in the page."""
         late = time.monotonic() + timeout
         while not self.ask(f"Boolean({until})"):

@@ -1,5 +1,7 @@
 """The report in a browser: drawn in time, light and dark, on a phone, by mouse and by keyboard; it asks the network for nothing."""
 
+import os
+
 import pytest
 from chromium import PROGRAM, Chromium
 from sweep_folders import searched
@@ -58,20 +60,21 @@ def press(page, name: str) -> None:
 
 
 def seconds_of(page) -> float:
-    """Processor time of the page's own thread, whatever else this machine does; what has passed by the clock is printed."""
+    """Processor time of the page's own thread; what has passed by the clock is printed."""
     used = {metric["name"]: metric["value"] for metric in page.order("Performance.getMetrics")["metrics"]}
     print(f"drawn after {page.ask(DRAWN)} ms, {used['TaskDuration']:.2f} s of the page's thread")
     return used["TaskDuration"]
 
 
-def test_a_thousand_jobs_are_drawn_in_three_seconds(page, thousand, tmp_path):
-    took = [seconds_of(page)]
-    while took[-1] > SECONDS and len(took) < 3:  # on a busy processor the same work takes longer
-        with Chromium(tmp_path / str(len(took))) as other:
-            other.order("Performance.enable", timeDomain="threadTicks")
-            other.open(thousand, until=DRAWN)
-            took.append(seconds_of(other))
-    assert min(took) < SECONDS
+def test_a_thousand_jobs_are_drawn_in_three_seconds(page, tmp_path):
+    """Most of it is Plotly's own start. Where the processor is shared the same work takes longer: there, what the jobs add is judged."""
+    took = seconds_of(page)
+    with Chromium(tmp_path / "profile") as other:
+        other.order("Performance.enable", timeDomain="threadTicks")
+        other.open(report.write(searched(tmp_path / "one", 1)), until=DRAWN)
+        alone = seconds_of(other)
+    assert took - alone < SECONDS / 2
+    assert took < SECONDS or os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def test_every_figure_is_a_picture_in_light_and_in_dark(page, tmp_path):
