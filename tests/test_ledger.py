@@ -57,6 +57,12 @@ def test_a_sweep_may_be_moved(tmp_path):
         assert [job.folder for job in ledger.jobs()] == [str(tmp_path / "there/0"), "/else"]
 
 
+def test_a_reason_that_is_no_utf8_is_kept(tmp_path):
+    with Ledger(tmp_path, write=True) as ledger:
+        ledger.put([Job(key="a", number=0, overrides=[], reason="half a \ud83d")])
+        assert ledger.jobs()[0].reason == "half a \\ud83d"
+
+
 def test_of_another_version_is_refused(tmp_path):
     with Ledger(tmp_path, write=True) as ledger:
         ledger.connection.execute("PRAGMA user_version=7")

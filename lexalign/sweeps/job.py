@@ -1,17 +1,19 @@
 """One job of a sweep, in a process of its own."""
 
+import ctypes
 import dataclasses
 import faulthandler
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -21,6 +23,8 @@ from lexalign.compose import Composed
 from lexalign.errors import LexAlignError, Stopped
 
 log = logging.getLogger(__name__)
+NOT_INITIALIZED = 3
+"""What CUDA's driver answers before it was started."""
 OUTPUT = "job.out"
 """What a job prints, in its folder."""
 
@@ -57,14 +61,34 @@ def main(task: Task) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
     if task.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
-    signals.began = task.began
+        if cuda_started():
+            go_on_cold(task)
     sys.exit(attempt(task))
+
+
+def cuda_started() -> bool:
+    """Whether an import has started CUDA in the process that this one was forked from, which then cannot use it; asking starts nothing."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
+
+
+def go_on_cold(task: Task) -> NoReturn:
+    """The same process with an interpreter of its own, which imports everything again."""
+    print("Starting without the shared imports: one of them has started CUDA, which does not outlive a fork", file=sys.stderr)
+    note = task.output.with_name(f".{OUTPUT}.task")
+    note.write_bytes(pickle.dumps(task))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    os.execv(sys.executable, [sys.executable, "-m", __name__, str(note)])
 
 
 def attempt(task: Task) -> int:
     """Exit code of the run."""
     from lexalign.launch import tell
 
+    signals.began = task.began
     composed = on_this_slot(task.composed, task.threads)
     folder = task.out_dir or task.output.parent
     try:
@@ -101,3 +125,12 @@ def on_this_slot(composed: Composed, threads: int) -> Composed:
     experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(chosen, threads=threads))
     tree = {**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}}
     return dataclasses.replace(composed, experiment=experiment, tree=tree)
+
+
+if __name__ == "__main__":
+    import lexalign.sweeps.job  # the module whose classes were pickled
+
+    file = Path(sys.argv[1])
+    noted = pickle.loads(file.read_bytes())
+    file.unlink()
+    sys.exit(lexalign.sweeps.job.attempt(noted))

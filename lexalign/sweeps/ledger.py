@@ -143,7 +143,10 @@ class Ledger:
         """A column's value as it is stored; a folder below the sweep's by its name there, so that a sweep may be moved."""
         if name == "folder" and value and Path(value).is_relative_to(self.folder):
             return str(Path(value).relative_to(self.folder))
-        return json.dumps(value) if name in AS_JSON else value
+        if name in AS_JSON:
+            return json.dumps(value)
+        # An error's text may hold what UTF-8 cannot.
+        return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
     def next_number(self) -> int:
         """The first number that no job has."""
