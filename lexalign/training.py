@@ -49,7 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.yardstick import Measured, Reference
     from lexalign.preflight import check as preflight
     from lexalign.stores.tokens import TokenStore
-    from lexalign.sweeps import pruning
+    from lexalign.trainers import pruning
     from lexalign.trainers.callbacks import Watch
 
     harness.check(experiment.evaluate)

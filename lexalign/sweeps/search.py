@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from hydra.core.override_parser.types import IntervalSweep
@@ -15,9 +15,6 @@ from optuna.trial import TrialState
 from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Sweep
 from lexalign.sweeps.points import Axis
-
-if TYPE_CHECKING:
-    from lexalign.sweeps.pruning import Pruning
 
 FILE = "study.journal"
 NAME = "sweep"
@@ -89,21 +86,6 @@ def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) ->
         directions=directions(objectives),
         load_if_exists=True,
     )
-
-
-def trial(pruning: "Pruning") -> optuna.Trial:
-    """A job's trial, as its process sees it; values are turned round where the study looks for more and the evaluation for less."""
-    study = optuna.load_study(study_name=NAME, storage=storage(pruning.study), pruner=pruning.pruner)
-    found = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == pruning.trial)
-    turned = (study.direction == optuna.study.StudyDirection.MINIMIZE) != pruning.smaller_is_better
-    return Turned(study, found._trial_id) if turned else optuna.Trial(study, found._trial_id)
-
-
-class Turned(optuna.Trial):
-    """A trial whose reports count the other way."""
-
-    def report(self, value: float, step: int) -> None:
-        super().report(-value, step)
 
 
 def unfinished(study: optuna.Study) -> list[Any]:

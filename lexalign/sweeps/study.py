@@ -101,9 +101,8 @@ class Studied(Grid):
                 self.pruning[job.key] = Pruning(
                     folder=Path(job.folder),
                     study=self.file,
-                    trial=trial.number,
+                    number=trial.number,
                     metric=self.plan.settings.prune_on,
-                    smaller_is_better=search.smaller_is_better(self.plan.settings.prune_on),
                     pruner=search.pruner(self.plan.settings),
                 )
         self.trials[trial.number] = (trial, jobs)

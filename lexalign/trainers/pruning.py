@@ -1,0 +1,56 @@
+"""Stopping a run early because others of its sweep do better."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from lexalign.checkpoints import signals
+from lexalign.errors import Stopped
+
+log = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """Who tells, of each evaluation, whether the run goes on."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the run that is judged; its parent's may have to be trained in the same process."""
+
+    @property
+    def metric(self) -> str:
+        """Number of the trainer's evaluation that is compared, as it is logged."""
+
+    def too_bad(self, value: float, evaluation: int) -> bool:
+        """Whether a run with this value at its evaluation of this number (from 1) is to stop."""
+
+
+judge: Judge | None = None
+"""Of this process's run, where there is one."""
+
+
+def callbacks(out_dir: Path) -> list[TrainerCallback]:
+    """What stops the run in `out_dir` early, where it is judged."""
+    return [Prune(judge)] if judge is not None and judge.folder.resolve() == out_dir.resolve() else []
+
+
+class Prune(TrainerCallback):
+    """Asks after each evaluation; a run that is pruned saves a checkpoint first, so that it can go on in a sweep without a pruner."""
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
+        name, found = self.judge.metric, metrics or {}
+        if name not in found:
+            known = ", ".join(sorted(key for key in found if key.startswith("eval_")))
+            raise KeyError(f"sweep.prune_on={name}: the evaluation has no such number; it has {known}")
+        value = found[name] if math.isfinite(found[name]) else math.nan
+        if self.judge.too_bad(value, state.global_step // args.eval_steps) and state.global_step < state.max_steps:
+            reason = f"pruned at step {state.global_step} of {state.max_steps}: {name} {value:.4g}"
+            log.info("Stopping, because others of the sweep do better: %s", reason)
+            signals.ask(Stopped(reason, exit_code=0, status="pruned"))
+            control.should_save = True
