@@ -81,7 +81,7 @@ def go_on_cold(task: Task) -> NoReturn:
     note = task.output.with_name(f".{OUTPUT}.task")
     note.write_bytes(pickle.dumps(task))
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    os.execv(sys.executable, [sys.executable, "-m", __name__, str(note)])
+    os.execv(sys.executable, [sys.executable, "-m", "lexalign.sweeps.cold", str(note)])
 
 
 def attempt(task: Task) -> int:
@@ -125,12 +125,3 @@ def on_this_slot(composed: Composed, threads: int) -> Composed:
     experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(chosen, threads=threads))
     tree = {**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}}
     return dataclasses.replace(composed, experiment=experiment, tree=tree)
-
-
-if __name__ == "__main__":
-    import lexalign.sweeps.job  # the module whose classes were pickled
-
-    file = Path(sys.argv[1])
-    noted = pickle.loads(file.read_bytes())
-    file.unlink()
-    sys.exit(lexalign.sweeps.job.attempt(noted))
