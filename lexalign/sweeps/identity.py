@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign import hardware, identity, runs
-from lexalign.compose import Composed, compose
+from lexalign.compose import Composed, compose, parent_command
 from lexalign.configs import CONF
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.overrides import key_of
@@ -17,6 +17,8 @@ from lexalign.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.sweeps.ledger import is_sweep
 from lexalign.sweeps.points import Asked, belongs_to_sweep
 
+PARENTS: dict[tuple[Any, ...], Experiment] = {}
+"""Parents by what is typed for them and what they take from their children: the points of a sweep share theirs."""
 LONGEST = 60
 """Characters of the part of a folder's name that tells what is swept."""
 NOT_THE_SWEEP = ("tracking", "store", "verbose", "resume", "cache")
@@ -49,7 +51,10 @@ def ancestors(experiment: Experiment, config_dirs: Sequence[str]) -> list[Experi
     """The experiments that a run starts from, nearest first."""
     found: list[Experiment] = []
     while experiment.model.parent is not None:
-        experiment = runs.compose_parent(experiment, config_dirs=config_dirs).experiment
+        same = (*parent_command(experiment), experiment.hardware, experiment.store, *config_dirs)
+        if same not in PARENTS:
+            PARENTS[same] = runs.compose_parent(experiment, config_dirs=config_dirs).experiment
+        experiment = PARENTS[same]
         found.append(experiment)
     return found
 

@@ -55,7 +55,8 @@ def run(plan: Plan, launcher: Launcher | None) -> None:
     if launcher is not None:
         elsewhere.run(plan, to_run, launcher)
     elif count:
-        with on_slots(plan.settings, [composed.experiment for composed in like], count) as found, Display(report_of(plan)) as display:
+        roots = [[composed.experiment, *identity.ancestors(composed.experiment, plan.config_dirs)][-1] for composed in like]
+        with on_slots(plan.settings, roots, count) as found, Display(report_of(plan)) as display:
             try:
                 processes.run(source_of(plan, display, to_run, first.experiment), found, imports(like))
             except Stopped as stop:
@@ -80,7 +81,7 @@ def source_of(plan: Plan, display: Display, to_run: Sequence[Job], first: Experi
 
 @contextmanager
 def on_slots(settings: Sweep, experiments: Sequence[Experiment], count: int) -> Iterator[list[slots.Slot]]:
-    """The slots for `count` such jobs; says how many there are, and why."""
+    """The slots for `count` jobs that descend from such experiments; says how many there are, and why."""
     number, why = slots.how_many(settings, experiments, waiting=count)
     cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
     with slots.leased(number, cuda=cuda) as found:

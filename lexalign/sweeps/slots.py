@@ -40,10 +40,10 @@ def visible_gpus() -> list[str]:
 
 
 def needed(experiment: Experiment) -> float | None:
-    """Bytes of memory that a job takes on the CPU, roughly; None where its weights are not on this disk."""
+    """Bytes of memory that a job takes on the CPU, roughly, by the model its parents began with; None where that is not on this disk."""
     path = experiment.model.path
     if path is None:
-        return OF_A_JOB if experiment.model.parent is not None else None
+        return None
     place = find_model(path)
     if place.path is None:
         return None
