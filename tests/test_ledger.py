@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from running import ROOT, World, cpu_of_children
 
 from lexalign.errors import ConfigError
-from lexalign.sweeps import identity
+from lexalign.sweeps import identity, session
 from lexalign.sweeps.ledger import STATES, Job, Ledger, counted
 from lexalign.sweeps.points import alone, asked
 
@@ -76,6 +76,18 @@ def test_what_is_no_ledger_is_refused(tmp_path):
     (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 200)
     with pytest.raises(ConfigError, match="cannot be read as a ledger"):
         Ledger(tmp_path)
+
+
+def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
+    words = ["stage=sft", "tracking=none", f"store={tmp_path}/store", "train.weight_decay=0.0,0.1"]
+    for typed in (words, [*words, "sweep.seeds=2"]):
+        line = asked(typed)
+        settings, _ = identity.settings_of(line, [])
+        with session.opened(line, settings, tmp_path / "sweep", command=typed, config_dirs=[]) as plan:
+            found = plan.add(line.grid())
+    assert [(job.number, *job.values.values()) for job in found] == [(0, "0.0", "0"), (2, "0.0", "1"), (1, "0.1", "0"), (3, "0.1", "1")]
+    with Ledger(tmp_path / "sweep") as ledger:
+        assert [job.values["seed"] for job in ledger.jobs()] == ["0", "0", "1", "1"]
 
 
 def test_ten_thousand_jobs(tmp_path):

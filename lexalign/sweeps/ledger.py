@@ -57,7 +57,7 @@ class Job:
     reason: str | None = None
     """Why it failed or stopped, in one line."""
     command: str | None = None
-    """The sweep's command line that asked for it last."""
+    """The sweep's command line that asked for it first."""
     standing: str | None = None
     """Digest of all that its key was made of beside what was typed; see `lexalign.sweeps.identity`."""
 

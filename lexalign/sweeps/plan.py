@@ -75,7 +75,7 @@ class Plan:
 
     def add(self, points: Iterable[Sequence[str]]) -> list[Job]:
         """The jobs of these points: those the ledger knows, and new ones."""
-        found, new = [], []
+        found, new, varied = [], [], []
         for overrides in points:
             words = alone(overrides)
             key = self.known.get(tuple(words))
@@ -91,8 +91,11 @@ class Plan:
             self.wanted[key] = None
             if self.must_run(job) and key not in self.experiments:
                 self.made(overrides, words)
+            if job.values != (values := {**job.values, **self.values(overrides)}):  # a sweep that got another axis, seeds for instance
+                job.values = values
+                varied.append(job)
             found.append(job)
-        self.ledger.put(new)
+        self.ledger.put([*new, *varied])
         self.ledger.note(grounds=self.grounds)
         return found
 
@@ -110,10 +113,9 @@ class Plan:
             self.jobs[parent] = self.parent_job(parent, line)
         if parent is not None:
             self.experiments.setdefault(parent, composed)
-        values = dict(word.split("=", 1) for word in overrides if word.split("=")[0] in self.swept)
         number, self.number = self.number, self.number + (key not in self.jobs)
         job = Job(
-            key=key, number=number, overrides=words, values=values, stage=experiment.stage.name,
+            key=key, number=number, overrides=words, values=self.values(overrides), stage=experiment.stage.name,
             method=experiment.method.name if experiment.method else None, folder=str(self.ledger.folder / str(number)), parent=parent,
             command=self.command, standing=standing,
         )  # fmt: skip
@@ -121,10 +123,10 @@ class Plan:
             self.reuse(job, experiment)
         return job
 
-    @property
-    def swept(self) -> set[str]:
-        """Keys whose values tell one point from another."""
-        return {axis.key for axis in (*self.asked.axes, *self.asked.seed_axis())}
+    def values(self, overrides: Sequence[str]) -> dict[str, str]:
+        """What tells a point from the others."""
+        swept = {axis.key for axis in (*self.asked.axes, *self.asked.seed_axis())}
+        return {key: value for key, _, value in (word.partition("=") for word in overrides) if key in swept}
 
     def parent_job(self, key: str, line: Sequence[Experiment]) -> Job:
         """The job of the run that points start from."""
