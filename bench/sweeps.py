@@ -26,8 +26,8 @@ ALIGN = (
 )  # fmt: skip
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SEARCH = (
-    "stage=sft", "tracking=none", "train.max_steps=45", "train.eval_steps=5", "evaluate.limit=32", "evaluate.samples=0", "preflight=skip",
-    "evaluate.max_new_tokens=2", "train.max_length=96", "data.limit=256", "sweep.objectives=[loss]",
+    "stage=sft", "tracking=none", "train.max_steps=27", "train.eval_steps=3", "evaluate.limit=32", "evaluate.samples=0", "preflight=skip",
+    "evaluate.max_new_tokens=2", "train.max_length=96", "data.limit=64", "sweep.objectives=[loss]",
 )  # fmt: skip
 AXES = ("train.learning_rate=1e-5,2e-4,4e-3", "adapter.rank=1,4,16", "train.weight_decay=0.0,0.3,3.0")
 SEEDS = (0, 1, 2)
