@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, World, result_of
 
+from lexalign.checkpoints import lock
 from lexalign.sweeps.ledger import Job, Ledger
 
 QUICK = (
@@ -99,8 +100,6 @@ def begun(world: World, *words: str) -> subprocess.Popen[str]:
 
 def gone(folder: Path) -> bool:
     """Whether nothing runs in a sweep's folder any more."""
-    from lexalign.checkpoints import lock
-
     return not any(lock.alive(job) for job in folder.iterdir() if job.is_dir())
 
 
@@ -230,3 +229,16 @@ def test_a_job_takes_its_share_of_the_threads(tmp_path):
     assert done.returncode == 0
     manifest = json.loads((tmp_path / "sweep/0/artifact/manifest.json").read_text())
     assert manifest["surroundings"]["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_a_job_waits_for_one_that_still_saves_in_its_folder(tmp_path):
+    """As after a sweep that was killed: its jobs may still be at their last step when the next call starts the same ones."""
+    folder = tmp_path / "sweep/0"
+    folder.mkdir(parents=True)
+    with lock.held(folder):
+        process = begun(World(tmp_path), "-m", *QUICK, "seed=0", "output_dir=sweep")
+        while not (folder / "job.out").is_file() or "still writes here" not in (folder / "job.out").read_text():
+            assert process.poll() is None
+            time.sleep(0.1)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and "1 finished" in said

@@ -1,6 +1,8 @@
 """One writer a folder."""
 
 import logging
+import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from lexalign.errors import FolderInUse
 
 log = logging.getLogger(__name__)
 FILE = ".lock"
+TICK = 0.2
+"""Seconds between two looks at another's lock."""
 NAMING = 2.0
 """Seconds that a process which has just made the file may take to write its name into it."""
 
@@ -53,6 +57,16 @@ def alive(out_dir: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def wait_until_free(out_dir: Path, *, patience: float = math.inf) -> None:
+    """Wait until no process runs in `out_dir`, `patience` seconds at the most; says so once."""
+    said, until = False, time.monotonic() + patience
+    while alive(out_dir) and time.monotonic() < until:
+        if not said:
+            print(f"{out_dir}: {holder(out_dir / FILE)} still writes here; waiting until it has saved", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(TICK)
 
 
 def holder(path: Path) -> str | None:

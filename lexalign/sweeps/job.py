@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from lexalign import runs
-from lexalign.checkpoints import signals
+from lexalign.checkpoints import lock, signals
 from lexalign.compose import Composed
-from lexalign.errors import LexAlignError, Stopped
+from lexalign.errors import FolderInUse, LexAlignError, Stopped
 
 log = logging.getLogger(__name__)
 NOT_INITIALIZED = 3
@@ -97,8 +98,13 @@ def attempt(task: Task) -> int:
             return 0
         if task.pruning is not None:
             task.pruning.begin()
-        runs.execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
-        return 0
+        while True:
+            try:
+                runs.execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
+                return 0
+            except FolderInUse:  # by a job of a sweep that was killed, most likely: it saves and leaves
+                lock.wait_until_free(task.out_dir)
+                time.sleep(lock.TICK)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code

@@ -63,7 +63,7 @@ class Plan:
         changed = []
         for job in self.jobs.values():
             if job.state == "running":
-                wait_for(Path(job.folder))
+                lock.wait_until_free(Path(job.folder))
                 absorb(job, None)
                 changed.append(job)
             elif job.state in DONE and not (Path(job.folder) / artifacts.RESULT).is_file():
@@ -212,13 +212,3 @@ def last_line(file: Path) -> str | None:
     """The last words of what a process printed; None where it printed nothing."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
-
-
-def wait_for(folder: Path) -> None:
-    """Wait until a job that an earlier call left running has saved and gone."""
-    told = False
-    while lock.alive(folder):
-        if not told:
-            print(f"{folder}: {lock.holder(folder / lock.FILE)} still writes here; waiting until it has saved", flush=True)
-            told = True
-        time.sleep(0.2)

@@ -142,7 +142,7 @@ def reap(running: dict[int, Running], free: list[Slot], source: Source, *, wait_
             assert code is not None
             if code == SERVER_LOST and ended.job.folder and lock.alive(Path(ended.job.folder)):
                 os.kill(ended.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
-                wait_until_free(Path(ended.job.folder))
+                lock.wait_until_free(Path(ended.job.folder), patience=PATIENCE)
             del running[sentinel]
             free.append(ended.slot)
             source.ended(ended.job, code)
@@ -164,10 +164,3 @@ def kill(running: dict[int, Running]) -> None:
     """End what is left, at once."""
     for one in running.values():
         one.process.kill()
-
-
-def wait_until_free(folder: Path) -> None:
-    """Wait until no process runs in a folder, or it has had its time."""
-    until = time.monotonic() + PATIENCE
-    while lock.alive(folder) and time.monotonic() < until:
-        time.sleep(TICK)
