@@ -56,10 +56,25 @@ def test_a_search_draws_and_goes_on(tmp_path):
     assert again.returncode == 0 and "starts" not in again.stderr
     more = world.type(*words, "sweep.trials=5")
     assert more.returncode == 0 and more.stderr.count(" starts") == 2, more.stderr[-3000:]
+    other = world.type(*(word for word in words if "objectives" not in word), "sweep.objectives=[exact_match]", "sweep.trials=5")
+    assert other.returncode == 2 and "this sweep searches by perplexity, not by exact_match" in other.stderr
     study, jobs = study_of(tmp_path / "sweep"), jobs_of(tmp_path / "sweep")
     assert [trial.value for trial in study.trials] == [job.metrics["perplexity"] for job in jobs] and len(jobs) == 5
     assert len({job.values["train.learning_rate"] for job in jobs}) == 5
     assert study.best_value == min(job.metrics["perplexity"] for job in jobs)
+
+
+@pytest.mark.slow
+def test_a_failed_trial_runs_again_and_stays_one_point(tmp_path):
+    """A point that fails each time takes one of the trials, however often it is tried; a new trial is drawn for a larger number."""
+    words = ("-m", "sweep=optuna", "sweep.sampler=random", *QUICK, "adapter.target_modules=[q_proj],[nonsense]", "output_dir=sweep",
+             "sweep.objectives=[perplexity]", "sweep.jobs=1")  # fmt: skip
+    world = World(tmp_path)
+    calls = [world.type(*words, "sweep.trials=6") for _ in range(2)]
+    assert [call.returncode for call in calls] == [1, 1], calls[0].stderr[-3000:]
+    jobs = jobs_of(tmp_path / "sweep")
+    assert sorted(job.state for job in jobs) == ["failed", "finished"]
+    assert {job.state: job.attempts for job in jobs}["finished"] == 1
 
 
 @pytest.mark.slow
@@ -157,6 +172,7 @@ def test_without_a_pruner_the_pruned_run_to_their_end(halved):
         (["seed=range(3,3)"], "seed=range(3,3): holds no value"),
         (["seed=0,1", "cache=show"], "leave -m out"),
         (["seed=0,1", "hydra/launcher=basic", "sweep.jobs=2"], "has a setting of its own"),
+        (["seed=0,1", "hydra/sweeper=basic"], "hydra/sweeper=basic: would keep no ledger"),
         (["seed=0,1", "train.learning_rate=1e-4,fast"], "train.learning_rate=fast: expected a number"),
         (["sweep=optuna", "train.learning_rate=interval(-1,1)"], "train.learning_rate=-1.0: must be above 0"),
     ],

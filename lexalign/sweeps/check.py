@@ -8,7 +8,7 @@ from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Experiment
 from lexalign.sweeps import identity, points
 from lexalign.sweeps.ledger import Ledger, is_sweep
-from lexalign.sweeps.points import LOCAL, Asked, alone
+from lexalign.sweeps.points import LOCAL, OURS, Asked, alone
 
 SEARCHES = ("random", "tpe")
 
@@ -18,7 +18,6 @@ def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
     asked = points.asked(overrides, config_dirs)
     problems: dict[str, None] = {}
     to_check = asked.to_check()
-    first = None
     try:
         first = identity.composed(tuple(to_check[0]), tuple(config_dirs)).experiment
         problems.update(dict.fromkeys(sweep_problems(first, asked)))
@@ -64,6 +63,8 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
     searched = chosen.sampler in SEARCHES or chosen.pruner != "none"
     if searched and not chosen.objectives and not (experiment.method and experiment.method.score):
         yield f"stage={experiment.stage.name}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]"
+    if asked.sweeper != OURS:
+        yield f"hydra/sweeper={asked.sweeper}: would keep no ledger, so that nothing could be resumed; leave it out, or type sweep=optuna"
     if launcher != LOCAL and searched:
         yield f"hydra/launcher={launcher}: runs the points of a grid; a search needs its jobs one by one: leave it out, or type sweep=grid"
     if launcher != LOCAL and chosen.jobs != "auto":

@@ -1,6 +1,7 @@
 """Jobs that another launcher of Hydra's runs: on a cluster (submitit), on Ray, or in this process."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def run(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None:
         return
     folder = plan.ledger.folder.absolute()
     for job in jobs:
-        job.state, job.attempts = "running", job.attempts + 1
+        job.state, job.attempts, job.started = "running", job.attempts + 1, time.time()
     plan.ledger.put(jobs)
     returned: Sequence[JobReturn] = []
     try:

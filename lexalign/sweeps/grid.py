@@ -24,7 +24,7 @@ class Grid:
     def __init__(self, plan: Plan, display: Display):
         self.plan = plan
         self.display = display
-        self.queue: list[Job] = []
+        self.queue: dict[str, Job] = {}
         self.at_work: dict[str, Job] = {}
         self.pruning: dict[str, Any] = {}
         """What a job's process is told of the study it belongs to, by key."""
@@ -32,21 +32,21 @@ class Grid:
     def want(self, jobs: Sequence[Job]) -> None:
         """Put jobs in the queue, each with its parent before it."""
         for job in jobs:
-            if not self.plan.must_run(job) or job in self.queue or job.key in self.at_work:
+            if not self.plan.must_run(job) or job.key in self.queue or job.key in self.at_work:
                 continue
             parent = self.plan.jobs[job.parent] if job.parent else None
-            if parent is not None and parent.state != "finished" and parent not in self.queue and parent.key not in self.at_work:
+            if parent is not None and parent.state != "finished" and parent.key not in self.queue and parent.key not in self.at_work:
                 # It is in the queue as a job of this call: whatever became of it before, it has a chance.
                 parent.state = "waiting"
-                self.queue.append(parent)
-            self.queue.append(job)
+                self.queue[parent.key] = parent
+            self.queue[job.key] = job
 
     def take(self) -> Job | None:
         """The first job whose parent is there."""
-        for job in self.queue:
+        for job in self.queue.values():
             parent = self.plan.jobs[job.parent] if job.parent else None
             if parent is None or parent.state == "finished":
-                self.queue.remove(job)
+                del self.queue[job.key]
                 self.at_work[job.key] = job
                 return job
         return None
@@ -100,8 +100,9 @@ class Grid:
         parent.state = "interrupted" if stopped else "failed"
         parent.seconds += time.time() - (parent.started or time.time())
         parent.reason = plans.last_line(Path(parent.folder) / OUTPUT) or plans.ended_by(exit_code)
-        orphans = [job for job in self.queue if job.parent == parent.key]
-        self.queue = [job for job in self.queue if job.parent != parent.key]
+        orphans = [job for job in self.queue.values() if job.parent == parent.key]
+        for job in orphans:
+            del self.queue[job.key]
         if stopped:
             return
         for job in orphans:

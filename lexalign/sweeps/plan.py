@@ -181,7 +181,10 @@ def absorb(job: Job, exit_code: int | None) -> None:
     """What became of a job's last attempt, as its folder and its exit code (None where nobody saw it end) tell."""
     file = Path(job.folder) / artifacts.RESULT
     result = artifacts.read_result(Path(job.folder)) if file.is_file() and file.stat().st_mtime >= (job.started or 0) - 1 else None
-    job.seconds += time.time() - job.started if exit_code is not None and job.started else 0.0
+    if exit_code is None:
+        job.seconds += (result.seconds or 0.0) if result is not None else 0.0
+    else:
+        job.seconds += time.time() - (job.started or time.time())
     job.pid, job.reason = None, None
     if result is not None and result.status in ("finished", "planned", "pruned"):
         job.state = result.status  # type: ignore[assignment]
@@ -190,7 +193,7 @@ def absorb(job: Job, exit_code: int | None) -> None:
     job.state = "failed"
     if result is not None and result.status in ("interrupted", "stopped"):
         job.state, job.reason = "interrupted", result.error
-    elif result is not None and exit_code is not None and exit_code > 0:
+    elif result is not None and (exit_code is None or exit_code > 0):
         job.reason = result.error
     elif exit_code is None:
         job.state, job.reason = "interrupted", "the sweep was killed"

@@ -13,7 +13,8 @@ from lexalign.configs import Uncomposable, composed
 from lexalign.errors import ConfigError
 from lexalign.overrides import key_of, parsed
 
-LOCAL = "local"
+LOCAL, OURS = "local", "lexalign"
+"""Hydra's names of our launcher and our sweeper."""
 NOT_TYPED_ALONE = ("sweep", "output_dir", "hydra")
 """Settings (and groups of them) that belong to a sweep and not to one of its points."""
 
@@ -42,7 +43,8 @@ class Asked:
     sampler: str
     seeds: int | None
     launcher: str
-    """Name of Hydra's launcher."""
+    sweeper: str
+    """Names of the launcher and the sweeper that Hydra was told to take."""
 
     def grid(self) -> list[list[str]]:
         """The overrides of every point, each repeated for every seed."""
@@ -79,9 +81,9 @@ def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
     try:
         tree = composed([*fixed, *(axis.options[0] for axis in axes if axis.options)], config_dirs)
         sampler, seeds = OmegaConf.select(tree, "sweep.sampler"), OmegaConf.select(tree, "sweep.seeds")
-        launcher = str(OmegaConf.select(tree, "hydra.runtime.choices.hydra/launcher"))
+        launcher, sweeper = (str(tree.hydra.runtime.choices[f"hydra/{part}"]) for part in ("launcher", "sweeper"))
     except Uncomposable:  # said when the points are composed
-        sampler, seeds, launcher = "grid", None, LOCAL
+        sampler, seeds, launcher, sweeper = "grid", None, LOCAL, OURS
     keys = [key_of(override) for override in overrides]
     if isinstance(seeds, int) and "seed" in keys:
         problems.append(f"seed and sweep.seeds={seeds}: both choose the seeds; leave one of them out")
@@ -93,7 +95,7 @@ def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
         ]
     if problems:
         raise ConfigError(problems)
-    return Asked(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher)
+    return Asked(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher, sweeper)
 
 
 def axis(override: Override) -> Axis:

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Sweep
 from lexalign.sweeps.points import Axis
@@ -78,7 +79,7 @@ def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) ->
     kept = storage(file)
     names = {study.study_name: study._study_id for study in kept.get_all_studies()}
     drawn = kept.get_n_trials(names[NAME]) if NAME in names else 0
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=NAME,
         storage=kept,
         sampler=sampler(settings, seed + drawn),
@@ -86,6 +87,14 @@ def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) ->
         directions=directions(objectives),
         load_if_exists=True,
     )
+    before = study.user_attrs.get("objectives", list(objectives))
+    if before != list(objectives):
+        raise ConfigError(
+            f"sweep.objectives: this sweep searches by {', '.join(before)}, not by {', '.join(objectives)}; "
+            f"type sweep.objectives=[{','.join(before)}], or sweep.fresh=true"
+        )
+    study.set_user_attr("objectives", list(objectives))
+    return study
 
 
 def unfinished(study: optuna.Study) -> list[Any]:

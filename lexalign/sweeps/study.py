@@ -33,40 +33,42 @@ class Studied(Grid):
         self.study = search.opened(self.file, plan.settings, self.objectives, seed)
         self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
         """Under way: the trial and its jobs, by number."""
+        self.listed_left: list[dict[str, Any]] = []
+        """Values of points still to be taken up as they are."""
         self.left = 0
-        """Points still to be taken up."""
+        """Points still to be drawn."""
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
-        """Take up what an earlier call left under way, and say how many points are to come."""
+        """Take up what an earlier call left under way, and say which points are to come."""
         under_way = []
-        for frozen in search.unfinished(self.study):
-            under_way.append(frozen.params)
-            self.follow(optuna.Trial(self.study, frozen._trial_id), frozen.params)
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        trials = [optuna.Trial(self.study, frozen._trial_id) for frozen in search.unfinished(self.study)]
+        for trial in [*trials, *(self.study.ask(self.space) for _ in waiting)]:
+            under_way.append(trial.params)
+            self.follow(trial, trial.params)
         if self.listed:
-            choices = list(product(*(axis.options for axis in self.axes)))
+            choices = [dict(option.split("=", 1) for option in choice) for choice in product(*(axis.options for axis in self.axes))]
             # In the order typed, each point might beat those before it, and halving would stop none.
             random.Random(seed).shuffle(choices)
-            for choice in choices:
-                values = dict(option.split("=", 1) for option in choice)
-                (job,) = self.plan.add([self.overrides(values)])
-                if self.plan.must_run(job) and values not in under_way:
-                    self.study.enqueue_trial(values)
-                    self.left += 1
+            jobs = self.plan.add(self.overrides(values) for values in choices)
+            self.listed_left = [v for v, job in zip(choices, jobs, strict=True) if self.plan.must_run(job) and v not in under_way]
             return
-        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        again = [frozen.params for frozen in failed if self.plan.settings.retry == "failed" and self.must_run_again(frozen.params)]
-        for params in again:
-            self.study.enqueue_trial(params)
-        assert self.plan.settings.trials is not None
-        drawn = len(self.study.get_trials(deepcopy=False)) - len(failed)
-        drawn -= len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-        kept = len(failed) - len(again)
-        self.left = max(0, self.plan.settings.trials - drawn - kept)
+        trials_left = self.plan.settings.trials
+        assert trials_left is not None
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.FAIL and frozen.params not in under_way and self.can_run_again(frozen.params):
+                self.listed_left.append(frozen.params)
+            if frozen.params not in under_way:  # one that failed and ran again is one point
+                under_way.append(frozen.params)
+        self.left = max(0, trials_left - len(under_way))
 
-    def must_run_again(self, params: dict[str, Any]) -> bool:
-        """Whether a failed trial has a job that can run again."""
-        return any(self.plan.must_run(job) for job in self.jobs_of(params))
+    def can_run_again(self, params: dict[str, Any]) -> bool:
+        """Whether a failed trial has a job that can run again, and is to."""
+        try:
+            return any(self.plan.must_run(job) for job in self.jobs_of(params))
+        except ConfigError:  # it was left out for what is wrong with it
+            return False
 
     def overrides(self, params: dict[str, Any]) -> list[str]:
         """What one would type for a trial's values."""
@@ -83,9 +85,12 @@ class Studied(Grid):
     def take(self) -> Job | None:
         while True:
             job = super().take()
-            if job is not None or self.queue or self.left == 0:
+            if job is not None or self.queue or not (self.listed_left or self.left):
                 return job
-            self.left -= 1
+            if self.listed_left:
+                self.study.enqueue_trial(self.listed_left.pop(0))
+            else:
+                self.left -= 1
             trial = self.study.ask(self.space)
             try:
                 self.follow(trial, trial.params)

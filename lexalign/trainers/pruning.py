@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback
 
 from lexalign.checkpoints import signals
-from lexalign.errors import Stopped
+from lexalign.errors import ConfigError, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Prune(TrainerCallback):
         name, found = self.judge.metric, metrics or {}
         if name not in found:
             known = ", ".join(sorted(key for key in found if key.startswith("eval_")))
-            raise KeyError(f"sweep.prune_on={name}: the evaluation has no such number; it has {known}")
+            raise ConfigError(f"sweep.prune_on={name}: the evaluation has no such number; name one of {known}")
         value = found[name] if math.isfinite(found[name]) else math.nan
         if self.judge.too_bad(value, state.global_step // args.eval_steps) and state.global_step < state.max_steps:
             reason = f"pruned at step {state.global_step} of {state.max_steps}: {name} {value:.4g}"
