@@ -65,6 +65,18 @@ class FolderInUse(LexAlignError):
     exit_code = 7
 
 
+class RankFailed(LexAlignError):
+    """One of a run's processes ended without an error of its own: the message says which and how."""
+
+    exit_code = 9
+
+
+class RendezvousFailed(LexAlignError):
+    """The nodes of a run did not come together: the message says where and for how long, and what to type."""
+
+    exit_code = 10
+
+
 class Stopped(BaseException):
     """The run was told to stop. No Exception, as KeyboardInterrupt is none: nothing that mends errors may swallow it, and it ends a
     whole multirun."""

@@ -7,6 +7,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+from lexalign.schema import Hardware
+
 
 @cache
 def cuda_devices() -> int:
@@ -39,6 +41,26 @@ def resolve_device(wanted: str) -> str:
     if cuda_devices() and not torch_is_cpu_build():
         return "cuda"
     return "mps" if has_mps() else "cpu"
+
+
+def local_processes(chosen: Hardware) -> int:
+    """`hardware.processes`; auto = one for each CUDA device, which is none at all where there are none."""
+    if chosen.strategy == "single":
+        return 1
+    return cuda_devices() if chosen.processes == "auto" else chosen.processes
+
+
+def world_size(chosen: Hardware) -> int:
+    """The processes of a run on all its nodes."""
+    return local_processes(chosen) * chosen.nodes
+
+
+def node_rank(chosen: Hardware) -> int | None:
+    """`hardware.node`, or what Slurm says; None where nobody says it."""
+    if chosen.nodes == 1:
+        return 0
+    said = os.environ.get("SLURM_NODEID")
+    return chosen.node if chosen.node is not None else int(said) if said else None
 
 
 def cores() -> int:

@@ -15,10 +15,10 @@ URL_LOGGERS = ("httpx", "httpx2", "httpcore", "urllib3")
 
 
 @contextmanager
-def logged(out_dir: Path, *, verbose: bool) -> Iterator[None]:
+def logged(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Iterator[None]:
     """Within the block, our messages go to `run.log` and the terminal; the libraries' to `run.log`, to both when `verbose`."""
     root = logging.getLogger()
-    file = logging.FileHandler(out_dir / "run.log", encoding="utf-8")
+    file = logging.FileHandler(out_dir / name, encoding="utf-8")
     file.setFormatter(Redacting(FORMAT))
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(Redacting("%(message)s"))

@@ -11,14 +11,16 @@ from lexalign.evaluation.yardstick import Measured, Yardstick
 from lexalign.results import Result
 
 
-def keep(result: Result, yardstick: Yardstick, before: Measured, after: Measured, out_dir: Path, names: tuple[str, str]) -> None:
-    """Put both measurements into the result, and row by row into the run's folder; `before` may be of nothing."""
+def keep(result: Result, yardstick: Yardstick, before: Measured, after: Measured, out_dir: Path | None, names: tuple[str, str]) -> None:
+    """Put both measurements into the result, and row by row into the run's folder, where there is one to write to; `before` may be of
+    nothing."""
     result.metrics = {"before": before.values, "after": after.values}
     result.intervals, result.n = after.intervals, after.n
     result.counts |= after.counts
     shown = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
     result.samples = beside(yardstick, shown)
-    write(out_dir / compare.FILE, yardstick.rows, before, after)
+    if out_dir is not None:
+        write(out_dir / compare.FILE, yardstick.rows, before, after)
 
 
 def tell(result: Result, tracker: Any, names: tuple[str, str]) -> None:

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from lexalign import hardware, models
 from lexalign.errors import OutOfMemory
+from lexalign.ranks import group
 from lexalign.schema import Experiment, Train
 
 log = logging.getLogger(__name__)
@@ -71,16 +72,16 @@ def free(experiment: Experiment) -> float:
     """Bytes this run may still take on its device."""
     if hardware.resolve_device(experiment.hardware.device) == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available / max(1, hardware.local_processes(experiment.hardware))
 
 
-def wanted(experiment: Experiment, sizes: Sizes, tokens: int) -> bool:
-    """`train.gradient_checkpointing`; auto = only where the estimate without it does not fit."""
+def wanted(experiment: Experiment, sizes: Sizes, tokens: int, there: float) -> bool:
+    """`train.gradient_checkpointing`; auto = only where the estimate without it does not fit into what is `there`, in bytes."""
     assert experiment.train is not None
     chosen = experiment.train.gradient_checkpointing
     if chosen != "auto":
         return bool(chosen)
-    return estimate(experiment, sizes, tokens, checkpointing=False) > ROOM * free(experiment)
+    return estimate(experiment, sizes, tokens, checkpointing=False) > ROOM * there
 
 
 def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> None:
@@ -94,8 +95,9 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Non
     batch = [] if generates else worst_batch(trainer, experiment)
     tokens = trainer.largest_batch() if generates else sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
     sizes = Sizes.of(trainer.model)
-    checkpointing = wanted(experiment, sizes, tokens)
-    needed, there = estimate(experiment, sizes, tokens, checkpointing=checkpointing), free(experiment)
+    there = group.least(free(experiment))
+    checkpointing = wanted(experiment, sizes, tokens, there)
+    needed = estimate(experiment, sizes, tokens, checkpointing=checkpointing)
     if checkpointing:
         switch_on(trainer)
     told = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed / GB:.2f} of {there / GB:.1f} GB free"
@@ -106,7 +108,9 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Non
     if needed < DOUBTFUL * there and trainer.args.device.type != "cuda" and not try_it:
         return
     seconds = tried(trainer, batch)
-    if seconds is None and not checkpointing and experiment.train.gradient_checkpointing == "auto":
+    # Where only one of several processes ran out, the others wait for it within the loss: it can but end the run, with what to type.
+    alone = group.size() == 1
+    if seconds is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
         switch_on(trainer)
         log.info("Tried: it does not fit; gradient checkpointing on")
         seconds = tried(trainer, batch)
@@ -119,7 +123,7 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Non
 def smaller(train: Train) -> str:
     """What to type so that a batch needs less."""
     size = f"train.batch_size (now {train.batch_size})" if train.max_tokens is None else f"train.max_tokens (now {train.max_tokens})"
-    more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False else ""
+    more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False or group.size() > 1 else ""
     return f"type a smaller {size} with more train.gradient_accumulation_steps{more}"
 
 

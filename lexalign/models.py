@@ -14,6 +14,7 @@ from lexalign.checkpoints import disk
 from lexalign.data import templates
 from lexalign.errors import ConfigError, HubError
 from lexalign.locate import Place, find_model
+from lexalign.ranks import group, sharding
 from lexalign.schema import Experiment
 
 log = logging.getLogger(__name__)
@@ -211,17 +212,28 @@ def first_line(error: Exception) -> str:
 
 
 def save(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any]) -> None:
-    """Write the trained model: an adapter on the original base, or whole weights; its tokenizer; last, the manifest."""
+    """Write the trained model: an adapter on the original base, or whole weights; its tokenizer; last, the manifest.
+
+    Of several processes the first one writes; all of them call it, because each may hold a part of the weights.
+    """
+    state = sharding.whole(model)
+    if group.first():
+        write(loaded, model, artifact, facts, {} if state is None else {"state_dict": state})
+    group.wait()
+
+
+def write(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any], weights: dict[str, Any]) -> None:
+    """What `save` does, in the process that writes; `weights` where the model itself does not hold them whole."""
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     with artifacts.whole_folder(artifact, replace=True) as aside, disk.room_for(size, artifact.parent, what="the artifact"):
         if isinstance(model, PeftModel):
-            model.save_pretrained(aside, selected_adapters=["default"])
+            model.save_pretrained(aside, selected_adapters=["default"], **weights)
             adapters.order_config(aside)
             # merged: the new adapter was trained on top of the old one. Not merged (quantized): it is the old one, trained on.
             if loaded.inherited is not None and not isinstance(loaded.model, PeftModel):
                 adapters.stack(loaded.inherited, aside)
         else:
-            model.save_pretrained(aside)
+            model.save_pretrained(aside, **weights)
         loaded.tokenizer.save_pretrained(aside)
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty template
         kind = "adapter" if isinstance(model, PeftModel) else "model"

@@ -108,6 +108,15 @@ def key_of(field: dataclasses.Field) -> str:
     return "_target_" if field.name == "target" else field.name
 
 
+def plain(value: Any) -> Any:
+    """The tree of settings that `parse` would make `value` of: dictionaries, lists and scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key_of(field): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def parse(cls: type[Parsed], node: Any, where: str, problems: list[str], choices: Mapping[str, type] | None = None) -> Parsed | None:
     """`node` as a `cls`, or None after adding every problem to `problems`.
 

@@ -29,7 +29,7 @@ def show(experiment: Experiment, splits: Splits) -> Result:
     steps = train.max_steps or math.ceil(per_epoch * train.epochs)
     sequences = train.batch_size * (2 if "chosen" in splits.train[0] else 1)
     batch = train.max_tokens or sequences * (train.max_length if train.packing else tokens.longest)
-    checkpointing = memory.wanted(experiment, sizes, batch)
+    checkpointing = memory.wanted(experiment, sizes, batch, memory.free(experiment))
     switch = "on" if checkpointing else "off"
     needed = memory.estimate(experiment, sizes, batch, checkpointing=checkpointing)
     device = hardware.resolve_device(experiment.hardware.device)

@@ -19,6 +19,8 @@ from lexalign.compose import Composed, compose, parent_command
 from lexalign.errors import ConfigError, Stopped
 from lexalign.locate import find_model
 from lexalign.logs import logged
+from lexalign.parse import plain
+from lexalign.ranks import start
 from lexalign.results import Result
 from lexalign.schema import Experiment
 from lexalign.secrets import redacted
@@ -71,10 +73,10 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
             started_from = start_from(experiment, parent)
             if experiment.resume != "never" and parent is not None:  # it may have been trained only now
                 refuse_changed(Path(experiment.resume), started_from, tell=False)
-            with tracker_of(composed, out_dir=out_dir, name=name, group=group) as tracker:
-                if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
-                    tracker.starts_from(base.path)
-                result = get_method(experiment.stage.target)(started_from, out_dir, tracker)
+            if start.several(started_from):
+                result = start.together(composed, started_from, out_dir, name=name, group=group, key=key)
+            else:
+                result = staged(composed, started_from, out_dir, name=name, group=group)
             result.parent = parent.details["folder"] if parent else None
             result.key = key
             result.seconds = round(time.monotonic() - started, 3)
@@ -94,6 +96,14 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
         if settled != key and identity.local_identity(experiment) == own_files:
             remember(experiment, settled, out_dir)
     return result
+
+
+def staged(composed: Composed, started_from: Experiment, out_dir: Path, *, name: str, group: str | None, speaks: bool = True) -> Result:
+    """The stage in this process; of several, the first one `speaks` to the tracker."""
+    with tracker_of(composed, out_dir=out_dir, name=name, group=group, silent=not speaks) as tracker:
+        if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
+            tracker.starts_from(base.path)
+        return get_method(started_from.stage.target)(started_from, out_dir, tracker)
 
 
 def trains(experiment: Experiment) -> bool:
@@ -152,10 +162,10 @@ def refuse_changed(checkpoint: Path, experiment: Experiment, *, tell: bool = Tru
         log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
 
 
-def tracker_of(composed: Composed, *, out_dir: Path, name: str, group: str | None) -> Any:
-    """The tracker that `tracking._target_` names, or the silent one for a dry run."""
+def tracker_of(composed: Composed, *, out_dir: Path, name: str, group: str | None, silent: bool) -> Any:
+    """The tracker that `tracking._target_` names, or the silent one, as for a dry run."""
     experiment = composed.experiment
-    target = "lexalign.tracking.NoTracker" if experiment.dry_run else experiment.tracking.target
+    target = "lexalign.tracking.NoTracker" if experiment.dry_run or silent else experiment.tracking.target
     return get_class(target)(
         experiment.tracking,
         out_dir=out_dir,
@@ -227,13 +237,10 @@ def compose_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Com
         "verbose": experiment.verbose,
         "train": dataclasses.replace(train, stop_after=until) if train else None,
     }
-    tree = {**composed.tree, "store": experiment.store, "verbose": experiment.verbose}
-    if train:
-        tree["train"] = {**tree["train"], "stop_after": until}
-    for group in ("hardware", "tracking"):
-        values = dataclasses.asdict(shared[group])  # type: ignore[call-overload]
-        tree[group] = {("_target_" if key == "target" else key): value for key, value in values.items()}
-    return dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, **shared), tree=tree)
+    child = dataclasses.replace(composed.experiment, **shared)
+    return dataclasses.replace(
+        composed, experiment=child, tree={**composed.tree, **{key: plain(value) for key, value in shared.items() if value is not None}}
+    )
 
 
 def remember(experiment: Experiment, key: str, out_dir: Path) -> None:

@@ -343,7 +343,20 @@ class Hardware:
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Arithmetic of the training step; auto = bf16 on an accelerator that has it, fp32 elsewhere."""
     threads: Count | None
-    """CPU threads; null = as many as there are cores."""
+    """CPU threads of each process; null = as many as there are cores, shared out."""
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
+    """How several processes share a run. ddp = each has the model and takes its share of every batch; fsdp, deepspeed = the model is
+    shared out too."""
+    processes: Count | Literal["auto"]
+    """Processes on each node; auto = one for each GPU. `train.batch_size` counts the rows of all of them together."""
+    nodes: Count
+    """Machines; the same command is typed on each."""
+    node: Annotated[int, NotNegative] | None
+    """Which of the nodes this is, from 0; null = what Slurm says."""
+    rendezvous: str | None
+    """host:port of node 0, where the nodes meet."""
+    patience: Count
+    """Seconds that a node waits for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

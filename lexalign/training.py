@@ -48,6 +48,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.evaluation.measure import measure
     from lexalign.evaluation.yardstick import Measured, Reference
     from lexalign.preflight import check as preflight
+    from lexalign.ranks import group, sharding
     from lexalign.stores.tokens import TokenStore
     from lexalign.trainers import pruning
     from lexalign.trainers.callbacks import Watch
@@ -70,8 +71,12 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         encoder=encoder,
         tokens=tokens,
         out_dir=out_dir,
-        callbacks=[Watch(out_dir, tracker, title=f"{experiment.stage.name} {experiment.method.name}"), *pruning.callbacks(out_dir)],
+        callbacks=[
+            Watch(out_dir if group.first() else None, tracker, title=f"{experiment.stage.name} {experiment.method.name}"),
+            *pruning.callbacks(out_dir),
+        ],
     )
+    sharding.check(trainer.accelerator, experiment)
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
     found = preflight.run(trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training)
     if experiment.preflight.mode == "only":
@@ -103,7 +108,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     if yardstick is not None:
         log.info("Measuring the model after training")
         after = measure(yardstick, trainer.model, Reference(measured=before, borrowed=started_from(trainer, loaded)))
-        measuring.keep(result, yardstick, before, after, out_dir, NAMES)
+        measuring.keep(result, yardstick, before, after, out_dir if group.first() else None, NAMES)
         score(result, experiment.method.score)
     measuring.tell(result, tracker, NAMES)
     return result

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lexalign.errors import NotFinite
+from lexalign.ranks import group
 from lexalign.schema import Train
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def rows_told(trainer: Any, batches: list[Any]) -> str:
     """The rows of a step in words: those whose loss alone is not finite, all of them where that tells none apart."""
     try:
         found = list(rows_of(trainer, batches))
-        guilty = [at for at in found if not loss_of(trainer, at)] or found
+        # The loss of several processes is computed by all of them or by none.
+        guilty = [at for at in found if group.size() == 1 and not loss_of(trainer, at)] or found
         if not guilty:
             return "not found among those of the data set"
         shown = "; ".join(f"{at} ({text_of(trainer, at)!r})" for at in guilty[:NAMED])

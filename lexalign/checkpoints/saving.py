@@ -1,7 +1,10 @@
 """Any trainer of transformers, with checkpoints that are whole or not there and hold all that the next step reads."""
 
+import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,18 @@ from transformers import TrainerCallback
 
 from lexalign import artifacts
 from lexalign.checkpoints import disk, finding, health, signals
+from lexalign.ranks import group
 from lexalign.schema import Train
 
+log = logging.getLogger(__name__)
 CARRIED = "carried.pt"
 # Of transformers' and TRL's trainers: what they keep over steps, and begin anew on a resume. Where a trainer has it.
 KEPT = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_step", "_buffered_inputs")
+
+
+def carried_by(process: int) -> str:
+    """The file of what a process carried."""
+    return CARRIED if process == 0 else f"carried-{process}.pt"
 
 
 @cache
@@ -55,26 +65,39 @@ class Durable:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers' own, into a folder that gets its name when it is whole; older ones go after that. Raises Stopped where asked."""
         folder = Path(self.args.output_dir) / f"{finding.PREFIX}{self.state.global_step}"
-        if not folder.is_dir():  # the end of an epoch may be the end of a step that was saved
+        if not group.told(folder.is_dir()):  # the end of an epoch may be the end of a step that was saved
             self.refuse_bad_weights()
-            with artifacts.whole_folder(folder) as aside, disk.room_for(self.size(), folder.parent, what=folder.name):
+            with self.folder_aside(folder) as aside:
                 self.aside = aside
                 try:
                     super()._save_checkpoint(model, trial)  # type: ignore[misc]
                 finally:
                     self.aside = None
-                self.complete(aside, aside / folder.name)
-            finding.prune(folder.parent, keep=self.keep)
+                torch.save(self.carried(), aside / folder.name / carried_by(group.number()))
+                group.wait()
+                if group.first():
+                    self.complete(aside, aside / folder.name)
+            if group.first():
+                finding.prune(folder.parent, keep=self.keep)
         if (stop := signals.wanted()) is not None:
             raise stop
 
+    @contextmanager
+    def folder_aside(self, folder: Path) -> Iterator[Path]:
+        """Within the block, the folder that all processes write into; after it, it has its name."""
+        if group.first():
+            with artifacts.whole_folder(folder) as aside, disk.room_for(self.size(), folder.parent, what=folder.name):
+                yield group.told(aside)
+        else:
+            yield group.told(folder)
+        group.wait()
+
     def complete(self, aside: Path, written: Path) -> None:
-        """What transformers wrote, one folder up; what it does not keep; the manifest."""
+        """What the processes wrote, one folder up; the manifest."""
         for path in written.iterdir():
             path.rename(aside / path.name)
         written.rmdir()
         (aside / "training_args.bin").unlink()  # a pickle that nothing reads
-        torch.save(self.carried(), aside / CARRIED)
         artifacts.write_manifest(aside, {**self.made_of, "kind": "checkpoint", "step": self.state.global_step})
 
     def size(self) -> int:
@@ -101,7 +124,7 @@ class Durable:
         """Take up what the checkpoint carried."""
         if self.resumed is None:
             return
-        state = torch.load(self.resumed / CARRIED, map_location="cpu", weights_only=True)
+        state = self.state_carried(self.resumed)
         for name, value in state["kept"].items():
             setattr(self, name, value)
         for mode, values in state["metrics"].items():
@@ -116,6 +139,19 @@ class Durable:
             for weight, value in zip(self.beside(), state["beside"], strict=True):
                 weight.copy_(value)
         self.model.train(state["training"])
+
+    def state_carried(self, checkpoint: Path) -> dict[str, Any]:
+        """What this process carried; the first one's, with the mean of their losses, where there were fewer or more of them."""
+        count = sum((checkpoint / carried_by(number)).is_file() for number in range(len(list(checkpoint.iterdir()))))
+        states = [torch.load(checkpoint / carried_by(number), map_location="cpu", weights_only=True) for number in range(count)]
+        if len(states) == group.size():
+            return states[group.number()]
+        log.warning(
+            "Going on in %d processes from a checkpoint of %d: the rows and their order are the same, the last bits and what dropout draws "
+            "are not", group.size(), len(states)
+        )  # fmt: skip
+        kept = {**states[0]["kept"], "_total_loss_scalar": sum(state["kept"]["_total_loss_scalar"] for state in states) / len(states)}
+        return {**states[0], "kept": kept, "loss": sum(state["loss"] for state in states) / len(states)}
 
     def beside(self) -> list[torch.nn.Parameter]:
         """Weights that are trained and that the model's own files do not hold: beside the adapter, or beside the model."""
@@ -183,6 +219,6 @@ class Attendant(TrainerCallback):
         self.trainer.batches, self.trainer.step_loss = [], 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.course.add(state.global_step, self.trainer.step_loss)
+        self.trainer.course.add(state.global_step, group.mean(self.trainer.step_loss))
         if signals.wanted() is not None:
             control.should_save = True

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,6 +23,8 @@ class Watcher:
         self.asked: Stopped | None = None
         self.training = False
         self.deadline: float | None = None
+        self.on_ask: Callable[[Stopped], None] | None = None
+        """Who else is to know."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of both signals."""
@@ -33,6 +35,8 @@ class Watcher:
             raise stop
         if self.asked is None:
             self.asked = stop
+            if self.on_ask is not None:
+                self.on_ask(stop)
             again = "; again to stop at once" if number == signal.SIGINT else ""
             print(f"\n{name}: finishing the step and saving{again}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ import torch
 from lexalign.errors import ConfigError
 from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
 from lexalign.parse import nearest
+from lexalign.ranks import group
 from lexalign.schema import Evaluate
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ NAMED = re.compile(r"^(?:task|group|tag):\s*['\"]?([\w.-]+)", re.MULTILINE)
 def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
     """lm_eval/<task>/<metric>, with lm-eval's own standard error; prompts become chat turns where those of the rows do."""
     settings = stick.settings
-    if not settings.tasks:
+    if not settings.tasks or not group.first():
         return
     import lm_eval
     from lm_eval.models.huggingface import HFLM

@@ -15,6 +15,7 @@ import torch
 from lexalign.data.rows import prompt_of
 from lexalign.evaluation.endpoint import Endpoint, EndpointError
 from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.ranks import group
 from lexalign.report import shown_prompt
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
     theirs = data_answers(stick) if settings.against == "data" else reference.measured.answers if reference else None
     if theirs is None:
         return  # this is the reference: what it answers is kept for the model that is held against it
+    if not group.first():
+        return  # the answers are all of theirs, the verdicts are asked for once
     log.info("Asking %s about %d answers, each twice", settings.model, len(prompts))
     try:
         outcomes = judged(stick, {shown_prompt(prompts[key]): (ours[key], theirs[key]) for key in prompts})

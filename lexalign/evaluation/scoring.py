@@ -3,17 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lexalign.data.tokens import stacked
+from lexalign.ranks import group
 
 WHOLE_DISTRIBUTION = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
 Spans = tuple[list[int], list[int]]
 """Ids of a context, and of the response that is scored after it."""
+Found = TypeVar("Found")
 Borrowed = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives a model for as long as a `with` block lasts; it may be the policy itself with its adapter switched off."""
 
@@ -26,6 +28,12 @@ def device_of(model: torch.nn.Module) -> torch.device:
 def batches(count: int, size: int) -> list[range]:
     """Consecutive index ranges of at most `size`."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def in_order(found: dict[int, Found]) -> list[Found]:
+    """What all processes found, by index, as a list."""
+    whole = group.merged(found)
+    return [whole[index] for index in range(len(whole))]
 
 
 def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -52,9 +60,9 @@ class Batch:
 
 
 def batched(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
-    """The sequences in batches of near-equal length, cut at `max_length` as training cuts."""
+    """The sequences in batches of near-equal length, cut at `max_length` as training cuts; of several processes, this one's batches."""
     order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
-    for part in batches(len(order), batch_size):
+    for part in group.own(batches(len(order), batch_size)):
         picked = [order[i] for i in part]
         rows = [(sequences[i][0] + sequences[i][1])[:max_length] for i in picked]
         ids, mask = (torch.tensor(x, device=device) for x in stacked(rows, 0))
@@ -68,20 +76,20 @@ def batched(sequences: Sequence[Spans], *, batch_size: int, max_length: int | No
 def response_log_probs(model: torch.nn.Module, sequences: Sequence[Spans], *, batch_size: int, max_length: int) -> list[tuple[float, int]]:
     """Summed log-probability and number of scored tokens of each (context, response); cut at `max_length` as training cuts."""
     model.eval()
-    found: list[tuple[float, int]] = [(0.0, 0)] * len(sequences)
+    found: dict[int, tuple[float, int]] = {}
     for batch in batched(sequences, batch_size=batch_size, max_length=max_length, device=device_of(model)):
         log_probs = token_log_probs(batch.logits(model), batch.ids[:, batch.skipped :])
         for at, index in enumerate(batch.picked):
             scored = log_probs[at, batch.scored[at]]
             found[index] = (float(scored.sum()), scored.numel())
-    return found
+    return in_order(found)
 
 
 @torch.no_grad()
 def divergences(model: torch.nn.Module, reference: Borrowed, sequences: Sequence[Spans], *, batch_size: int) -> list[tuple[float, int]]:
     """Σ_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the positions of each response, from both whole distributions, and their number."""
     model.eval()
-    found: list[tuple[float, int]] = [(0.0, 0)] * len(sequences)
+    found: dict[int, tuple[float, int]] = {}
     for batch in batched(sequences, batch_size=batch_size, max_length=None, device=device_of(model)):
         ours = batch.logits(model)
         with reference() as other:
@@ -90,21 +98,21 @@ def divergences(model: torch.nn.Module, reference: Borrowed, sequences: Sequence
         for at, index in enumerate(batch.picked):  # one by one: a copy of all logits in float32 may be large
             p, q = (logits[at, batch.scored[at]].float().log_softmax(-1) for logits in (ours, theirs))
             found[index] = (float((p.exp() * (p - q)).sum()), len(p))
-    return found
+    return in_order(found)
 
 
 @torch.no_grad()
 def next_token_probs(model: torch.nn.Module, contexts: Sequence[list[int]], tokens: Sequence[int], *, batch_size: int) -> list[list[float]]:
     """Probability of each of `tokens` after each context, from the softmax over the whole vocabulary."""
     model.eval()
-    found: list[list[float]] = []
-    for part in batches(len(contexts), batch_size):
+    found: dict[int, list[float]] = {}
+    for part in group.own(batches(len(contexts), batch_size)):
         rows = [contexts[i] for i in part]
         ids, mask = (torch.tensor(x, device=device_of(model)) for x in stacked(rows, 0))
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         last = torch.stack([logits[at, len(row) - 1] for at, row in enumerate(rows)]).float().softmax(-1)
-        found += last[:, list(tokens)].tolist()
-    return found
+        found |= dict(zip(part, last[:, list(tokens)].tolist(), strict=True))
+    return in_order(found)
 
 
 @torch.no_grad()
@@ -115,8 +123,10 @@ def generate(
     model.eval()
     writer: Any = model
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-    found: list[list[int]] = [[]] * len(contexts)
-    for part in batches(len(order), batch_size):
+    found: dict[int, list[int]] = {}
+    parts = batches(len(order), batch_size)
+    # What is drawn hangs on what was drawn before, so that several processes, too, draw all of it.
+    for part in parts if sample else group.own(parts):
         picked = [order[i] for i in part]
         width = max(len(contexts[i]) for i in picked)
         pads = [width - len(contexts[i]) for i in picked]
@@ -135,7 +145,7 @@ def generate(
         ends = endings(model, tokenizer)
         for at, index in enumerate(picked):
             found[index] = ended(out[at, width:].tolist(), ends)
-    return found
+    return in_order(found)
 
 
 def endings(model: torch.nn.Module, tokenizer) -> frozenset[int]:

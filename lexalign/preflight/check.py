@@ -15,6 +15,7 @@ from lexalign.data.tokens import Encoder
 from lexalign.errors import DataError
 from lexalign.models import Loaded
 from lexalign.preflight import round_trip, rows, sample, space
+from lexalign.ranks import group
 from lexalign.schema import Experiment
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,10 @@ def run(
     if check_start is not None:
         check_start(trainer, experiment)
     if settings.mode != "skip":
-        facts["disk"] = space.check(experiment, memory.Sizes.of(trainer.model), out_dir)
+        sizes, ids = memory.Sizes.of(trainer.model), first_ids(found, splits, encoder)
+        facts["disk"] = group.by_the_first(lambda: space.check(experiment, sizes, out_dir))
         if settings.round_trip:
-            facts["artifact"] = round_trip.check(trainer, loaded, experiment, out_dir, first_ids(found, splits, encoder))
+            facts["artifact"] = group.by_the_first(lambda: round_trip.check(trainer, loaded, experiment, out_dir, ids))
         log.info("Preflight: %s", "; ".join(f"{name} {fact}" for name, fact in facts.items()))
     return facts
 

@@ -36,7 +36,7 @@ def check(trainer: Any, loaded: models.Loaded, experiment: Experiment, out_dir: 
     folder = out_dir / f"{artifacts.ASIDE}{uuid.uuid4().hex}"  # cleared by the next start where this one is killed
     try:
         with as_if_trained(trainer.model, keep=experiment.adapter is not None and experiment.adapter.kind == "full"):
-            models.save(loaded, trainer.model, folder, {})
+            models.write(loaded, trainer.model, folder, {}, {})
             wanted = logits(trainer.model, ids)
         again = dataclasses.replace(experiment.model, path=str(folder.resolve()), parent=None, revision=None)
         found = logits(models.load(dataclasses.replace(experiment, model=again)).model.to(trainer.args.device), ids)

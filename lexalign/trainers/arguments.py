@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from lexalign import hardware
 from lexalign.adapters import lora_config
 from lexalign.models import Loaded, resolve_precision
+from lexalign.ranks import group, sharding
 from lexalign.schema import Experiment
 
 OPTIMIZERS = {
@@ -34,7 +35,7 @@ def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": train.scheduler,
         "optim": OPTIMIZERS[train.optimizer],
-        "per_device_train_batch_size": train.batch_size,
+        "per_device_train_batch_size": train.batch_size // group.size(),
         "per_device_eval_batch_size": experiment.evaluate.batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "num_train_epochs": train.epochs,
@@ -59,6 +60,7 @@ def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
         "dataloader_pin_memory": device == "cuda",
         "restore_callback_states_from_checkpoint": True,
         "logging_nan_inf_filter": False,  # the run stops at the first, see lexalign.checkpoints
+        **(sharding.arguments(experiment) if group.size() > 1 else {}),
     }
 
 

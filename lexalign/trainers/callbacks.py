@@ -16,15 +16,25 @@ from lexalign import artifacts
 class Watch(TrainerCallback):
     """Passes every logged number on, once; shows loss and tokens a second on a progress bar."""
 
-    def __init__(self, out_dir: Path, tracker: Any, *, title: str):
-        self.path = out_dir / "metrics.jsonl"
+    def __init__(self, out_dir: Path | None, tracker: Any, *, title: str):
+        """`out_dir`: the run's, or None in a process that only helps the one that writes."""
+        self.path = out_dir / "metrics.jsonl" if out_dir else None
         self.tracker = tracker
         self.title = title
         self.bar: tqdm | None = None
         self.seen: tuple[float, float] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", file=sys.stderr, dynamic_ncols=True)
+        quiet = self.path is None
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.title,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=quiet,
+        )
         self.seen = None
         self.forget_after(state.global_step)
 
@@ -38,6 +48,8 @@ class Watch(TrainerCallback):
         speed = self.tokens_a_second(numbers.get("num_tokens"))
         if speed is not None:
             numbers["tokens_per_second"] = speed
+        if self.path is None:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": lost} if lost else {})}) + "\n")
         self.tracker.log(state.global_step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
@@ -46,7 +58,7 @@ class Watch(TrainerCallback):
 
     def forget_after(self, step: int) -> None:
         """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():

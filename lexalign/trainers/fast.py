@@ -17,6 +17,8 @@ from lexalign import identity
 from lexalign.logprobs import exactness, lora
 from lexalign.logprobs.forward import install
 from lexalign.models import Loaded
+from lexalign.ranks import group
+from lexalign.ranks.shares import shared_out
 from lexalign.schema import Experiment
 from lexalign.stores import shelf
 from lexalign.stores.reference import Paid, ReferenceStore, row_key
@@ -69,14 +71,15 @@ class FastPath:
         log.info("Fast path: %s; %d LoRA layers fused", told, fused)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        train = self.experiment.train
+        train, seed = self.experiment.train, self.experiment.seed
         assert train is not None
-        if not train.group_by_length and train.max_tokens is None:
-            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return NearEqualBatches(
-            self.computed_lengths(dataset), batch_size=train.batch_size, max_tokens=train.max_tokens, seed=self.experiment.seed
-        )
+        if not train.group_by_length and train.max_tokens is None:
+            drawn = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        else:
+            lengths = self.computed_lengths(dataset)
+            drawn = NearEqualBatches(lengths, batch_size=train.batch_size, max_tokens=train.max_tokens, seed=seed)
+        return shared_out(drawn, dataset, batch_size=train.batch_size, seed=seed)
 
     def computed_lengths(self, dataset: Dataset) -> list[int]:
         """Tokens each row takes in a batch."""
@@ -133,15 +136,21 @@ class PaidReference(FastPath):
         if self.reference is None:
             return
         self.paying = True
-        visited = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
+        visited = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size * group.size()
         # Full training changes the model that is its own reference, so there everything is paid before the first step.
         if 0 < visited < len(self.train_dataset) and isinstance(self.model, PeftModel):
             log.info("Reference log-probabilities: computed as the rows come up, less than an epoch is trained")
             return
-        with self.reference.alone():  # of jobs that start together one computes, and the others wait for it
+        with (
+            self.reference.alone() if group.first() else contextlib.nullcontext()
+        ):  # of jobs that start together one computes, the others wait
+            group.wait()
+            self.reference.reload()
             for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
                 self._compute_missing(dataset)
             self.reference.flush()
+            group.wait()
+        self.reference.reload()
         self.tell_reference()
 
     def reference_store(self, on: Shelf, model_key: str) -> Paid[Any]:
@@ -177,7 +186,8 @@ class PaidReference(FastPath):
     def tell_reference(self) -> None:
         """How many responses were paid for, and how many not."""
         assert self.reference is not None
-        log.info("Reference log-probabilities: %d responses computed, %d from the store", self.reference.computed, self.reference.reused)
+        computed, reused = (sum(group.gathered(count)) for count in (self.reference.computed, self.reference.reused))
+        log.info("Reference log-probabilities: %d responses computed, %d from the store", computed, reused)
         self.told = self.reference.computed
 
     def _compute_missing(self, dataset: Dataset) -> None:
@@ -190,6 +200,7 @@ class PaidReference(FastPath):
             if self.reference.known(keys) is None:
                 missing.append(at)
         size = self.args.per_device_train_batch_size
+        missing = group.own(missing)
         self.model.eval()
         for first in tqdm(range(0, len(missing), size), desc="Reference log-probabilities", unit="batch", disable=len(missing) < 50 * size):
             rows = [dataset[at] for at in missing[first : first + size]]
@@ -248,7 +259,8 @@ class PaidReference(FastPath):
         finally:
             if self.reference is not None and self.reference.computed > self.told:
                 self.reference.flush()
-                self.tell_reference()
+                if group.size() == 1:  # they need not all come by here
+                    self.tell_reference()
 
 
 def contexts_and_responses(inputs: dict[str, Tensor]) -> list[tuple[list[int], list[int]]]:

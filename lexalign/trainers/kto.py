@@ -1,5 +1,6 @@
 """Kahneman-Tversky optimization (arXiv 2402.01306): TRL's KTOTrainer on single responses, each desirable or not."""
 
+import copy
 import logging
 import random
 from pathlib import Path
@@ -44,7 +45,7 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
     ):
         method, train = experiment.method, experiment.train
         assert isinstance(method, KtoMethod) and train is not None and experiment.adapter is not None
-        self.tokens = tokens
+        self.tokens, self.paired = tokens, train.batch_size
         rows = random.Random(experiment.seed).sample(splits.train, len(splits.train))
         tell_balance(rows, method)
         if len(rows) % train.batch_size == 1:
@@ -85,6 +86,8 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
         return [sum(map(len, spans)) for spans in zip(*columns, strict=True)]
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
+        args = copy.copy(args)
+        args.per_device_train_batch_size = self.paired  # the rows of all processes together, whose KL estimate is one
         settings = {name: getattr(args, name) for name in ("max_length", "per_device_train_batch_size")}
         return self.tokens.rows(
             "kto",

@@ -1,0 +1,84 @@
+"""The processes that compute one run together, seen from inside one of them. A run of one process is a group of one."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+Value = TypeVar("Value")
+
+
+def size() -> int:
+    """How many they are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def number() -> int:
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this is the one that writes and speaks."""
+    return number() == 0
+
+
+def wait() -> None:
+    """Until all of them are here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+def gathered(value: Value) -> list[Value]:
+    """What each of them has, in order, known to all."""
+    if size() == 1:
+        return [value]
+    found: list[Any] = [None] * size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def told(value: Value) -> Value:
+    """What the first one has, known to all."""
+    if size() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def by_the_first(make: Callable[[], Value]) -> Value:
+    """What `make` gives, called by the first one while the others wait. An error of its own ends the others with it."""
+    return told(make() if first() else None)  # type: ignore[arg-type]
+
+
+def mean(value: float) -> float:
+    """The mean over the processes."""
+    return value if size() == 1 else sum(gathered(value)) / size()
+
+
+def least(value: float) -> float:
+    """The smallest of what they have."""
+    return min(gathered(value))
+
+
+def own(items: list[Value]) -> list[Value]:
+    """Of work that is shared out, this one's part."""
+    return items[number() :: size()]
+
+
+def merged(found: dict[int, Value]) -> dict[int, Value]:
+    """The results of all of them by index, each having those of its `own` part."""
+    return found if size() == 1 else {at: value for part in gathered(found) for at, value in part.items()}
+
+
+def backend(device: str) -> str:
+    """Who carries what between them: gloo on the CPU, NCCL between GPUs, and gloo for what lies in memory."""
+    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+
+
+def use_own_device(local: int, device: str) -> None:
+    """Of the GPUs of this machine, the one that belongs to this process."""
+    if device == "cuda":
+        torch.cuda.set_device(local)

@@ -1,0 +1,55 @@
+"""The order of the rows is the run's, however many processes share it: each takes its part of every batch."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import BatchSampler, RandomSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+from lexalign.ranks import group
+
+
+def share(batch: list[int], *, number: int, of: int) -> list[int]:
+    """The rows of a batch that process `number` of `of` computes; as many for each of them.
+
+    Where the rows do not come out even (the last batch of an epoch), each is computed by equally many of them, so that the mean over the
+    processes is still the mean over the rows.
+    """
+    size = len(batch) // math.gcd(len(batch), of)
+    return [batch[(number * size + at) % len(batch)] for at in range(size)]
+
+
+class Shares(BatchRebalanceSampler):
+    """This process's rows of each of `batches`. Subclasses the one batch sampler that transformers' Trainer takes for one which knows of
+    the other processes."""
+
+    def __init__(self, batches: Any, *, number: int, of: int):
+        self.batches, self.number, self.of = batches, number, of
+        # accelerate tells an epoch to the `sampler` of a batch sampler.
+        self.sampler = getattr(batches, "sampler", batches)
+        self.batch_size = batches.batch_size // of
+        self.drop_last = False
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield share(list(batch), number=self.number, of=self.of)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order the next iteration has."""
+        self.sampler.set_epoch(epoch)
+
+
+def shared_out(sampler: Any, dataset: Any, *, batch_size: int, seed: int) -> Any:
+    """What a trainer's `sampler` draws, in batches of `batch_size` rows over all processes, this one's part; one process: as it is."""
+    if group.size() == 1:
+        return sampler
+    if not isinstance(sampler, BatchRebalanceSampler):
+        if isinstance(sampler, RandomSampler):
+            sampler = SeedableRandomSampler(dataset, data_seed=seed)  # accelerate's, which it puts in that place itself
+        sampler = BatchSampler(sampler, batch_size, drop_last=False)
+    return Shares(sampler, number=group.number(), of=group.size())

@@ -1,0 +1,218 @@
+"""Starting the processes of a run, through torchrun's own API, and hearing what became of them."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lexalign import artifacts, errors, hardware
+from lexalign.checkpoints import signals
+from lexalign.compose import Composed
+from lexalign.errors import LexAlignError, RankFailed, RendezvousFailed, Stopped
+from lexalign.parse import plain
+from lexalign.results import Result
+from lexalign.schema import Experiment, Hardware
+
+log = logging.getLogger(__name__)
+JOB, ASKED = "job.json", "asked.json"
+GRACE = 5
+"""Seconds that the others have once one has failed: they wait for it in a collective operation, and nothing of theirs is worth saving."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one process ended, as it wrote it itself."""
+
+    number: int
+    at: float
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    """The error's message."""
+    kind: str = ""
+    """The error's class."""
+    exit_code: int = 1
+    status: str = "failed"
+
+
+def several(experiment: Experiment) -> bool:
+    """Whether the run is computed by several processes; a look at what would be done is not."""
+    return hardware.world_size(experiment.hardware) > 1 and experiment.method is not None and not experiment.dry_run
+
+
+def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name: str, group: str | None, key: str) -> Result:
+    """Run an experiment's stage in all its processes; what the first one found.
+
+    Raises what the run raised where a process said so, RankFailed where one of them died, RendezvousFailed where a node never came.
+    """
+    from lexalign.ranks import ahead
+
+    ahead.tokenise(experiment, out_dir)
+    local, nodes = hardware.local_processes(experiment.hardware), experiment.hardware.nodes
+    folder = out_dir / f"{artifacts.ASIDE}ranks-{uuid.uuid4().hex}"
+    folder.mkdir()
+    artifacts.write_json(
+        folder / JOB,
+        {
+            "experiment": plain(experiment),
+            "tree": composed.tree,
+            "typed": composed.typed,
+            "name": name,
+            "group": group,
+            "out_dir": str(out_dir),
+            "began": signals.began or psutil.Process().create_time(),
+            "python_path": sys.path,
+        },
+    )
+    log.info("Starting %d processes%s (%s)", local, f" on each of {nodes} nodes" if nodes > 1 else "", experiment.hardware.strategy)
+    try:
+        with asking(folder / ASKED):
+            launch(experiment.hardware, folder, key)
+        return outcome(folder, local)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def asking(path: Path) -> Iterator[None]:
+    """Within the block, a signal that this process receives is passed on as a file: the processes stop after one and the same step."""
+    with signals.while_training(None):
+        watcher = signals.watcher
+        if watcher is None:
+            yield
+            return
+        watcher.on_ask = lambda stop: artifacts.write_json(path, {"said": str(stop), "exit_code": stop.exit_code, "status": stop.status})
+        try:
+            yield
+        finally:
+            watcher.on_ask = None
+
+
+def launch(chosen: Hardware, folder: Path, key: str) -> None:
+    """Start the processes of this node and wait for their end; each writes its own outcome into `folder`."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    port_is_free(chosen)
+    here = hardware.node_rank(chosen)
+    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+    if chosen.nodes > 1:
+        meeting = {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": chosen.rendezvous,
+            "rdzv_configs": {"rank": here, "timeout": chosen.patience},
+        }
+    config = LaunchConfig(
+        min_nodes=chosen.nodes,
+        max_nodes=chosen.nodes,
+        nproc_per_node=hardware.local_processes(chosen),
+        run_id=key[:16],
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
+        signals_to_handle="SIGHUP,SIGQUIT",  # the others are signals.watcher's
+        shutdown_timeout=GRACE,
+        **meeting,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "lexalign.ranks.rank", str(folder / JOB))
+    except ChildFailedError as error:
+        died = [failure for failure in error.failures.values() if failure.exitcode < 0 and failure.exitcode != -signal.SIGKILL]
+        died = died or [failure for failure in error.failures.values() if failure.exitcode < 0]
+        raise_reported(folder)
+        number, failure = next(((f.global_rank, f) for f in died), error.get_first_failure())
+        raise RankFailed(died_of(number, hardware.world_size(chosen), failure.exitcode)) from error
+    except (RendezvousError, TimeoutError, RuntimeError) as error:
+        if chosen.nodes == 1 or isinstance(error, LexAlignError):
+            raise
+        raise RendezvousFailed(
+            f"hardware.rendezvous={chosen.rendezvous}: not all of the {chosen.nodes} nodes came within {chosen.patience} s "
+            f"(this is node {here}; {first_line(error)}). Type the same command on each node, with hardware.node=0 … {chosen.nodes - 1} "
+            "and an address of node 0 that all can reach, or raise hardware.patience"
+        ) from error
+
+
+def died_of(number: int, world: int, code: int) -> str:
+    """What to say of a process that ended without a word."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    memory = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+    return (
+        f"process {number} of {world} {how}{memory}. The others were stopped; the last checkpoint is whole, "
+        "and the same command with this output_dir goes on from it"
+    )
+
+
+def outcome(folder: Path, local: int) -> Result:
+    """What the first process found, or the error that any of them ended with."""
+    found = raise_reported(folder)
+    first = next((one for one in found if one.result is not None), None)
+    if first is None or first.result is None:
+        assert len(found) == local, f"{len(found)} of {local} processes say how they ended"
+        return Result(status="finished", stage="")
+    return Result(**first.result)
+
+
+def raise_reported(folder: Path) -> list[Outcome]:
+    """The outcomes written so far; raises the first error that one of the processes ended with."""
+    found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("outcome-*.json")]
+    wrong = sorted((one for one in found if one.error is not None), key=lambda one: (not is_ours(one.kind), one.at))
+    if not wrong:
+        return found
+    one = wrong[0]
+    if one.kind == "Stopped":
+        raise Stopped(one.error or "", exit_code=one.exit_code, status=one.status)  # type: ignore[arg-type]
+    if is_ours(one.kind):
+        raise getattr(errors, one.kind)(one.error)
+    raise RankFailed(f"process {one.number}: {one.error}")
+
+
+def is_ours(kind: str) -> bool:
+    """Whether an error of this name is the user's to mend."""
+    cls = getattr(errors, kind, None)
+    return isinstance(cls, type) and issubclass(cls, (LexAlignError, Stopped))
+
+
+def report(folder: Path, number: int, *, result: Result | None = None, error: BaseException | None = None) -> None:
+    """In a process: how it ended."""
+    one = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and number == 0 else None)
+    if error is not None:
+        kind = type(error).__name__
+        said = str(error) if is_ours(kind) else f"{kind}: {error}"
+        known = {"exit_code": getattr(error, "exit_code", 1), "status": getattr(error, "status", "failed")}
+        one = dataclasses.replace(one, error=said, kind=kind, **known)
+    artifacts.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(one))
+
+
+def port_is_free(chosen: Hardware) -> None:
+    """On the node that listens: raises RendezvousFailed where another process has the port."""
+    if chosen.nodes == 1 or hardware.node_rank(chosen) != 0:
+        return
+    assert chosen.rendezvous is not None
+    host, _, port = chosen.rendezvous.rpartition(":")
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", int(port)))
+        except OSError as error:
+            raise RendezvousFailed(
+                f"hardware.rendezvous={chosen.rendezvous}: port {port} is in use on this node ({os.strerror(error.errno or 0)}); "
+                f"type another, as in hardware.rendezvous={host}:{int(port) + 1}, on every node"
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
