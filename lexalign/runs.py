@@ -13,7 +13,7 @@ from filelock import FileLock
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
-from lexalign import artifacts, identity
+from lexalign import artifacts, hardware, identity
 from lexalign.checkpoints import changes, disk, finding, lock, signals
 from lexalign.compose import Composed, compose, parent_command
 from lexalign.errors import ConfigError, Stopped
@@ -43,6 +43,8 @@ def execute(
     `train.stop_after` ends it.
     """
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
+    if hardware.node_rank(experiment.hardware):
+        return helped(dataclasses.replace(composed, experiment=experiment), out_dir, name=name, config_dirs=config_dirs)
     if (done := finished_before(experiment, out_dir, config_dirs=config_dirs)) is not None:
         return done
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,23 @@ def execute(
             checkpoint = start_point(experiment, out_dir, config_dirs=config_dirs)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
             return begun(dataclasses.replace(composed, experiment=resolved), out_dir, name=name, group=group, config_dirs=config_dirs)
+
+
+def helped(composed: Composed, out_dir: Path, *, name: str, config_dirs: Sequence[str]) -> Result:
+    """The processes of another node than the first, which alone looks after the run's folder; its result. A parent comes first here too."""
+    experiment = composed.experiment
+    if (done := finished_before(experiment, out_dir, config_dirs=config_dirs)) is not None:
+        return done
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with signals.heeded(), logged(out_dir, verbose=experiment.verbose, name=f"run.node{experiment.hardware.node}.log"):
+        parent = None
+        if experiment.model.parent is not None:
+            above = compose_parent(experiment, config_dirs=config_dirs)
+            parent = parent_at_hand(experiment, config_dirs=config_dirs)
+            if parent is None:
+                folder = parent_folder(experiment, parent_key(experiment, config_dirs=config_dirs) or "")
+                parent = helped(above, folder.resolve(), name=experiment.model.parent, config_dirs=config_dirs)
+        return start.together(composed, start_from(experiment, parent), out_dir, name=name, group=None)
 
 
 def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, config_dirs: Sequence[str]) -> Result:
@@ -74,7 +93,7 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
             if experiment.resume != "never" and parent is not None:  # it may have been trained only now
                 refuse_changed(Path(experiment.resume), started_from, tell=False)
             if start.several(started_from):
-                result = start.together(composed, started_from, out_dir, name=name, group=group, key=key)
+                result = start.together(composed, started_from, out_dir, name=name, group=group)
             else:
                 result = staged(composed, started_from, out_dir, name=name, group=group)
             result.parent = parent.details["folder"] if parent else None
@@ -200,7 +219,7 @@ def run_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result 
         if found is not None:
             log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
             return found
-        folder = store / "parents" / f"{name.replace('/', '-')}-{key[:12]}"
+        folder = parent_folder(experiment, key)
         if experiment.dry_run:
             log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])
             # The model the parent would start from has the shape of the artifact that is not there yet.
@@ -210,6 +229,11 @@ def run_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result 
         result = execute(composed, out_dir=folder.resolve(), name=name, group="parents", config_dirs=config_dirs)
         result.details["folder"] = str(folder)
         return result
+
+
+def parent_folder(experiment: Experiment, key: str) -> Path:
+    """Where the parent of this content key is run."""
+    return Path(experiment.store) / "parents" / f"{(experiment.model.parent or '').replace('/', '-')}-{key[:12]}"
 
 
 def parent_at_hand(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result | None:

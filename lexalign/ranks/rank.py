@@ -1,6 +1,7 @@
 """One of the processes of a run: `python -m lexalign.ranks.rank <job file>`, started by torchrun's agent."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -30,8 +31,8 @@ def follow(starter: int) -> None:
 
 def main(job: Path) -> int:
     """Run the job; the exit code. How it ended is written beside the job file."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
+    for asking in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
     threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     told = json.loads(job.read_text(encoding="utf-8"))
     sys.path[:] = told["python_path"]
@@ -39,7 +40,7 @@ def main(job: Path) -> int:
     if number:
         be_quiet(out_dir / f"run.rank{number}.log")
 
-    from lexalign.errors import LexAlignError
+    from lexalign.errors import LexAlignError, Stopped
     from lexalign.ranks import start
 
     try:
@@ -49,7 +50,7 @@ def main(job: Path) -> int:
         if not isinstance(error, LexAlignError) and is_collective(error):
             time.sleep(AFTER_THE_CAUSE)
         start.report(job.parent, number, error=error)
-        return 0 if start.is_ours(type(error).__name__) and type(error).__name__ == "Stopped" else 1
+        return 0 if isinstance(error, Stopped) else 1
     start.report(job.parent, number, result=result)
     return 0
 
@@ -58,18 +59,13 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     """The stage, in a process that knows of the others."""
     from torch import distributed
 
-    from lexalign import hardware, runs, schema, targets
+    from lexalign import hardware, runs
     from lexalign.checkpoints import signals
     from lexalign.compose import Composed
     from lexalign.logs import logged
-    from lexalign.parse import parse
     from lexalign.ranks import group, watcher
 
-    problems: list[str] = []
-    extensions = told["experiment"]["extensions"]
-    knobs = targets.knobs(told["experiment"], [targets.OWN_PACKAGE, *extensions], problems)
-    experiment = parse(schema.Experiment, told["experiment"], "", problems, knobs)
-    assert experiment is not None and not problems, problems
+    experiment = parsed(told["experiment"])
     device, local = hardware.resolve_device(experiment.hardware.device), int(os.environ["LOCAL_RANK"])
     group.use_own_device(local, device)
     signals.began = told["began"]
@@ -79,6 +75,8 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
         try:
             wanted = hardware.world_size(experiment.hardware)
             assert group.size() == wanted, f"{group.size()} processes came together instead of {wanted}"
+            # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
+            experiment = dataclasses.replace(parsed(group.told(told["experiment"])), hardware=experiment.hardware)
             composed = Composed(experiment=experiment, tree=told["tree"], typed=tuple(told["typed"]))
             result = runs.staged(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=group.first())
             group.wait()
@@ -87,6 +85,18 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
             if sys.exc_info()[0] is None:
                 with contextlib.suppress(Exception):
                     distributed.destroy_process_group()
+
+
+def parsed(tree: dict[str, Any]) -> Any:
+    """The experiment of a job file."""
+    from lexalign import schema, targets
+    from lexalign.parse import parse
+
+    problems: list[str] = []
+    knobs = targets.knobs(tree, [targets.OWN_PACKAGE, *tree["extensions"]], problems)
+    experiment = parse(schema.Experiment, tree, "", problems, knobs)
+    assert experiment is not None and not problems, problems
+    return experiment
 
 
 def be_quiet(path: Path) -> None:

@@ -44,6 +44,14 @@ class Shares(BatchRebalanceSampler):
         self.sampler.set_epoch(epoch)
 
 
+def as_shared(loader: Any) -> Any:
+    """A data loader over `Shares` that leaves every batch as it is: accelerate wraps it in a sampler that evens them out."""
+    wrapper = loader.batch_sampler
+    if isinstance(getattr(wrapper, "batch_sampler", None), Shares):
+        wrapper.batch_size, wrapper.even_batches = None, False
+    return loader
+
+
 def shared_out(sampler: Any, dataset: Any, *, batch_size: int, seed: int) -> Any:
     """What a trainer's `sampler` draws, in batches of `batch_size` rows over all processes, this one's part; one process: as it is."""
     if group.size() == 1:

@@ -52,7 +52,7 @@ def several(experiment: Experiment) -> bool:
     return hardware.world_size(experiment.hardware) > 1 and experiment.method is not None and not experiment.dry_run
 
 
-def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name: str, group: str | None, key: str) -> Result:
+def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name: str, group: str | None) -> Result:
     """Run an experiment's stage in all its processes; what the first one found.
 
     Raises what the run raised where a process said so, RankFailed where one of them died, RendezvousFailed where a node never came.
@@ -79,7 +79,7 @@ def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name:
     log.info("Starting %d processes%s (%s)", local, f" on each of {nodes} nodes" if nodes > 1 else "", experiment.hardware.strategy)
     try:
         with asking(folder / ASKED):
-            launch(experiment.hardware, folder, key)
+            launch(experiment.hardware, folder, out_dir.name)
         return outcome(folder, local)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +100,7 @@ def asking(path: Path) -> Iterator[None]:
             watcher.on_ask = None
 
 
-def launch(chosen: Hardware, folder: Path, key: str) -> None:
+def launch(chosen: Hardware, folder: Path, name: str) -> None:
     """Start the processes of this node and wait for their end; each writes its own outcome into `folder`."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -120,7 +120,7 @@ def launch(chosen: Hardware, folder: Path, key: str) -> None:
         min_nodes=chosen.nodes,
         max_nodes=chosen.nodes,
         nproc_per_node=hardware.local_processes(chosen),
-        run_id=key[:16],
+        run_id=name,
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         signals_to_handle="SIGHUP,SIGQUIT",  # the others are signals.watcher's
@@ -130,10 +130,9 @@ def launch(chosen: Hardware, folder: Path, key: str) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "lexalign.ranks.rank", str(folder / JOB))
     except ChildFailedError as error:
-        died = [failure for failure in error.failures.values() if failure.exitcode < 0 and failure.exitcode != -signal.SIGKILL]
-        died = died or [failure for failure in error.failures.values() if failure.exitcode < 0]
-        raise_reported(folder)
-        number, failure = next(((f.global_rank, f) for f in died), error.get_first_failure())
+        number, failure = error.get_first_failure()
+        if failure.exitcode >= 0:  # else it had no time for a word, and what the others say is but its echo
+            raise_reported(folder)
         raise RankFailed(died_of(number, hardware.world_size(chosen), failure.exitcode)) from error
     except (RendezvousError, TimeoutError, RuntimeError) as error:
         if chosen.nodes == 1 or isinstance(error, LexAlignError):
@@ -156,13 +155,11 @@ def died_of(number: int, world: int, code: int) -> str:
 
 
 def outcome(folder: Path, local: int) -> Result:
-    """What the first process found, or the error that any of them ended with."""
+    """What this node's first process found, or the error that any of them ended with."""
     found = raise_reported(folder)
-    first = next((one for one in found if one.result is not None), None)
-    if first is None or first.result is None:
-        assert len(found) == local, f"{len(found)} of {local} processes say how they ended"
-        return Result(status="finished", stage="")
-    return Result(**first.result)
+    assert len(found) == local, f"{len(found)} of {local} processes say how they ended"
+    (result,) = (one.result for one in found if one.result is not None)
+    return Result(**result)
 
 
 def raise_reported(folder: Path) -> list[Outcome]:
@@ -187,12 +184,13 @@ def is_ours(kind: str) -> bool:
 
 def report(folder: Path, number: int, *, result: Result | None = None, error: BaseException | None = None) -> None:
     """In a process: how it ended."""
-    one = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and number == 0 else None)
+    speaks = os.environ["LOCAL_RANK"] == "0"  # for its node
+    one = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and speaks else None)
     if error is not None:
         kind = type(error).__name__
         said = str(error) if is_ours(kind) else f"{kind}: {error}"
-        known = {"exit_code": getattr(error, "exit_code", 1), "status": getattr(error, "status", "failed")}
-        one = dataclasses.replace(one, error=said, kind=kind, **known)
+        code, status = getattr(error, "exit_code", 1), getattr(error, "status", "failed")
+        one = dataclasses.replace(one, error=said, kind=kind, exit_code=code, status=status)
     artifacts.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(one))
 
 

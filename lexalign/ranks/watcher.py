@@ -18,12 +18,12 @@ class Together(signals.Watcher):
         self.path = asked
 
     def wanted(self) -> Stopped | None:
-        """Why to stop after this step, the first one's word; None where nothing asks for it."""
+        """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
         if self.asked is None:
-            found = self.noticed() if group.first() else None
-            told = group.told((str(found), found.exit_code, found.status) if found else None)
-            if told is not None:
-                self.asked = Stopped(told[0], exit_code=told[1], status=told[2])
+            found = self.noticed()
+            heard = group.gathered((str(found), found.exit_code, found.status) if found else None)
+            for said, code, status in filter(None, reversed(heard)):  # the first one's word is the last
+                self.asked = Stopped(said, exit_code=code, status=status)
         return self.asked
 
     def noticed(self) -> Stopped | None:

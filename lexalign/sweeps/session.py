@@ -84,7 +84,7 @@ def on_slots(settings: Sweep, experiments: Sequence[Experiment], count: int) -> 
     """The slots for `count` jobs that descend from such experiments; says how many there are, and why."""
     number, why = slots.how_many(settings, experiments, waiting=count)
     cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
-    with slots.leased(number, cuda=cuda) as found:
+    with slots.leased(number, cuda=cuda, each=slots.processes(experiments)) as found:
         threads = found[0].threads
         warn(f"{len(found)} at a time, {threads} thread{'s' * (threads > 1)} each ({why})")
         yield found

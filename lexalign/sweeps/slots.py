@@ -28,7 +28,9 @@ class Slot:
     """A place for one job at a time."""
 
     threads: int
+    """Of each of the job's processes."""
     gpu: str | None
+    """Its GPUs, as CUDA_VISIBLE_DEVICES names them."""
 
 
 def visible_gpus() -> list[str]:
@@ -54,50 +56,62 @@ def needed(experiment: Experiment) -> float | None:
 def how_many(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int) -> tuple[int, str]:
     """Jobs at a time, and why. Raises ConfigError where there are fewer GPUs than jobs asked for."""
     devices = {hardware.resolve_device(experiment.hardware.device) for experiment in experiments}
-    gpus = len(visible_gpus()) if "cuda" in devices else 0
+    gpus, each = len(visible_gpus()) if "cuda" in devices else 0, processes(experiments)
     if settings.jobs != "auto":
-        if gpus and settings.jobs > gpus:
-            raise ConfigError(f"sweep.jobs={settings.jobs}: there are {gpus} GPUs, and each job gets its own; type sweep.jobs={gpus}")
+        if gpus and settings.jobs * each > gpus:
+            own = "its own" if each == 1 else f"{each} of its own"
+            raise ConfigError(f"sweep.jobs={settings.jobs}: there are {gpus} GPUs, and each job gets {own}; type sweep.jobs={gpus // each}")
         return min(settings.jobs, waiting), f"sweep.jobs={settings.jobs}"
     if gpus:
-        return min(gpus, waiting), f"one on each of {gpus} GPUs"
+        return min(gpus // each, waiting), f"{gpus} GPUs, {each} for each"
     if "mps" in devices:
         return 1, "Apple's GPU takes one"
     sizes = [needed(experiment) for experiment in experiments]
     if any(size is None for size in sizes):
         return 1, "the size of a model is not known before it is fetched; sweep.jobs says otherwise"
     largest = max(size for size in sizes if size is not None)
-    fit = int(psutil.virtual_memory().available // largest)
-    count = max(1, min(hardware.cores(), fit, waiting))
+    fit = int(psutil.virtual_memory().available // (largest * each))
+    count = max(1, min(hardware.cores() // each, fit, waiting))
     return count, f"{hardware.cores()} cores, and memory for {fit}"
 
 
-@contextmanager
-def leased(count: int, *, cuda: bool, leases: Path | None = None) -> Iterator[list[Slot]]:
-    """`count` slots, each with its share of the threads and, with `cuda`, a GPU that is ours until the block ends.
+def processes(experiments: Sequence[Experiment]) -> int:
+    """Processes of the job that has most (`hardware.processes`)."""
+    return max(1, *(hardware.local_processes(experiment.hardware) for experiment in experiments))
 
-    A GPU that another sweep of this machine holds is passed over; where none is left, this waits for one.
+
+@contextmanager
+def leased(count: int, *, cuda: bool, each: int = 1, leases: Path | None = None) -> Iterator[list[Slot]]:
+    """`count` slots, each with its share of the threads and, with `cuda`, `each` GPUs that are ours until the block ends.
+
+    A GPU that another sweep of this machine holds is passed over; where too few are left, this waits for them.
     """
-    threads = max(1, hardware.cores() // count)
+    threads = max(1, hardware.cores() // (count * each))
     if not cuda:
         yield [Slot(threads, None)] * count
         return
     leases = leases or hardware.user_cache() / "gpus"
     leases.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        taken: list[str] = []
-        while not taken:
-            for gpu in visible_gpus():
-                lease = FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0)
-                if len(taken) < count:
-                    try:
-                        held.enter_context(lease)
-                    except Timeout:
-                        continue
-                    taken.append(gpu)
-            if not taken:
-                log.warning("Every GPU is another sweep's; waiting for one")
-                time.sleep(5)
-        if len(taken) < count:
-            log.warning("Another sweep has %d of the GPUs: %d jobs at a time", count - len(taken), len(taken))
-        yield [Slot(max(1, hardware.cores() // len(taken)), gpu) for gpu in taken]
+        while len(taken := take(held, leases, count * each)) < each:
+            held.close()  # two sweeps that keep what they have would wait for each other
+            log.warning("Of %d GPUs %d are another sweep's; waiting", len(visible_gpus()), len(visible_gpus()) - len(taken))
+            time.sleep(5)
+        here = len(taken) // each
+        if here < count:
+            log.warning("Another sweep has %d of the GPUs: %d jobs at a time", count * each - len(taken), here)
+        parts = [taken[at * each : (at + 1) * each] for at in range(here)]
+        yield [Slot(max(1, hardware.cores() // (here * each)), ",".join(part)) for part in parts]
+
+
+def take(held: ExitStack, leases: Path, wanted: int) -> list[str]:
+    """Leases, at most `wanted`, on GPUs that no other sweep has; `held` keeps them."""
+    taken: list[str] = []
+    for gpu in visible_gpus():
+        if len(taken) < wanted:
+            try:
+                held.enter_context(FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0))
+            except Timeout:
+                continue
+            taken.append(gpu)
+    return taken

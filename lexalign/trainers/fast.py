@@ -18,7 +18,7 @@ from lexalign.logprobs import exactness, lora
 from lexalign.logprobs.forward import install
 from lexalign.models import Loaded
 from lexalign.ranks import group
-from lexalign.ranks.shares import shared_out
+from lexalign.ranks.shares import as_shared, shared_out
 from lexalign.schema import Experiment
 from lexalign.stores import shelf
 from lexalign.stores.reference import Paid, ReferenceStore, row_key
@@ -80,6 +80,10 @@ class FastPath:
             lengths = self.computed_lengths(dataset)
             drawn = NearEqualBatches(lengths, batch_size=train.batch_size, max_tokens=train.max_tokens, seed=seed)
         return shared_out(drawn, dataset, batch_size=train.batch_size, seed=seed)
+
+    def get_train_dataloader(self) -> Any:
+        """transformers' own, whose batches come as they are shared out."""
+        return as_shared(super().get_train_dataloader())  # type: ignore[misc]
 
     def computed_lengths(self, dataset: Dataset) -> list[int]:
         """Tokens each row takes in a batch."""

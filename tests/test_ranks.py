@@ -1,0 +1,218 @@
+"""Several processes on one run: the same losses in the same order, one artifact, and an end that all of them share."""
+
+import os
+import signal
+import socket
+import time
+from collections import Counter
+
+import killing
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from killing import Case, words_of
+from running import result_of
+
+from lexalign.ranks.shares import share
+
+TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
+ODD = ("data.limit=23", "train.epochs=4", "train.save_steps=5")
+"""23 rows in batches of 4: the last of an epoch has 3, which two processes cannot share evenly."""
+
+
+def words(method: str, *more: str) -> tuple[str, ...]:
+    """A case's command line; of a setting named twice, the later one."""
+    return tuple({word.split("=", 1)[0]: word for word in (*words_of(method, "step"), *more)}.values())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    killing.warm_up()
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """An undisturbed run of two processes."""
+    return Case(folder, folder / "two", words("sft", *TWO, "adapter.dropout=0", *ODD)).whole()
+
+
+@given(st.lists(st.integers(), min_size=1, max_size=40), st.integers(1, 9))
+def test_a_batch_is_shared_out_evenly(batch, of):
+    rows = list(range(len(batch)))
+    parts = [share(rows, number=number, of=of) for number in range(of)]
+    assert len({len(part) for part in parts}) == 1, "a collective operation wants the same shape of all"
+    counts = Counter(row for part in parts for row in part)
+    assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
+    if len(rows) % of == 0:
+        assert [row for part in parts for row in part] == rows
+
+
+def apart(one: Case, other: Case) -> dict[str, float]:
+    """The largest difference of each logged number, over all steps; both log the same steps."""
+    first, second = one.course(), other.course()
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    found: dict[str, float] = {}
+    for line, twin in zip(first, second, strict=True):
+        for name in line.keys() & twin.keys():
+            found[name] = max(found.get(name, 0.0), abs(line[name] - twin[name]) / max(1.0, abs(line[name])))
+    return found
+
+
+def equal(one: Case, other: Case) -> None:
+    """Losses, gradients and measures within 1e-5; token counts are of what was computed, so an epoch's odd rows count more than once."""
+    found = apart(one, other)
+    assert len(one.course()) > 20 and {"loss", "grad_norm"} <= found.keys()
+    assert {name: value for name, value in found.items() if name not in ("num_tokens", "total_flos") and value > 1e-5} == {}
+
+
+def test_one_process_and_two_give_the_same_losses(folder, two):
+    equal(Case(folder, folder / "one", words("sft", "adapter.dropout=0", *ODD)).whole(), two)
+    assert sorted(path.name for path in two.out_dir.iterdir() if path.name.startswith("run")) == ["run.log", "run.rank1.log"]
+    assert result_of(two.out_dir)["status"] == "finished" and not list(two.out_dir.rglob(".tmp-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("dpo", ()),
+        ("gdpo", ()),
+        ("dpo", ("method=kto", "data.limit=24")),
+        ("dpo", ("method=ipo",)),
+        ("dpo", ("method=gdpo_soft", "data=tiny_soft")),
+        ("dpo", ("method=cdpo_soft", "data=tiny_soft")),
+        ("dpo", ("method=gdpo_flow",)),
+        ("dpo", ("method=orpo",)),
+        ("dpo", ("method=cpo",)),
+        ("dpo", ("method=simpo",)),
+        ("dpo", ("train.group_by_length=true", "train.gradient_accumulation_steps=2", "train.epochs=8")),
+        ("sft", ("train.packing=true", "train.batch_size=2", "train.epochs=20", "data.limit=60", "adapter.dropout=0")),
+        ("sft", ("method=full", "adapter.dropout=null")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(word.split("=")[-1] for word in value[:1]) or "plain",
+)
+def test_every_method_gives_the_same_losses(folder, tmp_path, method, more):
+    alone = Case(folder, tmp_path / "one", words(method, *ODD, *more)).whole()
+    # The store knows the reference by now: the second run is to compute its own.
+    shared = Case(tmp_path, tmp_path / "two", words(method, *ODD, *more, *TWO)).whole()
+    equal(alone, shared)
+    paid = [next((line for line in case.said().splitlines() if "responses computed" in line), "none") for case in (alone, shared)]
+    assert paid[0] == paid[1], "each of the reference's responses is computed once, not by each process"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "gdpo_rl"])
+def test_answers_are_drawn_by_both(folder, tmp_path, method):
+    """Each process draws answers of its own, so that the numbers are others; groups stay whole."""
+    run = Case(
+        folder, tmp_path / "run", words("dpo", *TWO, f"experiment=tiny/{method}", "model=tiny", "train.max_steps=3", "train.batch_size=8")
+    )
+    run.whole()
+    assert result_of(run.out_dir)["counts"]["steps"] == 3
+
+
+def processes_of(run: Case) -> dict[int, psutil.Process]:
+    """The processes at work on a run, by their number."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "lexalign.ranks.rank" in line and str(run.out_dir) in line[-1]:
+            found[int(process.environ()["RANK"])] = process
+    return found
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_and_the_next_start_resumes(two, folder, tmp_path):
+    run = Case(folder, tmp_path / "run", two.words)
+    life = run.training()
+    processes_of(run)[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    assert run.end(life) == 9 and time.monotonic() - began < 30
+    assert "process 1 of 2 was killed by SIGKILL" in run.said() and not processes_of(run)
+    assert run.whole().weights() == two.weights() and run.course() == two.course()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_after_the_same_step(two, folder, tmp_path):
+    run = Case(folder, tmp_path / "run", two.words)
+    assert run.met(run.training(), signal.SIGTERM) == 143 and run.lost == [0]
+    assert result_of(run.out_dir)["status"] == "interrupted"
+    assert run.whole().weights() == two.weights() and run.course() == two.course()
+
+
+@pytest.mark.slow
+def test_the_processes_follow_the_one_that_started_them(two, folder, tmp_path):
+    run = Case(folder, tmp_path / "run", two.words)
+    life = run.training()
+    left = processes_of(run)
+    assert len(left) == 2
+    assert run.met(life, signal.SIGKILL) == -signal.SIGKILL
+    assert psutil.wait_procs(list(left.values()), timeout=10)[1] == []
+    assert run.whole().weights() == two.weights() and run.course() == two.course()
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_the_same_rows(two, folder, tmp_path):
+    run = Case(folder, tmp_path / "run", two.words)
+    assert run.met(run.training(), signal.SIGTERM) == 143
+    run.words = tuple(word for word in run.words if word not in TWO)
+    equal(run.whole(), two)
+    assert "from a checkpoint of 2" in run.said()
+
+
+@pytest.mark.slow
+def test_two_nodes(two, folder, tmp_path):
+    """Two machines, here on one: the same command on each, with the number of the node."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = ("hardware.processes=1", "hardware.nodes=2", f"hardware.rendezvous=127.0.0.1:{port}")
+    both = [
+        Case(folder, tmp_path / "run", (*words("sft", *two.words, *meeting), f"hardware.node={node}")) for node in (1, 0)
+    ]  # fmt: skip
+    lives = [run.start() for run in both]
+    assert [run.end(life) for run, life in zip(both, lives, strict=True)] == [0, 0], both[0].said()[-3000:]
+    assert both[1].weights() == two.weights() and both[1].course() == two.course()
+
+
+def test_a_node_that_never_comes_is_named(folder, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        probe.listen()
+        port = probe.getsockname()[1]
+        more = (
+            "hardware.processes=1",
+            "hardware.nodes=2",
+            f"hardware.rendezvous=127.0.0.1:{port}",
+            "hardware.patience=3",
+            "hardware.node=0",
+        )
+        taken = Case(folder, tmp_path / "run", words("sft", *TWO, *more))
+        assert taken.end(taken.start()) == 10
+        assert f"port {port} is in use on this node" in taken.said() and f"hardware.rendezvous=127.0.0.1:{port + 1}" in taken.said()
+    alone = Case(folder, tmp_path / "alone", words("sft", *TWO, *more))
+    assert alone.end(alone.start()) == 10
+    assert "not all of the 2 nodes came within 3 s" in alone.said()
+    assert not list(alone.out_dir.rglob(".tmp-*")) and not (alone.out_dir / "artifact").exists()
+
+
+def test_bad_rows_are_refused_before_there_are_processes(folder, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    run = Case(folder, tmp_path / "run", words("sft", *TWO, f"data.path={bad}", "data.eval_split=null"))
+    assert run.end(run.start()) == 2
+    assert "bad.jsonl:2" in run.said() and "Starting 2 processes" not in run.said()
+
+
+def test_what_torchrun_started_is_refused(tmp_path):
+    import subprocess
+    import sys
+
+    from running import ROOT
+
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "run.py")], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "LOCAL_RANK": "0"}
+    )
+    assert said.returncode == 2 and "type python run.py … hardware=ddp" in said.stderr
