@@ -24,6 +24,16 @@ def cuda_devices() -> int:
     return 0
 
 
+def cuda_memory() -> float:
+    """Bytes of the smallest CUDA device's memory."""
+    driver, sizes = ctypes.CDLL("libcuda.so.1"), []
+    for number in range(cuda_devices()):
+        size = ctypes.c_size_t(0)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(size), number)
+        sizes.append(size.value)
+    return min(sizes)
+
+
 def has_mps() -> bool:
     """Whether this is a Mac with Apple's own chip."""
     return platform.system() == "Darwin" and platform.machine() == "arm64"
@@ -45,7 +55,7 @@ def resolve_device(wanted: str) -> str:
 
 def local_processes(chosen: Hardware) -> int:
     """`hardware.processes`; auto = one for each CUDA device, which is none at all where there are none."""
-    if chosen.strategy == "single":
+    if chosen.strategy in ("single", "auto"):
         return 1
     return cuda_devices() if chosen.processes == "auto" else chosen.processes
 

@@ -20,7 +20,7 @@ from lexalign.errors import ConfigError, Stopped
 from lexalign.locate import find_model
 from lexalign.logs import logged
 from lexalign.parse import plain
-from lexalign.ranks import start
+from lexalign.ranks import choice, start
 from lexalign.results import Result
 from lexalign.schema import Experiment
 from lexalign.secrets import redacted
@@ -89,7 +89,7 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
             parent = run_parent(experiment, config_dirs=config_dirs)
             key = identity.content_key(experiment, parent=parent.key if parent else None)
             own_files = identity.local_identity(experiment)
-            started_from = start_from(experiment, parent)
+            started_from = choice.settled(start_from(experiment, parent))
             if experiment.resume != "never" and parent is not None:  # it may have been trained only now
                 refuse_changed(Path(experiment.resume), started_from, tell=False)
             if start.several(started_from):

@@ -344,9 +344,9 @@ class Hardware:
     """Arithmetic of the training step; auto = bf16 on an accelerator that has it, fp32 elsewhere."""
     threads: Count | None
     """CPU threads of each process; null = as many as there are cores, shared out."""
-    strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
-    """How several processes share a run. ddp = each has the model and takes its share of every batch; fsdp, deepspeed = the model is
-    shared out too."""
+    strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"]
+    """How several processes share a run. auto = as the GPUs and the step's memory ask for; ddp = each has the model and takes its share of
+    every batch; fsdp, deepspeed = the model is shared out too."""
     processes: Count | Literal["auto"]
     """Processes on each node; auto = one for each GPU. `train.batch_size` counts the rows of all of them together."""
     nodes: Count

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import itertools
 from pathlib import Path
@@ -94,6 +95,9 @@ def own_file(tmp_path_factory) -> Path:
     return file
 
 
+SEVERAL = ("hardware/ddp", "hardware/fsdp", "hardware/deepspeed")
+
+
 def installed(extra: str) -> bool:
     """Whether the launcher of an extra is there."""
     return {"slurm": "submitit_slurm", "ray": "ray"}[extra] in options_of("hydra/launcher")
@@ -101,7 +105,7 @@ def installed(extra: str) -> bool:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
-    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: int(name == "hardware/cuda"))
+    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 2 if name in SEVERAL else int(name == "hardware/cuda"))
     monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: False)
     monkeypatch.setattr("lexalign.hardware.has_mps", lambda: name == "hardware/mps")
     # As installed: what conf/model/*_gguf.yaml and the generated data need is not among the requirements.
@@ -113,6 +117,10 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     monkeypatch.setattr("lexalign.locate.generated", lambda path: lexalign.locate.Place(kind="folder", name=path, path=own_file.parent))
     if (extra := {"sweep/slurm": "slurm", "sweep/ray": "ray"}.get(name)) and not installed(extra):
         with pytest.raises(ConfigError, match=rf"pip install 'lexalign\[{extra}\]'"):
+            compose(overrides_for(name, own_file))
+        return
+    if name == "hardware/deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        with pytest.raises(ConfigError, match=r"pip install 'lexalign\[deepspeed\]'"):
             compose(overrides_for(name, own_file))
         return
     composed = compose(overrides_for(name, own_file))

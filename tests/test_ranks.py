@@ -3,8 +3,11 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import killing
 import psutil
@@ -12,8 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import Case, words_of
-from running import result_of
+from running import ROOT, result_of
+from safetensors.torch import load_file
+from transformers import AutoConfig
 
+import lexalign
+from lexalign import artifacts, hardware
+from lexalign.compose import compose
+from lexalign.ranks import choice
 from lexalign.ranks.shares import share
 
 TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
@@ -24,6 +33,9 @@ ODD = ("data.limit=23", "train.epochs=4", "train.save_steps=5")
 def words(method: str, *more: str) -> tuple[str, ...]:
     """A case's command line; of a setting named twice, the later one."""
     return tuple({word.split("=", 1)[0]: word for word in (*words_of(method, "step"), *more)}.values())
+
+
+NOT_HELD = ("num_tokens", "total_flos", "rewards/accuracies")
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +73,13 @@ def apart(one: Case, other: Case) -> dict[str, float]:
 
 
 def equal(one: Case, other: Case) -> None:
-    """Losses, gradients and measures within 1e-5; token counts are of what was computed, so an epoch's odd rows count more than once."""
+    """Losses within 1e-5 at every step, gradients and measures within 1e-4. Not held: counts of tokens, which are of what was computed (an
+    epoch's odd rows more than once), and whether a margin that is 0 but for rounding is above it."""
     found = apart(one, other)
-    assert len(one.course()) > 20 and {"loss", "grad_norm"} <= found.keys()
-    assert {name: value for name, value in found.items() if name not in ("num_tokens", "total_flos") and value > 1e-5} == {}
+    assert len(one.course()) > 20 and {"loss", "grad_norm"} <= found.keys() and found["loss"] <= 1e-5
+    assert {
+        name: value for name, value in found.items() if name not in ("num_tokens", "total_flos", "rewards/accuracies") and value > 1e-4
+    } == {}
 
 
 def test_one_process_and_two_give_the_same_losses(folder, two):
@@ -94,9 +109,9 @@ def test_one_process_and_two_give_the_same_losses(folder, two):
     ids=lambda value: value if isinstance(value, str) else "-".join(word.split("=")[-1] for word in value[:1]) or "plain",
 )
 def test_every_method_gives_the_same_losses(folder, tmp_path, method, more):
-    alone = Case(folder, tmp_path / "one", words(method, *ODD, *more)).whole()
-    # The store knows the reference by now: the second run is to compute its own.
-    shared = Case(tmp_path, tmp_path / "two", words(method, *ODD, *more, *TWO)).whole()
+    # Each with a store of its own, which knows nothing of the reference.
+    alone = Case(tmp_path / "a", tmp_path / "one", words(method, *ODD, *more)).whole()
+    shared = Case(tmp_path / "b", tmp_path / "two", words(method, *ODD, *more, *TWO)).whole()
     equal(alone, shared)
     paid = [next((line for line in case.said().splitlines() if "responses computed" in line), "none") for case in (alone, shared)]
     assert paid[0] == paid[1], "each of the reference's responses is computed once, not by each process"
@@ -111,6 +126,13 @@ def test_answers_are_drawn_by_both(folder, tmp_path, method):
     )
     run.whole()
     assert result_of(run.out_dir)["counts"]["steps"] == 3
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def processes_of(run: Case) -> dict[int, psutil.Process]:
@@ -165,9 +187,7 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(two, folder, tmp
 @pytest.mark.slow
 def test_two_nodes(two, folder, tmp_path):
     """Two machines, here on one: the same command on each, with the number of the node."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     meeting = ("hardware.processes=1", "hardware.nodes=2", f"hardware.rendezvous=127.0.0.1:{port}")
     both = [
         Case(folder, tmp_path / "run", (*words("sft", *two.words, *meeting), f"hardware.node={node}")) for node in (1, 0)
@@ -207,12 +227,50 @@ def test_bad_rows_are_refused_before_there_are_processes(folder, tmp_path):
 
 
 def test_what_torchrun_started_is_refused(tmp_path):
-    import subprocess
-    import sys
-
-    from running import ROOT
-
     said = subprocess.run(
         [sys.executable, str(ROOT / "run.py")], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "LOCAL_RANK": "0"}
     )
     assert said.returncode == 2 and "type python run.py … hardware=ddp" in said.stderr
+
+
+@pytest.mark.parametrize("trained", ["adapter", "model"])
+def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
+    """Native FSDP2 over gloo: accelerate offers it on GPUs only."""
+    start, artifact, port = Path(lexalign.__file__).parent / "embedded" / "tiny", tmp_path / "artifact", free_port()
+    words = [sys.executable, str(ROOT / "tests" / "sharded.py")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lives = [subprocess.Popen([*words, str(number), str(port), str(start), str(artifact), trained], env=env) for number in (0, 1)]
+    assert [life.wait(120) for life in lives] == [0, 0]
+    assert artifacts.damage(artifact) is None
+    (file,) = artifact.glob("*.safetensors")
+    saved = load_file(file)
+    if trained == "model":
+        before = load_file(start / "model.safetensors")
+        assert before.keys() <= saved.keys() and [name for name in before if not saved[name].equal(before[name] + 1)] == []
+    else:
+        assert len(saved) == 2 * AutoConfig.from_pretrained(start).num_hidden_layers
+        assert all(bool((weight == 1).all()) for name, weight in saved.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "more", "strategy", "processes"),
+    [
+        (1, 80e9, (), "single", 1),
+        (4, 80e9, (), "ddp", 4),
+        (3, 80e9, (), "ddp", 2),
+        (4, 2e6, (), "fsdp", 4),
+        (4, 80e9, ("train.max_tokens=4096",), "single", 1),
+        (0, 0, (), "single", 1),
+    ],
+)
+def test_what_auto_comes_to(monkeypatch, caplog, gpus, memory, more, strategy, processes):
+    """The decision alone: there is no GPU here."""
+    experiment = compose(["tracking=none", "train.batch_size=8" if not more else "seed=0", *more]).experiment
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(hardware, "cuda_memory", lambda: memory)
+    monkeypatch.setattr(hardware, "torch_is_cpu_build", lambda: False)
+    caplog.set_level("INFO", logger="lexalign")
+    chosen = choice.settled(experiment).hardware
+    assert (chosen.strategy, chosen.processes) == (strategy, processes)
+    if strategy != "single":
+        assert f"{strategy} x {processes}: a step of at most" in caplog.text and ("left idle" in caplog.text) == (gpus == 3)

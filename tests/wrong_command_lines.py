@@ -209,7 +209,24 @@ RULED = {
     "model=none": {"": ["model: stage=sft needs one; type model=tiny"]},
     "model=qwen3_0_6b": {"model.trust_remote_code=true model.revision=main": ["pin it with model.revision=<40-hex commit>"]},
     "hardware=mps": {"": ["hardware=mps: this is no Apple-silicon Mac; type hardware=auto"]},
-    "hardware=cpu": {"hardware.precision=fp16": ["hardware.precision=fp16: the CPU trains in fp32 or bf16; type hardware.precision=bf16"]},
+    "hardware=cpu": {
+        "hardware.precision=fp16": ["hardware.precision=fp16: the CPU trains in fp32 or bf16; type hardware.precision=bf16"],
+        "hardware.processes=2": ["hardware.processes: is for several processes; type hardware=ddp"],
+    },
+    "hardware=ddp": {
+        "": ["hardware.processes=auto: means one for each GPU", "type hardware.processes=2"],
+        "hardware.processes=3 train.batch_size=8": ["3 does not divide it; type train.batch_size=9"],
+        "hardware.processes=2 hardware.node=1": ["hardware.node: is for several nodes"],
+        "hardware.processes=2 hardware.nodes=2 hardware.node=2 hardware.rendezvous=a:1": [
+            "hardware.node=2: the nodes are counted from 0 to 1", "output_dir: all nodes write to one folder",
+        ],
+        "hardware.processes=2 hardware.nodes=2 output_dir=x": [
+            "type hardware.node=0 here", "hardware.rendezvous=None: the nodes meet at node 0", "as in hardware.rendezvous=node0:29500",
+        ],
+        "hardware.processes=2 train.max_tokens=4096": ["cannot be shared out evenly", "train.group_by_length=true"],
+    },
+    "hardware=ddp stage=evaluate model=tiny": {"hardware.processes=2": ["hardware=ddp: stage=evaluate runs in one process"]},
+    "hardware=fsdp": {"": ["hardware=fsdp: shards over GPUs, and there is no CUDA device here"]},
     "tracking=none": {"tracking.project=x": ["tracking.project: is not read with tracking=none", "type tracking=wandb"]},
     "stage=evaluate model=tiny": {
         "evaluate.enabled=false": ["evaluate.enabled=false: stage=evaluate would have nothing to do"],

@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-
 from lexalign.data import rows as data_rows
 from lexalign.rewards.panel import Panel
 from lexalign.schema import Experiment
@@ -25,7 +23,7 @@ def tokenise(experiment: Experiment, out_dir: Path) -> None:
     from lexalign.startup import begin
 
     begin(experiment, rows=len(splits.train))
-    from lexalign import models
+    from lexalign import models, training
     from lexalign.data import lengths
     from lexalign.data.tokens import Encoder
     from lexalign.stores.tokens import TokenStore
@@ -42,7 +40,7 @@ def tokenise(experiment: Experiment, out_dir: Path) -> None:
         lengths.fit(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.drawn(experiment))
         full = dataclasses.replace(experiment.adapter, kind="full", bits=None)
         stand_in = models.Loaded(model=nothing(tokenizer), tokenizer=tokenizer, base={"path": "none", "revision": None}, inherited=None)
-        get_class(experiment.method.target)(
+        training.trainer_class(experiment)(
             experiment=dataclasses.replace(experiment, adapter=full),
             loaded=stand_in,
             splits=splits,

@@ -41,7 +41,8 @@ class Shares(BatchRebalanceSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order the next iteration has."""
-        self.sampler.set_epoch(epoch)
+        if hasattr(self.sampler, "set_epoch"):  # else the order is the same in all of them
+            self.sampler.set_epoch(epoch)
 
 
 def as_shared(loader: Any) -> Any:

@@ -22,7 +22,7 @@ def started_otherwise(experiment: Experiment, typed: frozenset[str]) -> Iterator
 
 def processes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen, train = experiment.hardware, experiment.train
-    if chosen.strategy == "single":
+    if chosen.strategy in ("single", "auto"):
         for name in OWN:
             if f"hardware.{name}" in typed and getattr(chosen, name) not in (1, None):
                 yield f"hardware.{name}: is for several processes; type hardware=ddp, or leave it out"
@@ -61,7 +61,7 @@ def processes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
 
 def nodes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen = experiment.hardware
-    if chosen.strategy == "single" or experiment.method is None:
+    if chosen.strategy in ("single", "auto") or experiment.method is None:
         return
     if chosen.nodes == 1:
         for name in ("node", "rendezvous", "patience"):

@@ -1,0 +1,46 @@
+"""Two processes that hold a model in parts, for tests: what `fully_shard` makes of it, without a GPU."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(number: int, port: int, start: Path, artifact: Path, trained: str) -> None:
+    """Share the model out, change every trained weight by 1, save it as a run does."""
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from lexalign import models
+    from lexalign.ranks import group, sharding
+
+    torch.manual_seed(0)
+    distributed.init_process_group("gloo")
+    model = AutoModelForCausalLM.from_pretrained(start)
+    base = model
+    if trained == "adapter":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    for layer in base.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    held = sum(weight.to_local().numel() for weight in model.parameters())
+    assert all(isinstance(weight, DTensor) for weight in model.parameters()) and held < 0.6 * sum(w.numel() for w in model.parameters())
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(1.0)
+    whole = sharding.whole(model)
+    assert bool(whole) == group.first(), "the first process alone has all of it"
+    loaded = models.Loaded(
+        model=base, tokenizer=AutoTokenizer.from_pretrained(start), base={"path": str(start), "revision": None}, inherited=None
+    )
+    models.save(loaded, model, artifact, {})
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])
