@@ -52,15 +52,21 @@ class FastPath:
         """Give the policy (and a reference model of its own) the fast forward, and say what is done and what is not, with the reason."""
         assert experiment.train is not None
         self.experiment = experiment
-        if not experiment.train.fast_path and not self.always:
+        strategy, asked = experiment.hardware.strategy, experiment.train.fast_path
+        parts = strategy in ("fsdp", "deepspeed")
+        if (parts or not asked) and not self.always:
             self.layout = "trl"
+            if asked:
+                log.info(
+                    "Fast path: not with hardware=%s, where a layer's weights are there only during its own forward: TRL's own", strategy
+                )
             return
         base = base_of(self.model)
-        reason = exactness.why_padded(base) if experiment.train.fast_path else "train.fast_path=false"
+        reason = exactness.why_padded(base) if asked and not parts else f"hardware={strategy}" if parts else "train.fast_path=false"
         self.layout = "padded" if reason else "packed"
         for model in filter(None, (base, getattr(self, "ref_model", None))):
             install(base_of(model), packed=reason is None, alike=self.alike)
-        fused = lora.fuse(self.model) if experiment.train.fast_path else 0
+        fused = lora.fuse(self.model) if asked and not parts else 0
         told = (
             f"padded batches, because {reason}"
             if reason
