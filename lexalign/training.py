@@ -74,6 +74,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
         callbacks=[
             Watch(out_dir if group.first() else None, tracker, title=f"{experiment.stage.name} {experiment.method.name}"),
             *pruning.callbacks(out_dir),
+            *([sharding.InParts()] if experiment.hardware.strategy == "fsdp" else []),
         ],
     )
     sharding.check(trainer.accelerator, experiment)

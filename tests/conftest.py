@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 
 import pytest
 
@@ -50,3 +51,14 @@ def server(own_home, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", stub.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield stub
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 7 MB; a function that gives it another size."""
+    disk_ = tmp_path / "disk"
+    disk_.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk_], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield disk_, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk_], check=True)
+    subprocess.run(["umount", disk_], check=True)

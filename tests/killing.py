@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -19,7 +21,7 @@ from pathlib import Path
 from running import ROOT, World
 
 from lexalign.checkpoints import signals
-from lexalign.errors import LexAlignError, Stopped
+from lexalign.errors import DiskFull, LexAlignError, Stopped
 
 context = multiprocessing.get_context("forkserver")
 
@@ -73,6 +75,8 @@ class Fate:
     cpu: float | None = None
     """`number` (a signal) after so many seconds of CPU, wherever it is then; the machine may be busy with other things."""
     number: signal.Signals = signal.SIGKILL
+    full_at: int | None = None
+    """The disk that the run's folder is on is full from the so-many-th time on that it opens, makes, renames or removes something there."""
     largest_file: int | None = None
     """From the first checkpoint on, no file may grow beyond so many bytes: what a full disk or a quota does."""
 
@@ -85,7 +89,9 @@ def live(world: Path, out_dir: Path, words: tuple[str, ...], fate: Fate) -> None
         os.dup2(said.fileno(), 2)
     print("A life begins", flush=True)
     if fate.event is not None:
-        kill_itself(out_dir / "checkpoints", at=fate.event)
+        at_event(out_dir / "checkpoints", fate.event, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if fate.full_at is not None:
+        at_event(out_dir, fate.full_at, lambda: fill(out_dir.parent))
     if fate.cpu is not None:
         threading.Thread(target=kill_after, args=(fate.cpu, fate.number), daemon=True).start()
     if fate.largest_file is not None:
@@ -102,8 +108,8 @@ def live(world: Path, out_dir: Path, words: tuple[str, ...], fate: Fate) -> None
     os._exit(code)
 
 
-def kill_itself(folder: Path, *, at: int) -> None:
-    """`Fate.event`."""
+def at_event(folder: Path, at: int, act: Callable[[], object]) -> None:
+    """Act when this process opens, makes, renames or removes something below the folder for the so-many-th time."""
     seen = 0
 
     def watch(event: str, arguments: tuple) -> None:
@@ -111,9 +117,16 @@ def kill_itself(folder: Path, *, at: int) -> None:
         if event in ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove") and str(arguments[0]).startswith(str(folder)):
             seen += 1
             if seen == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
 
     sys.addaudithook(watch)
+
+
+def fill(folder: Path) -> None:
+    """Take all the room there is on a disk."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def kill_after(seconds: float, number: signal.Signals) -> None:
@@ -229,3 +242,19 @@ def killed(whole: Case, folder: Path, chance: random.Random, *, kills: int) -> l
             cases.append(Case(whole.world, folder / str(len(cases)), whole.words))
     cases[-1].whole()
     return cases
+
+
+def starved(whole: Case, place: Path, moments: list[int]) -> dict[int, int]:
+    """Runs of a case on a disk of their own, `place`, which is full from a moment on; then there is room again. Their exit codes then."""
+    codes = {}
+    for at in moments:
+        case = Case(whole.world, place / str(at), whole.words)
+        codes[at] = case.end(case.start(fate=Fate(full_at=at)))
+        assert codes[at] in (0, DiskFull.exit_code), f"{at}: {case.said()[-3000:]}"
+        if codes[at]:
+            assert " MB" in case.said() and f"at {place}" in case.said(), case.said()[-3000:]
+        (place / "filler").unlink(missing_ok=True)
+        case.whole()
+        assert case.weights() == whole.weights() and case.course() == whole.course()
+        shutil.rmtree(case.out_dir)
+    return codes

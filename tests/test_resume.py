@@ -375,17 +375,6 @@ def test_full_disk_by_its_quota(whole, case):
     assert "Going on from" in case.said() and case.weights() == whole.weights()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 7 MB; a function that gives it another size."""
-    disk_ = tmp_path / "disk"
-    disk_.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk_], capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    yield disk_, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk_], check=True)
-    subprocess.run(["umount", disk_], check=True)
-
-
 def test_full_disk_itself(folder, whole, small_disk):
     """Said in numbers before anything is written; the run goes on once there is room."""
     place, resize = small_disk
@@ -400,6 +389,15 @@ def test_full_disk_itself(folder, whole, small_disk):
     resize("40m")
     assert case.whole().weights() == whole.weights()
     assert f"checkpoint-{reached}" in case.said()
+
+
+@pytest.mark.slow
+def test_full_disk_at_any_moment(whole, small_disk):
+    """From the first file of the run to its last: said as what it is, nothing lost, and the run goes on once there is room."""
+    place, resize = small_disk
+    resize("40m")
+    codes = killing.starved(whole, place, random.Random(0).sample(range(1, 260), 8))
+    assert list(codes.values()).count(DiskFull.exit_code) > 4
 
 
 def test_errors_of_a_full_disk_are_told_from_others(tmp_path):

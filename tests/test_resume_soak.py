@@ -1,4 +1,4 @@
-"""`pytest -m soak -n 0 -s`: 200 SIGKILLs, 100 SIGTERMs, 50 races, and what came of them. SOAK=0.1 does a tenth of that."""
+"""`pytest -m soak -n 0 -s`: 200 SIGKILLs, 100 SIGTERMs, 50 races, 50 full disks, and what came of them. SOAK=0.1 does a tenth of that."""
 
 import os
 import random
@@ -9,11 +9,11 @@ import pytest
 from killing import CASES, Case, undisturbed, words_of
 from running import result_of
 
-from lexalign.errors import FolderInUse
+from lexalign.errors import DiskFull, FolderInUse
 
 pytestmark = pytest.mark.soak
 SHARE = float(os.environ.get("SOAK", "1"))
-KILLS, TERMS, RACES = (max(1, round(SHARE * whole)) for whole in (200, 100, 50))
+KILLS, TERMS, RACES, FULL = (max(1, round(SHARE * whole)) for whole in (200, 100, 50, 50))
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,15 @@ def test_races(folder, tmp_path):
         codes = sorted(case.end(process) for process in processes)
         assert set(codes) <= {0, FolderInUse.exit_code} and case.said().count("artifact: ") == 1, case.said()[-2000:]
     print(f"\n| races of four for one folder | {RACES} | one winner in each | |", end="", flush=True)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_full_disks(folder, small_disk, method):
+    """Each time from another moment of the run on."""
+    place, resize = small_disk
+    resize("60m")
+    whole, count = undisturbed(folder, method, "step"), max(1, FULL // 2)
+    codes = killing.starved(whole, place, random.Random(f"soak {method}").sample(range(1, 300), count))
+    met = list(codes.values()).count(DiskFull.exit_code)
+    print(f"\n| full disk: {method}, step | {met} of {count} met it | all | |", end="", flush=True)
+    assert met > count // 2

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import TrainerCallback
+
 from lexalign.errors import ConfigError
 from lexalign.ranks import group, rank
 from lexalign.schema import Experiment
@@ -57,9 +59,11 @@ def whole(model: Any) -> dict[str, Any] | None:
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def check_sharded(model: Any, experiment: Experiment) -> None:
+class InParts(TrainerCallback):
     """Once the model is wrapped: raises ConfigError where no weight is shared out although that was asked for."""
-    from torch.distributed.tensor import DTensor
 
-    if experiment.hardware.strategy == "fsdp" and not any(isinstance(weight, DTensor) for weight in model.parameters()):
-        raise ConfigError("hardware=fsdp: no weight is shared out over the GPUs (each holds all of them); type hardware=ddp")
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        from torch.distributed.tensor import DTensor
+
+        if not any(isinstance(weight, DTensor) for weight in model.parameters()):
+            raise ConfigError("hardware=fsdp: no weight is shared out over the GPUs (each holds all of them); type hardware=ddp")
