@@ -91,6 +91,22 @@ def test_sigterm_saves_the_step_and_stops(whole, case):
     assert result_of(case.out_dir)["status"] == "finished"
 
 
+@pytest.mark.slow
+def test_sigterm_with_wandb_on(folder, whole, case, own_home):
+    """W&B has handlers and processes of its own; the run still saves, exits 143 and goes on."""
+    words = [f"output_dir={case.out_dir}", f"store={folder}/store", "tracking.mode=offline", *case.words]
+    command = [sys.executable, str(ROOT / "run.py"), *words]
+    life = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while life.poll() is None and not killing.steps_at_stake(case.out_dir):
+        time.sleep(0.01)
+    life.send_signal(signal.SIGTERM)
+    said_last = life.communicate(timeout=120)[1]
+    assert life.returncode == 143 and "SIGTERM" in said_last and killing.steps_at_stake(case.out_dir) == 0
+    assert subprocess.run(command, cwd=folder, capture_output=True, timeout=300).returncode == 0
+    assert case.weights() == whole.weights() and case.course() == whole.course()
+    assert len(list((case.out_dir / "wandb").glob("offline-run-*"))) == 2, "one file for each life, of the same run"
+
+
 def test_sigterm_before_the_training_ends_it_at_once(case):
     process = case.start()
     while not (case.out_dir / "config.yaml").exists():
