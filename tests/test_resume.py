@@ -408,6 +408,23 @@ def test_full_disk_itself(folder, whole, small_disk):
 
 
 @pytest.mark.slow
+def test_what_others_add_to_the_store_meanwhile_changes_no_bit(tmp_path):
+    """Another run computes the same rows' reference in other batches, between a kill and the next life: last bits differ, and are not
+    taken."""
+    words = {word.split("=")[0]: word for word in (*words_of("dpo", "step"), "data.limit=60", "train.max_steps=8")}
+    killing.warm_up()
+    whole = Case(tmp_path / "a", tmp_path / "whole", tuple(words.values())).whole()
+    run = Case(tmp_path / "b", tmp_path / "run", whole.words)
+    process = run.training()
+    while process.is_alive() and killing.newest(run.out_dir) < 2:
+        time.sleep(0.01)
+    assert run.met(process, signal.SIGKILL) == -signal.SIGKILL
+    other = {**words, "train.batch_size": "train.batch_size=5", "train.max_steps": "train.max_steps=20"}
+    Case(tmp_path / "b", tmp_path / "other", tuple(other.values())).whole()
+    assert run.whole().weights() == whole.weights() and run.course() == whole.course()
+
+
+@pytest.mark.slow
 def test_full_disk_at_any_moment(whole, small_disk):
     """From the first file of the run to its last: said as what it is, nothing lost, and the run goes on once there is room."""
     place, resize = small_disk

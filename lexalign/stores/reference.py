@@ -6,18 +6,20 @@ folder are in neither.
 """
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from filelock import FileLock
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from lexalign.stores.shelf import Shelf
 
+log = logging.getLogger(__name__)
 KEY_BYTES = 16
 FILE = "log_probs.safetensors"
 WORTH_AN_ENTRY = 4096
@@ -45,6 +47,7 @@ class Paid(ABC, Generic[Value]):
 
     def __post_init__(self) -> None:
         self.read: set[str] = set()
+        self.allowed: set[str] | None = None
         self.reload()
 
     @contextmanager
@@ -56,10 +59,19 @@ class Paid(ABC, Generic[Value]):
             self.reload()
             yield
 
+    def keep_to(self, names: Iterable[str]) -> None:
+        """Know what these entries say, and of others only what this run itself adds: an earlier part of it knew no more, and another run's
+        number for the same row may differ in its last bit."""
+        self.allowed, self.read, self.values = set(names), set(), {}
+        self.reload()
+        if gone := self.allowed - self.read:
+            log.warning("%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(gone))
+
     def reload(self) -> None:
         """Read the entries that were not there before; what is known stays."""
         for name in self.shelf.names(self.model_key):
-            folder = self.shelf.get(name) if name not in self.read else None
+            wanted = name not in self.read and (self.allowed is None or name in self.allowed)
+            folder = self.shelf.get(name) if wanted else None
             if folder is not None:
                 self.read.add(name)
                 columns = load_file(folder / FILE)
@@ -96,10 +108,11 @@ class Paid(ABC, Generic[Value]):
         found, self.waiting = self.waiting, {}
         if not found:
             return
-        part = hashlib.sha256(b"".join(sorted(found))).hexdigest()[:16]
         keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
-        columns = self.packed(list(found.values()))
-        self.shelf.put(f"{self.model_key}/{part}", lambda folder: save_file({"keys": keys, **columns}, folder / FILE))
+        columns = {"keys": keys, **self.packed(list(found.values()))}
+        name = f"{self.model_key}/{hashlib.sha256(save(columns)).hexdigest()[:16]}"
+        self.shelf.put(name, lambda folder: save_file(columns, folder / FILE))
+        self.read.add(name)
 
 
 class ReferenceStore(Paid[float]):

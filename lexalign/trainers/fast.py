@@ -1,8 +1,10 @@
 """What makes TRL's trainers fast without changing what they compute: the packed forward, fused LoRA, and a reference that is paid once."""
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from tqdm import tqdm
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from lexalign import identity
+from lexalign import artifacts, identity
 from lexalign.logprobs import exactness, lora
 from lexalign.logprobs.forward import install
 from lexalign.models import Loaded
@@ -26,6 +28,7 @@ from lexalign.stores.shelf import Shelf
 from lexalign.trainers.batches import NearEqualBatches
 
 log = logging.getLogger(__name__)
+ENTRIES = "reference.json"
 PART = ("input_ids", "attention_mask", "completion_mask")
 
 
@@ -146,10 +149,13 @@ class PaidReference(FastPath):
         if self.reference is None:
             return
         self.paying = True
+        if (entries := self.entries_of_this_run()) is not None:
+            self.reference.keep_to(entries)
         visited = self.args.max_steps * self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size * group.size()
         # Full training changes the model that is its own reference, so there everything is paid before the first step.
         if 0 < visited < len(self.train_dataset) and isinstance(self.model, PeftModel):
             log.info("Reference log-probabilities: computed as the rows come up, less than an epoch is trained")
+            self.note_entries()
             return
         with (
             self.reference.alone() if group.first() else contextlib.nullcontext()
@@ -161,7 +167,21 @@ class PaidReference(FastPath):
             self.reference.flush()
             group.wait()
         self.reference.reload()
+        self.note_entries()
         self.tell_reference()
+
+    def entries_of_this_run(self) -> list[str] | None:
+        """The entries of the store that an earlier part of this run stood on; None for its first."""
+        file = Path(self.args.output_dir).parent / ENTRIES
+        assert self.reference is not None
+        return json.loads(file.read_text(encoding="utf-8")).get(self.reference.model_key) if file.is_file() else None
+
+    def note_entries(self) -> None:
+        """Keep in the run's folder which entries of the store it stands on, so that its next part stands on the same."""
+        assert self.reference is not None
+        names = sorted(set().union(*group.gathered(self.reference.read)))
+        if group.first():
+            artifacts.write_json(Path(self.args.output_dir).parent / ENTRIES, {self.reference.model_key: names})
 
     def reference_store(self, on: Shelf, model_key: str) -> Paid[Any]:
         """Where the reference's numbers are kept, in the form that the loss needs."""
@@ -259,6 +279,7 @@ class PaidReference(FastPath):
         """TRL's; a run that goes on from it finds the numbers that this one met."""
         if self.reference is not None:
             self.reference.flush()
+            self.note_entries()
         super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
