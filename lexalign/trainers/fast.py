@@ -260,7 +260,7 @@ class PaidReference(FastPath):
     def note(self, inputs: dict[str, Tensor], rewards: tuple[Tensor, Tensor], **terms: Tensor) -> None:
         """Record the terms of a loss of ours and the rewards, (B,) each, under TRL's names where it has one."""
         mode = "train" if self.model.training else "eval"
-        gather, kept = self.accelerator.gather, self._metrics[mode]  # type: ignore[attr-defined]
+        gather, kept = self.accelerator.gather_for_metrics, self._metrics[mode]  # type: ignore[attr-defined]
         chosen, rejected = (gather(reward) for reward in rewards)
         noted = {
             **{f"loss/{name}": gather(term.detach()) for name, term in terms.items()},
