@@ -16,7 +16,7 @@ from lexalign.errors import ConfigError, DiskFull
 
 FILE = "ledger.sqlite"
 VERSION = 1
-State = Literal["waiting", "running", "finished", "pruned", "failed", "interrupted", "planned"]
+State = Literal["waiting", "running", "finished", "paused", "pruned", "failed", "interrupted", "planned"]
 STATES: tuple[str, ...] = get_args(State)
 
 

@@ -16,6 +16,7 @@ from lexalign.schema import Experiment
 from lexalign.sweeps import identity
 from lexalign.sweeps.ledger import Job, Ledger, State
 from lexalign.sweeps.points import Asked, alone
+from lexalign.sweeps.report.folders import steps
 
 log = logging.getLogger(__name__)
 DONE: tuple[State, ...] = ("finished", "pruned")
@@ -186,9 +187,11 @@ def absorb(job: Job, exit_code: int | None) -> None:
     else:
         job.seconds += time.time() - (job.started or time.time())
     job.pid, job.reason = None, None
-    if result is not None and result.status in ("finished", "planned", "pruned"):
+    if result is not None and result.status in ("finished", "planned", "paused", "pruned"):
         job.state = result.status  # type: ignore[assignment]
         told(job, result)
+        if result.status in ("paused", "pruned"):
+            job.steps, job.reason = steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
         return
     job.state = "failed"
     if result is not None and result.status in ("interrupted", "stopped"):
