@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lexalign.checkpoints import requeue
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError, Stopped
 from lexalign.overrides import key_of
@@ -132,7 +133,11 @@ def run_job(cfg: DictConfig) -> float | None:
         ).score
     except Stopped as stop:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
-        sys.exit(stop.exit_code)  # a whole multirun, too
+        if requeue.warning() is None:
+            sys.exit(stop.exit_code)  # a whole multirun, too
+        if stop.status == "stopped":
+            requeue.again()
+        failed = JobFailed(str(stop))  # an answer, for which submitit would wait in vain
     except Exception as error:
         tell(error, job_name=f"job {out_dir.name}: " if multirun else "", out_dir=out_dir)
         forget_empty(out_dir)

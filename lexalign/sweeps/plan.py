@@ -20,6 +20,8 @@ from lexalign.sweeps.report.folders import steps
 
 log = logging.getLogger(__name__)
 DONE: tuple[State, ...] = ("finished", "pruned")
+SILENT = "the sweep was killed"
+"""Why a job ended of which nothing is known."""
 
 
 @dataclass
@@ -199,7 +201,7 @@ def absorb(job: Job, exit_code: int | None) -> None:
     elif result is not None and (exit_code is None or exit_code > 0):
         job.reason = result.error
     elif exit_code is None:
-        job.state, job.reason = "interrupted", "the sweep was killed"
+        job.state, job.reason = "interrupted", SILENT
     else:
         job.reason = ended_by(exit_code)
 
