@@ -43,6 +43,11 @@ def call(command: list[str], folder: Path, threads: int | None = None) -> float:
     return time.monotonic() - began
 
 
+def tell(found: str) -> None:
+    """Something measured, as soon as it is: what follows may take long."""
+    print(f"{found} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+
+
 def jobs(folder: Path) -> list[Job]:
     """Every job of a sweep, parents included."""
     with Ledger(folder) as ledger:
@@ -64,14 +69,17 @@ def shared(scratch: Path) -> list[str]:
         for line in log.read_text().splitlines()
         if "responses computed" in line
     )
+    tell(f"one sweep: {sweep:.0f} s, the same line again {again:.1f} s")
     calls = 0.0
     for number, beta in enumerate(BETAS):  # a new store for each: what a user without one pays
         calls += call([*RUN, *ALIGN, f"method.beta={beta}", f"output_dir=run-{number}", f"store=store-{number}"], alone)
+    tell(f"eight calls, a store each: {calls:.0f} s")
     kept = call([*RUN, *ALIGN, f"method.beta={BETAS[0]}", "output_dir=kept-0", "store=store"], alone)
     kept += sum(
         call([*RUN, *ALIGN, f"method.beta={beta}", f"output_dir=kept-{number}", "store=store"], alone)
         for number, beta in enumerate(BETAS[1:], 1)
     )
+    tell(f"eight calls, one store: {kept:.0f} s")
     theirs = with_trl(trl, Path(parents[0].folder) / "artifact")
     return [
         "| eight align points over one sft | wall s | sft trained | responses the reference computed |",

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -10,7 +9,6 @@ from hydra.plugins.launcher import Launcher
 
 from lexalign import hardware
 from lexalign.errors import ConfigError
-from lexalign.schema import Experiment
 from lexalign.sweeps.display import warn
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import SILENT, Plan, absorb
@@ -26,7 +24,7 @@ def run(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None:
         return
     refuse_idle(launcher)
     limits = getattr(launcher, "params", {})  # submitit's; others have none
-    typed = [words(job, plan.ledger.folder.absolute(), plan.experiments[job.key].experiment, limits) for job in jobs]
+    typed = [words(job, plan, limits) for job in jobs]
     for job in jobs:
         job.state, job.attempts, job.started = "running", job.attempts + 1, time.time()
     plan.ledger.put(jobs)
@@ -57,12 +55,14 @@ def refuse_idle(launcher: Launcher) -> None:
         )
 
 
-def words(job: Job, folder: Path, experiment: Experiment, limits: Mapping[str, Any]) -> list[str]:
+def words(job: Job, plan: Plan, limits: Mapping[str, Any]) -> list[str]:
     """What the launcher is to run: the point, in its folder, and in time."""
-    found = [*job.overrides, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir='{job.number}'"]
-    if limits.get("timeout_min") and experiment.train is not None and experiment.train.stop_after is None:
+    train = plan.experiments[job.key].experiment.train
+    found = [*job.overrides, f"hydra.sweep.dir='{plan.ledger.folder.absolute()}'", f"hydra.sweep.subdir='{job.number}'"]
+    if limits.get("timeout_min") and train is not None and train.stop_after is None:
         found.append(f"train.stop_after={stop_after(limits['timeout_min'], limits.get('signal_delay_s', 0.0) / 60)}")
-    return found
+    # `sweep=slurm` chose it for the sweep; settings of it that were typed are composed again in the job.
+    return [*found, f"hydra/launcher={plan.asked.launcher}"]
 
 
 def stop_after(limit: float, warned: float) -> float:
