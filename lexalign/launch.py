@@ -123,7 +123,7 @@ def run_job(cfg: DictConfig) -> float | None:
         composed = check(cfg, overrides, config_dirs=config_dirs)
         from lexalign import runs
 
-        name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking"))) or "defaults"
+        name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"
         return runs.execute(
             composed,
             out_dir=out_dir,

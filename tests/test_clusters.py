@@ -1,6 +1,7 @@
 """A sweep on other launchers of Hydra's: submitit's local executor, a Ray of its own, and a Slurm where this machine has one."""
 
 import importlib.util
+import os
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import World, result_of
+from running import ROOT, World, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
 from lexalign.checkpoints import signals
@@ -115,13 +116,19 @@ def test_ray_leases_the_gpus(tmp_path):
     """Ray is told of two, which it need not see to lease them; each job gets one of them and not the other's."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed; pip install 'lexalign[ray]'")
-    words = ("-m", *QUICK, "hardware=cpu", "seed=0,1", "sweep=ray", "+hydra.launcher.ray.init.num_cpus=2", "output_dir=sweep")
-    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    words = (
+        "-m", *QUICK, "hardware=cpu", "seed=0,1", "sweep=ray", "+hydra.launcher.ray.init.num_cpus=2", "output_dir=sweep",
+        "extensions=[leasing]", "method._target_=leasing.Leasing",
+    )  # fmt: skip
+    leases = tmp_path / "leases"
+    leases.mkdir()
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")])
+    env = {"RAY_USAGE_STATS_ENABLED": "0", "LEASES": str(leases), "PYTHONPATH": path}
     none = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=0", env=env)
     assert none.returncode == 2 and "this machine has 0; type hydra.launcher.ray.remote.num_gpus=0" in none.stderr, none.stderr[-3000:]
     done = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=2", env=env)
     assert done.returncode == 0 and "2 finished" in done.stderr, done.stderr[-3000:]
-    assert sorted(job.gpu or "" for job in jobs_of(tmp_path / "sweep")) == ["0", "1"]
+    assert {(leases / seed).read_text() for seed in "01"} == {"0", "1"}
 
 
 def test_one_that_is_not_installed_is_named(tmp_path):

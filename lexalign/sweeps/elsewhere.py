@@ -9,6 +9,7 @@ from hydra.plugins.launcher import Launcher
 
 from lexalign import hardware
 from lexalign.errors import ConfigError
+from lexalign.overrides import key_of
 from lexalign.sweeps.display import warn
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import SILENT, Plan, absorb
@@ -61,8 +62,8 @@ def words(job: Job, plan: Plan, limits: Mapping[str, Any]) -> list[str]:
     found = [*job.overrides, f"hydra.sweep.dir='{plan.ledger.folder.absolute()}'", f"hydra.sweep.subdir='{job.number}'"]
     if limits.get("timeout_min") and train is not None and train.stop_after is None:
         found.append(f"train.stop_after={stop_after(limits['timeout_min'], limits.get('signal_delay_s', 0.0) / 60)}")
-    # `sweep=slurm` chose it for the sweep; settings of it that were typed are composed again in the job.
-    return [*found, f"hydra/launcher={plan.asked.launcher}"]
+    # The launcher's typed settings are composed once more in the job, and stand on those of `sweep=slurm`.
+    return [*found, *(override for override in plan.asked.fixed if key_of(override) == "sweep")]
 
 
 def stop_after(limit: float, warned: float) -> float:
