@@ -12,8 +12,8 @@ import pytest
 from running import ROOT, World, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
-from lexalign.checkpoints import signals
-from lexalign.errors import Stopped
+from lexalign.checkpoints import lock, signals
+from lexalign.errors import FolderInUse, Stopped
 from lexalign.sweeps.elsewhere import stop_after
 
 WORDS = ("-m", *QUICK, "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "output_dir=sweep")
@@ -109,6 +109,26 @@ def test_a_scheduler_s_warning_is_heeded_in_its_jobs_only(monkeypatch):
         assert seen == ["submitit"] * 2, "its own handler is there again"
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_requeued_job_takes_over_its_own_lock_only(tmp_path, monkeypatch):
+    """Its first life ended on a host that this one cannot ask."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with lock.held(tmp_path):
+        there = (tmp_path / lock.FILE).read_text()
+    elsewhere = "\n".join(["4242", "another-host", *there.split()[2:]]) + "\n"
+    for job, count, taken in (("7", "0", False), ("8", "1", False), ("7", "1", True)):
+        (tmp_path / lock.FILE).write_text(elsewhere)
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        if taken:
+            with lock.held(tmp_path) as left_by:
+                assert left_by == "process 4242 on another-host"
+                with pytest.raises(FolderInUse), lock.held(tmp_path):
+                    pass
+        else:
+            with pytest.raises(FolderInUse, match="another-host"), lock.held(tmp_path):
+                pass
 
 
 @pytest.mark.slow
