@@ -133,11 +133,9 @@ def run_job(cfg: DictConfig) -> float | None:
         ).score
     except Stopped as stop:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
-        if requeue.warning() is None:
-            sys.exit(stop.exit_code)  # a whole multirun, too
         if stop.status == "stopped":
             requeue.again()
-        failed = JobFailed(str(stop))  # an answer, for which submitit would wait in vain
+        sys.exit(stop.exit_code)  # a whole multirun, too; after SIGTERM, Slurm may be about to run the job again: that will give the answer
     except Exception as error:
         tell(error, job_name=f"job {out_dir.name}: " if multirun else "", out_dir=out_dir)
         forget_empty(out_dir)
