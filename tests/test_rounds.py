@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,23 @@ def best(jobs: list[Job]) -> Job:
 
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
-    """Nine points for each seed: run whole, and halved."""
+    """For a seed: the folders of nine points that are run whole, and halved."""
     world = World(tmp_path_factory.mktemp("halved"))
-    for seed in SEEDS:
+
+    @cache
+    def folders(seed: int) -> tuple[Path, Path]:
         for name, words in ((f"whole-{seed}", ()), (f"halving-{seed}", ("sweep.pruner=halving", "store=other"))):
             done = world.type(*PRUNED, *AXES, f"seed={seed}", f"output_dir={name}", *words)
             assert done.returncode == 0, done.stderr[-3000:]
-    return world.folder
+        return world.folder / f"whole-{seed}", world.folder / f"halving-{seed}"
+
+    return folders
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_best_is_found_for_a_part_of_the_steps(halved, seed):
-    whole, pruned = jobs_of(halved / f"whole-{seed}"), jobs_of(halved / f"halving-{seed}")
+    whole, pruned = map(jobs_of, halved(seed))
     assert steps(whole) == 9 * LENGTH
     assert steps(pruned) == 9 * 2 + 3 * 4 + 1 * 12 <= 0.4 * steps(whole)
     found = best(pruned)
@@ -56,7 +61,7 @@ def test_the_best_is_found_for_a_part_of_the_steps(halved, seed):
 
 @pytest.mark.slow
 def test_what_was_pruned_says_when_and_why(halved):
-    jobs = jobs_of(halved / "halving-0")
+    jobs = jobs_of(halved(0)[1])
     assert sorted((job.state, job.steps) for job in jobs) == [("finished", LENGTH), *[("pruned", 2)] * 6, *[("pruned", 6)] * 2]
     for job in (job for job in jobs if job.state == "pruned"):
         left = result_of(Path(job.folder))
@@ -78,18 +83,16 @@ def test_killed_at_any_moment_it_comes_to_the_same(halved, tmp_path):
         process.communicate()
     done = world.type(*words)
     assert done.returncode == 0, done.stderr[-3000:]
-    clean, killed = (
-        {job.number: (job.state, job.steps, job.metrics) for job in jobs_of(f)} for f in (halved / "halving-1", tmp_path / "sweep")
-    )
+    clean, killed = ([(j.number, j.state, j.steps, j.metrics) for j in jobs_of(folder)] for folder in (halved(1)[1], tmp_path / "sweep"))
     assert killed == clean
 
 
 @pytest.mark.slow
 def test_without_a_pruner_the_pruned_run_to_their_end(halved):
-    done = World(halved).type(*PRUNED, *AXES, "seed=2", "output_dir=halving-2", "store=other")
+    whole, pruned = halved(0)
+    done = World(whole.parent).type(*PRUNED, *AXES, "seed=0", f"output_dir={pruned.name}", "store=other")
     assert done.returncode == 0 and "9 finished" in done.stderr, done.stderr[-3000:]
-    whole, later = jobs_of(halved / "whole-2"), jobs_of(halved / "halving-2")
-    assert [job.metrics["loss"] for job in whole] == [job.metrics["loss"] for job in later]
+    assert [job.metrics["loss"] for job in jobs_of(whole)] == [job.metrics["loss"] for job in jobs_of(pruned)]
 
 
 def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> dict[str, str]:
