@@ -29,7 +29,7 @@ SEARCH = (
     "stage=sft", "tracking=none", "train.max_steps=27", "train.eval_steps=3", "evaluate.limit=32", "evaluate.samples=0", "preflight=skip",
     "evaluate.max_new_tokens=2", "train.max_length=96", "data.limit=64", "sweep.objectives=[loss]",
 )  # fmt: skip
-AXES = ("train.learning_rate=1e-5,2e-4,4e-3", "adapter.rank=1,4,16", "train.weight_decay=0.0,0.3,3.0")
+AXES = ("train.learning_rate=1e-4,1e-3,1e-2", "adapter.target_modules=[q_proj],[v_proj],auto", "adapter.dropout=0.0,0.5,0.9")
 SEEDS = (0, 1, 2)
 
 
@@ -41,6 +41,11 @@ def call(command: list[str], folder: Path, threads: int | None = None) -> float:
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-3000:]}")
     return time.monotonic() - began
+
+
+def tell(found: str) -> None:
+    """Something measured, as soon as it is: what follows may take long."""
+    print(f"{found} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
 
 
 def jobs(folder: Path) -> list[Job]:
@@ -64,14 +69,17 @@ def shared(scratch: Path) -> list[str]:
         for line in log.read_text().splitlines()
         if "responses computed" in line
     )
+    tell(f"one sweep: {sweep:.0f} s, the same line again {again:.1f} s")
     calls = 0.0
     for number, beta in enumerate(BETAS):  # a new store for each: what a user without one pays
         calls += call([*RUN, *ALIGN, f"method.beta={beta}", f"output_dir=run-{number}", f"store=store-{number}"], alone)
+    tell(f"eight calls, a store each: {calls:.0f} s")
     kept = call([*RUN, *ALIGN, f"method.beta={BETAS[0]}", "output_dir=kept-0", "store=store"], alone)
     kept += sum(
         call([*RUN, *ALIGN, f"method.beta={beta}", f"output_dir=kept-{number}", "store=store"], alone)
         for number, beta in enumerate(BETAS[1:], 1)
     )
+    tell(f"eight calls, one store: {kept:.0f} s")
     theirs = with_trl(trl, Path(parents[0].folder) / "artifact")
     return [
         "| eight align points over one sft | wall s | sft trained | responses the reference computed |",
@@ -111,8 +119,8 @@ def merge(adapter: Path, folder: Path) -> None:
 
 
 def pruning(scratch: Path) -> list[str]:
-    """A grid of 27 points run whole, whose best point is then known; and searched with successive halving, three seeds."""
-    lines = ["| 27 points, seed | best point of the grid | found by halving | steps, grid | steps, halving |", "|---|---|---|---|---|"]
+    """A grid of 27 points run whole, whose best point is then known, and by how much; and searched with successive halving, three seeds."""
+    lines = ["| 27 points, seed | best of the grid | next | found by halving | steps, grid | steps, halving |", "|---|---|---|---|---|---|"]
     shares, missed = [], 0
     for seed in SEEDS:
         folder = scratch / f"seed-{seed}"
@@ -121,11 +129,11 @@ def pruning(scratch: Path) -> list[str]:
         call([*RUN, "-m", *common, "output_dir=grid"], folder)
         call([*RUN, "-m", *common, "output_dir=halving", "sweep.pruner=halving", "store=other"], folder)
         whole, pruned = jobs(folder / "grid"), jobs(folder / "halving")
-        best, found = (min((job for job in every if job.state == "finished"), key=loss) for every in (whole, pruned))
+        (best, second, *_), (found, *_) = (sorted((j for j in every if j.state == "finished"), key=loss) for every in (whole, pruned))
         cost = [sum(steps(job) for job in every) for every in (whole, pruned)]
         shares.append(cost[1] / cost[0])
         missed += best.values != found.values
-        points = " | ".join(f"{named(job)}: {loss(job):.4f}" for job in (best, found))
+        points = f"{named(best)}: {loss(best):.4f} | {loss(second):.4f} | {named(found)}: {loss(found):.4f}"
         lines.append(f"| {seed} | {points} | {cost[0]} | {cost[1]} ({shares[-1]:.0%}) |")
     lines.append(f"\nSteps: {statistics.mean(shares):.0%} of the grid's; the best point was missed {missed} times.")
     if missed or max(shares) > 0.4:

@@ -81,7 +81,7 @@ class Stopped(BaseException):
     """The run was told to stop. No Exception, as KeyboardInterrupt is none: nothing that mends errors may swallow it, and it ends a
     whole multirun."""
 
-    def __init__(self, reason: str, *, exit_code: int, status: Literal["interrupted", "stopped", "pruned"]):
+    def __init__(self, reason: str, *, exit_code: int, status: Literal["interrupted", "stopped", "paused", "pruned"]):
         super().__init__(reason)
         self.exit_code = exit_code
         self.status = status

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lexalign.checkpoints import requeue
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError, Stopped
 from lexalign.overrides import key_of
@@ -122,7 +123,7 @@ def run_job(cfg: DictConfig) -> float | None:
         composed = check(cfg, overrides, config_dirs=config_dirs)
         from lexalign import runs
 
-        name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking"))) or "defaults"
+        name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"
         return runs.execute(
             composed,
             out_dir=out_dir,
@@ -132,7 +133,9 @@ def run_job(cfg: DictConfig) -> float | None:
         ).score
     except Stopped as stop:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
-        sys.exit(stop.exit_code)  # a whole multirun, too
+        if stop.status == "stopped":
+            requeue.again()
+        sys.exit(stop.exit_code)  # a whole multirun, too; after SIGTERM, Slurm may be about to run the job again: that will give the answer
     except Exception as error:
         tell(error, job_name=f"job {out_dir.name}: " if multirun else "", out_dir=out_dir)
         forget_empty(out_dir)

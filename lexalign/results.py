@@ -12,9 +12,9 @@ class Result:
     `score` is the one a sweep compares.
     """
 
-    status: Literal["finished", "planned", "failed", "interrupted", "stopped", "pruned"]
-    """interrupted = by a signal, stopped = by train.stop_after, pruned = by its sweep; the same command goes on with any of these, and with
-    a failed one."""
+    status: Literal["finished", "planned", "failed", "interrupted", "stopped", "paused", "pruned"]
+    """interrupted = by a signal, stopped = by train.stop_after, paused = at the end of a round of its sweep, pruned = by its sweep; the
+    same command goes on with any of these, and with a failed one."""
     stage: str
     method: str | None = None
     score: float | None = None

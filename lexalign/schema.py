@@ -571,8 +571,9 @@ class Sweep:
     """Points to draw; null with sampler=grid."""
     objectives: list[str]
     """Metrics to search by, several for their Pareto front; [] = the score of the runs."""
-    pruner: Literal["none", "halving", "median"]
-    """Stop bad points early: halving = successive halving, median = points below the median of the others (both Optuna's)."""
+    pruner: Literal["none", "halving", "asha", "median"]
+    """Stop bad points early: halving = successive halving in rounds, of the points of a grid; asha = the same without waiting for a round
+    to end, by what is known so far; median = points below the median of the others (these two are Optuna's)."""
     prune_on: str
     """What is compared while the runs train: a number of their evaluations every `train.eval_steps`, such as eval_loss."""
     prune_after: Count

@@ -9,6 +9,12 @@ from typing import Any
 
 from lexalign.sweeps.ledger import Job, Ledger
 
+PRUNED = (
+    "-m", "stage=sft", "tracking=none", "train.max_steps=18", "train.eval_steps=2", "data.limit=64", "evaluate.limit=8",
+    "evaluate.samples=0", "evaluate.max_new_tokens=2", "preflight=skip", "hardware.threads=1", "train.max_length=96",
+    "sweep.objectives=[loss]",
+)  # fmt: skip
+"""A sweep whose jobs are measured nine times; what it varies is still to be typed."""
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
 
 

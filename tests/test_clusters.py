@@ -1,16 +1,28 @@
-"""A sweep on other launchers of Hydra's, as far as one machine goes: submitit's local executor, and a Ray of its own."""
+"""A sweep on other launchers of Hydra's: submitit's local executor, a Ray of its own, and a Slurm where this machine has one."""
 
 import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
-from running import World, result_of
-from test_sweeps import QUICK, jobs_of
+from running import ROOT, World, result_of
+from test_sweeps import QUICK, begun, jobs_of
+
+from lexalign.checkpoints import lock, signals
+from lexalign.errors import FolderInUse, Stopped
+from lexalign.sweeps.elsewhere import stop_after
 
 WORDS = ("-m", *QUICK, "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "output_dir=sweep")
 LAUNCHERS = {
     "submitit": ["hydra/launcher=submitit_local"],
-    "ray": ["sweep=ray", "+hydra.launcher.ray.init.num_cpus=2"],
+    "ray": ["sweep=ray", "+hydra.launcher.ray.init.num_cpus=2", "hydra.launcher.ray.remote.num_gpus=0"],
 }
+SLURM = ["sweep=slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
+"""Small enough for any node. A cluster's partition or account: in the environment, as Slurm reads them (SBATCH_PARTITION)."""
 
 
 @pytest.mark.slow
@@ -29,6 +41,114 @@ def test_its_jobs_are_in_the_ledger(tmp_path, name):
     assert [job.attempts for job in jobs_of(tmp_path / "sweep")] == [1, 2, 1]
     local = world.type(*WORDS)
     assert "3 points, 2 finished before, 1 to run" in local.stderr, "the ledger is the same whoever runs the jobs"
+
+
+def needs(name: str) -> None:
+    """Skip where a scheduler is not there. Slurm starts a job again two minutes after it was requeued."""
+    if importlib.util.find_spec("submitit") is None:
+        pytest.skip("submitit is not installed; pip install 'lexalign[slurm]'")
+    if name == "slurm" and (shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0):
+        pytest.skip("no Slurm is at hand")
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_over_has_itself_run_again(tmp_path):
+    needs("submitit")
+    few = (word for word in QUICK if "max_steps" not in word)
+    words = ("-m", *few, "train.max_steps=2", "seed=0,1")
+    done = World(tmp_path).type(*words, "hydra/launcher=submitit_local", "train.stop_after=0.001", "output_dir=sweep")
+    assert done.returncode == 0 and "2 finished" in done.stderr, done.stderr[-3000:]
+    jobs = jobs_of(tmp_path / "sweep")
+    assert [(job.state, job.steps, job.attempts) for job in jobs] == [("finished", 2, 1)] * 2
+    for job in jobs:
+        log = Path(job.folder, "run.log").read_text()
+        assert [log.count(f"Going on from {job.folder}/checkpoints/checkpoint-{step}") for step in (1, 2)] == [1, 1], "a step each time"
+    whole = World(tmp_path).type(*words, "output_dir=whole", "store=other")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert [job.metrics for job in jobs] == [job.metrics for job in jobs_of(tmp_path / "whole")]
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_warns_or_takes_the_node_from_goes_on(tmp_path):
+    needs("slurm")
+    few = (word for word in QUICK if "max_steps" not in word)
+    process = begun(World(tmp_path), "-m", *few, *SLURM, "train.max_steps=60", "train.log_steps=1", "seed=0", "output_dir=sweep")
+    for command in (["scancel", "--signal=USR2"], ["scontrol", "requeue"]):
+        log = tmp_path / "sweep/0/metrics.jsonl"
+        seen = len(log.read_text().splitlines()) if log.is_file() else 0
+        while not log.is_file() or len(log.read_text().splitlines()) < seen + 3:
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            time.sleep(0.2)
+        (pickle,) = (tmp_path / "sweep/.submitit").glob("*/*_submitted.pkl")
+        subprocess.run([*command, pickle.parent.name], check=True)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0 and "1 finished" in said, said[-3000:]
+    (job,) = jobs_of(tmp_path / "sweep")
+    assert (job.steps, job.attempts) == (60, 1) and Path(job.folder, "run.log").read_text().count("Going on from") == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "warned", "minutes"), [(240, 5, 225), (60, 2, 54), (20, 5, 14), (4000, 0, 3985), (1, 2, 0.5), (30, 40, 15)]
+)
+def test_a_job_stops_before_its_time_is_over(limit, warned, minutes):
+    assert stop_after(limit, warned) == minutes
+
+
+def test_a_scheduler_s_warning_is_heeded_in_its_jobs_only(monkeypatch):
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: seen.append("submitit"))
+    try:
+        with signals.heeded():
+            signal.raise_signal(signal.SIGUSR2)
+        assert seen == ["submitit"]
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        with pytest.raises(Stopped) as stop, signals.heeded():
+            signal.raise_signal(signal.SIGUSR2)
+        assert stop.value.status == "stopped" and seen == ["submitit"]
+        signal.raise_signal(signal.SIGUSR2)
+        assert seen == ["submitit"] * 2, "its own handler is there again"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_requeued_job_takes_over_its_own_lock_only(tmp_path, monkeypatch):
+    """Its first life ended on a host that this one cannot ask."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with lock.held(tmp_path):
+        there = (tmp_path / lock.FILE).read_text()
+    elsewhere = "\n".join(["4242", "another-host", *there.split()[2:]]) + "\n"
+    for job, count, taken in (("7", "0", False), ("8", "1", False), ("7", "1", True)):
+        (tmp_path / lock.FILE).write_text(elsewhere)
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        if taken:
+            with lock.held(tmp_path) as left_by:
+                assert left_by == "process 4242 on another-host"
+                with pytest.raises(FolderInUse), lock.held(tmp_path):
+                    pass
+        else:
+            with pytest.raises(FolderInUse, match="another-host"), lock.held(tmp_path):
+                pass
+
+
+@pytest.mark.slow
+def test_ray_leases_the_gpus(tmp_path):
+    """Ray is told of two, which it need not see to lease them; each job gets one of them and not the other's."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed; pip install 'lexalign[ray]'")
+    words = (
+        "-m", *QUICK, "hardware=cpu", "seed=0,1", "sweep=ray", "+hydra.launcher.ray.init.num_cpus=2", "output_dir=sweep",
+        "extensions=[leasing]", "method._target_=leasing.Leasing",
+    )  # fmt: skip
+    leases = tmp_path / "leases"
+    leases.mkdir()
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")])
+    env = {"RAY_USAGE_STATS_ENABLED": "0", "LEASES": str(leases), "PYTHONPATH": path}
+    none = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=0", env=env)
+    assert none.returncode == 2 and "this machine has 0; type hydra.launcher.ray.remote.num_gpus=0" in none.stderr, none.stderr[-3000:]
+    done = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=2", env=env)
+    assert done.returncode == 0 and "2 finished" in done.stderr, done.stderr[-3000:]
+    assert {(leases / seed).read_text() for seed in "01"} == {"0", "1"}
 
 
 def test_one_that_is_not_installed_is_named(tmp_path):

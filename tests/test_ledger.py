@@ -1,9 +1,11 @@
 """A sweep's ledger: what it keeps, how fast it is with many jobs, and what it does on a full disk."""
 
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from running import ROOT, World, cpu_of_children
 
 from lexalign.errors import ConfigError
-from lexalign.sweeps import identity, session
+from lexalign.sweeps import identity, session, volumes
 from lexalign.sweeps.ledger import STATES, Job, Ledger, counted
 from lexalign.sweeps.points import alone, asked
 
@@ -119,6 +121,81 @@ def test_ten_thousand_jobs(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{MANY} points, {MANY} finished before, 0 to run" in done.stderr
     assert opened < 5 and took < 5, (opened, took)
+
+
+NETWORK = """
+/dev/vda / ext4 rw 0 0
+server:/home /mnt/home nfs4 rw 0 0
+/dev/vdb /mnt/home/local ext4 rw 0 0
+10.0.0.1@tcp:/scratch /mnt/big\\040scratch lustre rw,flock 0 0
+""".lstrip()
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("/mnt/home/me/sweep", "nfs4"), ("/mnt/home/local/sweep", None), ("/mnt/homes", None), ("/mnt/big scratch/x", "lustre"), ("/", None)],
+)
+def test_network_file_systems_are_known(tmp_path, monkeypatch, folder, kind):
+    (tmp_path / "mounts").write_text(NETWORK)
+    monkeypatch.setattr(volumes, "MOUNTS", tmp_path / "mounts")
+    assert volumes.shared(Path(folder)) == kind
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A folder that is taken for one of a network file system."""
+    (tmp_path / "mounts").write_text(f"server:/x {tmp_path}/net nfs4 rw 0 0\n")
+    (tmp_path / "net").mkdir()
+    monkeypatch.setattr(volumes, "MOUNTS", tmp_path / "mounts")
+    return tmp_path / "net"
+
+
+def test_on_a_network_it_needs_no_shared_memory(network):
+    with Ledger(network, write=True) as ledger:
+        ledger.put([Job(key="a", number=0, overrides=[])])
+        assert {file.name for file in network.iterdir()} == {"ledger.sqlite"}, "neither a log nor shared memory"
+        with Ledger(network) as reader:
+            ledger.put([Job(key="b", number=1, overrides=[])])
+            assert len(reader.jobs()) == 2
+
+
+def test_moved_to_a_network_it_is_read_and_gone_on_with(network, tmp_path):
+    with Ledger(tmp_path, write=True) as ledger:
+        ledger.put([Job(key="a", number=0, overrides=[])])
+    (tmp_path / "ledger.sqlite").rename(network / "ledger.sqlite")
+    with Ledger(network) as ledger:
+        assert len(ledger.jobs()) == 1
+    with Ledger(network, write=True) as ledger:
+        ledger.put([Job(key="b", number=1, overrides=[])])
+        assert ledger.connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with Ledger(network) as ledger:
+        assert len(ledger.jobs()) == 2
+
+
+def test_killed_amid_a_transaction_on_a_network(network, monkeypatch):
+    """The lock stays behind, and what the transaction had written; the next who writes waits, removes the one and undoes the other."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(network)], cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"})
+    assert done.returncode == -signal.SIGKILL and (network / "ledger.sqlite.lock").is_dir()
+    monkeypatch.setattr("lexalign.sweeps.ledger.LOCKED_SECONDS", 0.5)
+    with Ledger(network, write=True) as ledger:
+        assert [job.key for job in ledger.jobs()] == ["kept"]
+    assert not (network / "ledger.sqlite.lock").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lexalign.sweeps import volumes
+from lexalign.sweeps.ledger import Job, Ledger
+folder = Path(sys.argv[1])
+volumes.MOUNTS = folder.parent / "mounts"
+ledger = Ledger(folder, write=True)
+ledger.put([Job(key="kept", number=0, overrides=[])])
+ledger.connection.execute("PRAGMA cache_size=1")
+ledger.connection.execute("BEGIN IMMEDIATE")
+ledger.connection.executemany("INSERT INTO jobs (key, reason) VALUES (?, ?)", [(str(n), "x" * 5000) for n in range(100)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_full_disk_loses_nothing(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from running import World, result_of
+from sweep_folders import PRUNED
 from test_sweeps import QUICK, begun, jobs_of
 
 from lexalign.errors import ConfigError
@@ -111,48 +112,18 @@ def test_an_objective_that_nothing_measures_ends_the_search(tmp_path):
     assert done.returncode == 2 and "belief_jsd was not measured in job 0; it has loss, perplexity" in done.stderr, done.stderr[-3000:]
 
 
-PRUNED = (
-    "-m", "stage=sft", "tracking=none", "train.max_steps=18", "train.eval_steps=2", "data.limit=64", "evaluate.limit=8",
-    "evaluate.samples=0", "evaluate.max_new_tokens=2", "preflight=skip", "hardware.threads=1", "train.max_length=96",
-    "train.learning_rate=1e-6,1e-5,1e-4,1e-3,3e-3,1e-2", "sweep.objectives=[loss]", "sweep.jobs=1",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def halved(tmp_path_factory):
-    """Six points: run whole, and with successive halving."""
-    world = World(tmp_path_factory.mktemp("halved"))
-    whole = world.type(*PRUNED, "output_dir=whole", "store=store")
-    halving = world.type(*PRUNED, "output_dir=halving", "sweep.pruner=halving", "store=other")
-    assert whole.returncode == halving.returncode == 0, whole.stderr[-3000:] + halving.stderr[-3000:]
-    return world.folder
-
-
 @pytest.mark.slow
-def test_bad_points_stop_early_and_the_best_is_found(halved):
-    whole, pruned = jobs_of(halved / "whole"), jobs_of(halved / "halving")
-    assert {job.state for job in pruned} == {"finished", "pruned"}
-    best = min(whole, key=lambda job: job.metrics["loss"])
-    found = min((job for job in pruned if job.state == "finished"), key=lambda job: job.metrics["loss"])
-    assert found.values == best.values and found.metrics == best.metrics
-    steps = [int(trial.last_step or 0) for trial in study_of(halved / "halving").trials]
-    assert sum(steps) <= 0.7 * 9 * len(whole), steps
-
-
-@pytest.mark.slow
-def test_a_pruned_run_says_so_and_keeps_a_checkpoint(halved):
-    for job in (job for job in jobs_of(halved / "halving") if job.state == "pruned"):
-        folder = Path(job.folder)
-        assert result_of(folder)["status"] == "pruned" and "eval_loss" in result_of(folder)["error"]
-        assert list((folder / "checkpoints").glob("checkpoint-*")) and not (folder / "artifact").exists()
-
-
-@pytest.mark.slow
-def test_without_a_pruner_the_pruned_run_to_their_end(halved):
-    done = World(halved).type(*PRUNED, "output_dir=halving", "store=other")
-    assert done.returncode == 0 and "6 finished" in done.stderr, done.stderr[-3000:]
-    whole, later = jobs_of(halved / "whole"), jobs_of(halved / "halving")
-    assert [job.metrics["loss"] for job in whole] == [job.metrics["loss"] for job in later]
+def test_optuna_stops_bad_points_early(tmp_path):
+    done = World(tmp_path).type(*PRUNED, "train.learning_rate=3e-3,1e-3,1e-6,1e-5", "output_dir=sweep", "sweep.pruner=asha", "seed=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    trials, jobs = study_of(tmp_path / "sweep").trials, jobs_of(tmp_path / "sweep")
+    assert {job.state for job in jobs} == {"finished", "pruned"}
+    assert sorted(int(trial.last_step or 0) * 2 for trial in trials if trial.state.name == "PRUNED") == sorted(
+        job.steps for job in jobs if job.state == "pruned"
+    )
+    for job in (job for job in jobs if job.state == "pruned"):
+        assert result_of(Path(job.folder))["status"] == "pruned" and f"at step {job.steps} of 18: eval_loss" in job.reason
+        assert list((Path(job.folder) / "checkpoints").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +137,8 @@ def test_without_a_pruner_the_pruned_run_to_their_end(halved):
         (["seed=0,1", "sweep.objectives=[score]"], "score is measured by nothing"),
         (["seed=0,1", "sweep.pruner=median"], "type train.eval_steps=10"),
         (["seed=0,1", "sweep.reduction=4"], "nothing is pruned"),
+        (["seed=0,1", "train.eval_steps=2", "sweep.pruner=median", "sweep.reduction=4"], "has no use for it"),
+        (["sweep=optuna", RATE, "train.eval_steps=2", "sweep.pruner=halving"], "type sweep.pruner=asha"),
         (["seed=0,1", "sweep.jobs=0"], "sweep.jobs=0"),
         (["output_dir=a,b"], "output_dir: belongs to the sweep and cannot be swept"),
         (["sweep.jobs=1,2"], "sweep.jobs: belongs to the sweep"),

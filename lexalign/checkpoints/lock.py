@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from lexalign.errors import FolderInUse
 
 log = logging.getLogger(__name__)
 FILE = ".lock"
+LIFE = ".lock.slurm"
+"""Which Slurm job had the lock last."""
 TICK = 0.2
 """Seconds between two looks at another's lock."""
 NAMING = 2.0
@@ -29,6 +32,8 @@ def held(out_dir: Path) -> Iterator[str | None]:
     """
     path = out_dir / FILE
     before = holder(path)
+    if outlived(out_dir):
+        path.unlink(missing_ok=True)
     lock = SoftFileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -40,10 +45,28 @@ def held(out_dir: Path) -> Iterator[str | None]:
             f"output_dir={out_dir}: {now or 'another process'} writes here now; wait for it, or type another output_dir. "
             f"(Is it gone, and was it another host's? Remove {path}.)"
         ) from None
+    if life := slurm_life():
+        (out_dir / LIFE).write_text(" ".join(map(str, life)), encoding="utf-8")
     try:
         yield before
     finally:
         lock.release()
+
+
+def slurm_life() -> tuple[int, int] | None:
+    """Number of the Slurm job that this process belongs to, and how often that was put in the queue again; None outside of one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return (int(job), int(os.environ.get("SLURM_RESTART_COUNT", "0"))) if job else None
+
+
+def outlived(out_dir: Path) -> bool:
+    """Whether the lock of `out_dir` is from an earlier life of this very Slurm job, which has ended, on whatever host that was."""
+    life = slurm_life()
+    try:
+        job, count = map(int, (out_dir / LIFE).read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return False
+    return life is not None and job == life[0] and count < life[1]
 
 
 def alive(out_dir: Path) -> bool:

@@ -1,4 +1,5 @@
-"""SIGTERM, SIGINT and the deadline: at once where nothing is lost by it, after the step and a checkpoint while training."""
+"""SIGTERM, SIGINT, a scheduler's warning and the deadline: at once where nothing is lost by it, while training after the step and a
+checkpoint."""
 
 import os
 import signal
@@ -11,6 +12,7 @@ from types import FrameType
 
 import psutil
 
+from lexalign.checkpoints import requeue
 from lexalign.errors import Stopped
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -27,9 +29,9 @@ class Watcher:
         """Who else is to know."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler of both signals."""
-        name, code = signal.Signals(number).name, CODES[signal.Signals(number)]
-        stop = Stopped(f"{name} was received", exit_code=code, status="interrupted")
+        """The handler of all of them."""
+        name, code = signal.Signals(number).name, CODES.get(signal.Signals(number))
+        stop = Stopped(f"{name} was received", exit_code=code or 143, status="interrupted" if code else "stopped")
         if not self.training or (self.asked is not None and number == signal.SIGINT):
             self.asked = stop  # should a library swallow it: training will not begin
             raise stop
@@ -60,8 +62,8 @@ def heeded() -> Iterator[None]:
     if watcher is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    watcher = Watcher()
-    before = {number: signal.signal(number, watcher.receive) for number in CODES}
+    watcher, warning = Watcher(), requeue.warning()
+    before = {number: signal.signal(number, watcher.receive) for number in (*CODES, *([warning] if warning else []))}
     try:
         yield
     finally:

@@ -18,6 +18,13 @@ DIRECTIONS = {
     "label_margin": "maximize",
     "reward": "maximize",
 }
+GREATER_IS_BETTER = ("accurac", "margin", "chosen", "reward", "exact")
+"""Parts of the names of a trainer's own evaluation numbers of which more is better; of the others (losses) less is."""
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether less of a number of the trainer's evaluation is better."""
+    return not any(part in name for part in GREATER_IS_BETTER)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -71,8 +71,15 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
         yield f"sweep.jobs: hydra/launcher={launcher} has a setting of its own for it; leave it out"
     if chosen.pruner == "none":
         if asked.typed("sweep.prune_on", "sweep.prune_after", "sweep.reduction"):
-            yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving or sweep.pruner=median"
+            yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving, asha or median"
         return
+    if chosen.pruner == "halving" and chosen.sampler != "grid":
+        yield (
+            f"sweep.pruner=halving: compares points that are all there from the start, and sweep.sampler={chosen.sampler} draws one "
+            "after the other; type sweep.pruner=asha, or list the points and type sweep=grid"
+        )
+    if chosen.pruner == "median" and asked.typed("sweep.reduction"):
+        yield "sweep.reduction: sweep.pruner=median has no use for it; leave it out"
     if chosen.sampler != "grid" and chosen.seeds is not None:
         yield f"sweep.seeds={chosen.seeds}: a search prunes its points by single runs; leave sweep.seeds or sweep.pruner out"
     if len(chosen.objectives) > 1:

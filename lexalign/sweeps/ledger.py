@@ -1,22 +1,29 @@
 """`ledger.sqlite` in a sweep's folder: what every job is, how far it came, and what it scored.
 
-The process that runs the sweep is its only writer; others may read while it writes.
+The process that runs the sweep is its only writer; others may read while it writes. On a network file system, whose locks and shared memory
+SQLite cannot rely on, it keeps no write-ahead log, and its lock is a folder, `ledger.sqlite.lock`.
 """
 
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lexalign.errors import ConfigError, DiskFull
+from lexalign.sweeps import volumes
 
 FILE = "ledger.sqlite"
 VERSION = 1
-State = Literal["waiting", "running", "finished", "pruned", "failed", "interrupted", "planned"]
+LOCK = f"{FILE}.lock"
+"""SQLite's own, on a network file system."""
+LOCKED_SECONDS = 10.0
+"""After which it was left behind; a transaction takes a fraction of a second."""
+State = Literal["waiting", "running", "finished", "paused", "pruned", "failed", "interrupted", "planned"]
 STATES: tuple[str, ...] = get_args(State)
 
 
@@ -78,9 +85,16 @@ class Ledger:
         self.connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        place = self.path if self.write else f"{self.path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(place, uri=not self.write, timeout=30)
+        shared = volumes.shared(self.folder) is not None
+        if shared and self.write:
+            self._forget_left_lock()
+        options = ["mode=rwc" if self.write else "mode=ro", *self._options() * shared]
+        connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?{'&'.join(options)}", uri=True, timeout=30)
         try:
+            if shared and self.write:  # of one that was begun on a disk of this machine
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                connection.execute("PRAGMA journal_mode=DELETE")
+                connection.execute("PRAGMA locking_mode=NORMAL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION) or (version == 0 and not self.write):
                 raise ConfigError(
@@ -88,9 +102,11 @@ class Ledger:
                     "name another output_dir, or type sweep.fresh=true"
                 )
             if self.write and version == 0:
-                self._create(connection)
+                self._create(connection, journal="DELETE" if shared else "WAL")
         except sqlite3.DatabaseError as error:
             connection.close()
+            if "locked" in str(error):
+                raise ConfigError(f"{self.path}: is locked; if no process uses it, remove {self.path.with_name(LOCK)}") from error
             raise ConfigError(f"{self.path}: cannot be read as a ledger ({error}); move it away, or type sweep.fresh=true") from error
         except ConfigError:
             connection.close()
@@ -98,14 +114,32 @@ class Ledger:
         return connection
 
     @staticmethod
-    def _create(connection: sqlite3.Connection) -> None:
+    def _create(connection: sqlite3.Connection, *, journal: str) -> None:
         typed = {"key": "TEXT PRIMARY KEY", "number": "INTEGER UNIQUE", "values": "TEXT"}
         columns = ", ".join(f'"{name}" {typed.get(name, "")}' for name in COLUMNS)
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA journal_mode={journal}")
         with connection:
             connection.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns})")
             connection.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)")
             connection.execute(f"PRAGMA user_version={VERSION}")
+
+    def _options(self) -> list[str]:
+        """How SQLite is to open the file on a network file system."""
+        with suppress(OSError), self.path.open("rb") as file:
+            if not self.write and file.read(20)[18:] == b"\2\2" and not self.path.with_name(f"{FILE}-wal").exists():
+                return ["immutable=1"]  # has a write-ahead log, that is was copied here: nobody writes it
+        return ["vfs=unix-dotfile"]
+
+    def _forget_left_lock(self) -> None:
+        """Remove SQLite's lock where a killed process has left it. The sweep's folder is ours alone, and who reads holds it for no time."""
+        lock = self.path.with_name(LOCK)
+        with suppress(OSError):
+            since, seen = time.monotonic(), lock.stat().st_mtime_ns
+            while time.monotonic() - since < LOCKED_SECONDS:  # by this machine's clock: the file's time is its server's
+                time.sleep(0.1)
+                if (now := lock.stat().st_mtime_ns) != seen:
+                    since, seen = time.monotonic(), now
+            lock.rmdir()
 
     def __enter__(self) -> "Ledger":
         return self

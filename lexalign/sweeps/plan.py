@@ -16,9 +16,12 @@ from lexalign.schema import Experiment
 from lexalign.sweeps import identity
 from lexalign.sweeps.ledger import Job, Ledger, State
 from lexalign.sweeps.points import Asked, alone
+from lexalign.sweeps.report.folders import steps
 
 log = logging.getLogger(__name__)
 DONE: tuple[State, ...] = ("finished", "pruned")
+SILENT = "the sweep was killed"
+"""Why a job ended of which nothing is known."""
 
 
 @dataclass
@@ -186,9 +189,11 @@ def absorb(job: Job, exit_code: int | None) -> None:
     else:
         job.seconds += time.time() - (job.started or time.time())
     job.pid, job.reason = None, None
-    if result is not None and result.status in ("finished", "planned", "pruned"):
+    if result is not None and result.status in ("finished", "planned", "paused", "pruned"):
         job.state = result.status  # type: ignore[assignment]
         told(job, result)
+        if result.status in ("paused", "pruned"):
+            job.steps, job.reason = steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
         return
     job.state = "failed"
     if result is not None and result.status in ("interrupted", "stopped"):
@@ -196,7 +201,7 @@ def absorb(job: Job, exit_code: int | None) -> None:
     elif result is not None and (exit_code is None or exit_code > 0):
         job.reason = result.error
     elif exit_code is None:
-        job.state, job.reason = "interrupted", "the sweep was killed"
+        job.state, job.reason = "interrupted", SILENT
     else:
         job.reason = ended_by(exit_code)
 

@@ -19,8 +19,6 @@ from lexalign.sweeps.points import Axis
 
 FILE = "study.journal"
 NAME = "sweep"
-GREATER_IS_BETTER = ("accurac", "margin", "chosen", "reward", "exact")
-"""Parts of the names of an evaluation's numbers of which more is better; of the others (losses) less is."""
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
@@ -48,14 +46,9 @@ def space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     return found
 
 
-def smaller_is_better(metric: str) -> bool:
-    """Whether less of an evaluation's number is better."""
-    return not any(part in metric for part in GREATER_IS_BETTER)
-
-
 def pruner(settings: Sweep) -> optuna.pruners.BasePruner:
     """Optuna's pruner of these settings."""
-    if settings.pruner == "halving":
+    if settings.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.prune_after, reduction_factor=settings.reduction)
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=settings.prune_after - 1)

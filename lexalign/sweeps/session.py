@@ -74,6 +74,10 @@ def source_of(plan: Plan, display: Display, to_run: Sequence[Job], first: Experi
         grid = Grid(plan, display)
         grid.want(to_run)
         return grid
+    if plan.settings.pruner == "halving":
+        from lexalign.sweeps.rounds import Rounds
+
+        return Rounds(plan, display, plan.points())
     from lexalign.sweeps.study import Studied
 
     return Studied(plan, display, seed=first.seed, score=first.method.score if first.method else [])

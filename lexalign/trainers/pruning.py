@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from transformers import TrainerCallback
 
@@ -24,7 +24,15 @@ class Judge(Protocol):
     def metric(self) -> str:
         """Number of the trainer's evaluation that is compared, as it is logged."""
 
-    def too_bad(self, value: float, evaluation: int) -> bool:
+    @property
+    def status(self) -> Literal["paused", "pruned"]:
+        """Of a run that it stops."""
+
+    @property
+    def why(self) -> str:
+        """Why it stops one."""
+
+    def stops(self, value: float, evaluation: int) -> bool:
         """Whether a run with this value at its evaluation of this number (from 1) is to stop."""
 
 
@@ -38,7 +46,7 @@ def callbacks(out_dir: Path) -> list[TrainerCallback]:
 
 
 class Prune(TrainerCallback):
-    """Asks after each evaluation; a run that is pruned saves a checkpoint first, so that it can go on in a sweep without a pruner."""
+    """Asks after each evaluation; a run that is stopped saves a checkpoint first, so that it can go on: in the next round, or unpruned."""
 
     def __init__(self, judge: Judge):
         self.judge = judge
@@ -49,8 +57,8 @@ class Prune(TrainerCallback):
             known = ", ".join(sorted(key for key in found if key.startswith("eval_")))
             raise ConfigError(f"sweep.prune_on={name}: the evaluation has no such number; name one of {known}")
         value = found[name] if math.isfinite(found[name]) else math.nan
-        if self.judge.too_bad(value, state.global_step // args.eval_steps) and state.global_step < state.max_steps:
-            reason = f"pruned at step {state.global_step} of {state.max_steps}: {name} {value:.4g}"
-            log.info("Stopping, because others of the sweep do better: %s", reason)
-            signals.ask(Stopped(reason, exit_code=0, status="pruned"))
+        if self.judge.stops(value, state.global_step // args.eval_steps) and state.global_step < state.max_steps:
+            reason = f"{self.judge.status} at step {state.global_step} of {state.max_steps}: {name} {value:.4g}"
+            log.info("Stopping, because %s: %s", self.judge.why, reason)
+            signals.ask(Stopped(reason, exit_code=0, status=self.judge.status))
             control.should_save = True

@@ -18,7 +18,7 @@ from lexalign.sweeps.report.folders import CONTROL
 SHOWN = 100
 WIDEST = 36
 """Characters that a column need not have more of; longer texts are cut where others take the room."""
-COLOURS = {"finished": "green", "failed": "red", "interrupted": "red", "pruned": "yellow", "running": "cyan"}
+COLOURS = {"finished": "green", "failed": "red", "interrupted": "red", "paused": "yellow", "pruned": "yellow", "running": "cyan"}
 
 
 def show(report: Report) -> None:
