@@ -31,7 +31,7 @@ def follow(starter: int) -> None:
 
 def main(job: Path) -> int:
     """Run the job; the exit code. How it ended is written beside the job file."""
-    for asking in (signal.SIGINT, signal.SIGTERM):
+    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
     threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     told = json.loads(job.read_text(encoding="utf-8"))
