@@ -77,6 +77,35 @@ def refuse_unstackable(folder: Path) -> None:
         raise ConfigError(f"{folder}: the adapter holds {other[0]}; merge it into its base first and start from the merged model")
 
 
+def refuse_other_base(folder: Path, model: torch.nn.Module, base: str) -> None:
+    """Raise ConfigError where an adapter has updates for layers that the model does not have, or of another shape; PEFT leaves such
+    updates out, or speaks of a state_dict."""
+    modules = dict(model.named_modules())
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    for name, shape in shapes.items():
+        layer, _, part = name.removeprefix("base_model.model.").partition(".lora_")
+        if not part.startswith(("A.weight", "B.weight")):
+            continue
+        module = modules.get(layer)
+        wanted = getattr(module, "in_features" if part.startswith("A") else "out_features", None)
+        has = shape[1] if part.startswith("A") else shape[0]
+        if module is None or wanted not in (None, has):
+            found = f"is of width {wanted}, the adapter's of width {has}" if module is not None else "is not there"
+            raise ConfigError(f"{folder}: the adapter belongs on another base than {base}: there {layer} {found}; name the base it is of")
+
+
+def vocabulary(folder: Path, model: Any) -> int | None:
+    """Rows of the embeddings that an adapter holds itself; None where it holds none."""
+    names = [name for name, module in model.named_modules() if module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118
+            layer = name.removeprefix("base_model.model.")
+            if any(layer.startswith(f"{known}.") and layer.endswith("weight") and ".lora_" not in layer for known in names):
+                return weights.get_slice(name).get_shape()[0]
+    return None
+
+
 def stack(first: Path, second: Path) -> None:
     """Rewrite the adapter in `second`, trained on weights with `first` merged in, as one adapter on the original base.
 

@@ -77,6 +77,7 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
                 result = get_method(experiment.stage.target)(started_from, out_dir, tracker)
             result.parent = parent.details["folder"] if parent else None
             result.key = key
+            result.command = list(composed.typed)
             result.seconds = round(time.monotonic() - started, 3)
             artifacts.write_result(out_dir, result)
     except BaseException as error:
