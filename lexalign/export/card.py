@@ -156,10 +156,11 @@ def code_of(manifest: dict[str, Any]) -> str:
 
 def commands(subject: Subject) -> str:
     """What was typed for each run, the first one first, and for the export."""
-    settings = subject.experiment.export
-    lines = [result.command for past in lineage(subject.past) if (result := own_result(past)) is not None]
-    lines.insert(0, ["stage=export", f"model.path={subject.experiment.model.path}", f"export.dtype={settings.dtype}"])
-    return "\n".join(shlex.join(["python", "run.py", *map(told, line)]) for line in reversed(lines))
+    typed = [["stage=export", f"model.path={subject.experiment.model.path}", f"export.dtype={subject.experiment.export.dtype}"]]
+    for past in lineage(subject.past):
+        result = own_result(past)
+        typed += [result.command] if result is not None and result.command is not None else []
+    return "\n".join(shlex.join(["python", "run.py", *map(told, line)]) for line in reversed(typed))
 
 
 def told(word: str) -> str:
