@@ -38,6 +38,7 @@ class ModelSpeaker:
         if past.bits:
             log.info("%s: the model was trained on a base of %d bits; it answers on the base as it is", name, past.bits)
         loaded = models.load(experiment)
+        model: Any = loaded.model
         data = dataclasses.replace(
             experiment.data,
             chat_template=past.setting("data", "chat_template") or "auto",
@@ -53,7 +54,7 @@ class ModelSpeaker:
         except TemplateError as error:
             raise ConfigError(f"chat.system: the chat template of {experiment.model.path} refuses it ({error}); leave it out") from error
         device = hardware.resolve_device(experiment.hardware.device)
-        return cls(name=name, model=loaded.model.to(device).eval(), encoder=encoder, settings=settings)
+        return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
 
     def forget(self) -> None:
         """Begin a new conversation."""

@@ -46,7 +46,7 @@ def read_back(model: Any, encoder: Encoder, folder: Path, spans: list[Spans], *,
     for what, (before, after) in {"vocabulary": vocabularies, "chat template": templates, "ids of the rows": ids}.items():
         if before != after:
             refuse(f"its tokenizer's {what} came back as another")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
     compare_weights(model.state_dict(), loaded.state_dict())
     found, largest = logits_apart(model, loaded.to(device_of(model)).eval(), spans[:ROWS_READ_BACK])
     if not found <= LOGITS_APART * largest:
