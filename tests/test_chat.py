@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+from refusing import problems_of, said
 from running import ROOT, World, result_of
 
 from lexalign.chat import serving
@@ -30,7 +31,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(world):
-    return world.run("train.max_steps=60", "evaluate=false", *ONE)[1]
+    return world.run("train.max_steps=60", "evaluate=false", "preflight=skip", *ONE)[1]
 
 
 @pytest.fixture
@@ -158,6 +159,16 @@ def test_a_reference_that_is_not_known_is_told(chat):
         chat("Hello", path="embedded:tiny", settings=["chat.against=reference"])
 
 
+def test_a_conversation_is_no_parent_and_an_export_is_one(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    for stage in ("chat", "export"):
+        lines = ("# @package _global_", "defaults:", f"  - override /stage: {stage}", "  - override /model: tiny")
+        (tmp_path / "experiment" / f"{stage}.yaml").write_text("\n".join(lines) + "\n")
+    problems = problems_of(["--config-dir", str(tmp_path), "stage=align", "model.parent=chat"])
+    assert said(problems, "model.parent=chat: is stage=chat and makes no model; name an experiment that trains")
+    assert problems_of(["--config-dir", str(tmp_path), "stage=align", "model.parent=export"]) == []
+
+
 def test_the_vllm_command(world, run, tmp_path):
     adapter = (run / "artifact").resolve()
     assert serving.command(str(run), None) == (
@@ -167,7 +178,7 @@ def test_the_vllm_command(world, run, tmp_path):
     assert serving.command("org/name", "abc") == "vllm serve org/name --revision abc"
     assert serving.command("embedded:tiny", None) == f"vllm serve {EMBEDDED / 'tiny'}"
     for change, said in (({"r": 600}, "rank is 600, vLLM's limit 512"), ({"use_dora": True}, "uses use_dora")):
-        other = tmp_path / said[:8].strip()
+        other = tmp_path / next(iter(change))
         shutil.copytree(adapter, other)
         config = other / serving.CONFIG
         config.write_text(json.dumps({**json.loads(config.read_text()), **change}))

@@ -12,7 +12,8 @@ from lexalign import artifacts
 from lexalign.errors import HubError
 
 TOKEN = "hf_" + "WriterOfThisRepository"
-EXPORT = ("stage=export", "hardware.threads=1", "export.rows=4", "export.push=me/weaver")
+EXPORT = ("stage=export", "hardware.threads=1", "export.rows=4")
+REPO = "export.push=me/weaver"
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,11 @@ def hub(monkeypatch, tmp_path):
         yield server
 
 
-def refused(world, run, *more):
+def refused(world, run, repo=REPO):
     """What an export is refused with, its folder, and that the token is not in it."""
     out_dir = world.folder / f"refused-{len(list(world.folder.iterdir()))}"
     with pytest.raises(HubError) as error:
-        world.run(*EXPORT, f"model.path={run}", *more, out_dir=out_dir)
+        world.run(*EXPORT, repo, f"model.path={run}", out_dir=out_dir)
     assert TOKEN not in str(error.value) and TOKEN not in (out_dir / "run.log").read_text()
     return str(error.value), out_dir
 
@@ -51,7 +52,7 @@ def changes(hub):
 
 
 def test_the_whole_folder_goes_there_privately(world, run, hub):
-    result, folder = world.run(*EXPORT, f"model.path={run}")
+    result, folder = world.run(*EXPORT, REPO, f"model.path={run}")
     artifact, held = folder / "artifact", hub.files("me/weaver")
     ours = {path.name: path.read_bytes() for path in artifact.iterdir() if path.name != artifacts.MANIFEST}
     assert {name: content for name, content in held.items() if name != ".gitattributes"} == ours
@@ -68,7 +69,7 @@ def test_the_whole_folder_goes_there_privately(world, run, hub):
 
 
 def test_it_is_public_where_that_is_said(world, run, hub):
-    world.run(*EXPORT, f"model.path={run}", "export.private=false")
+    world.run(*EXPORT, REPO, f"model.path={run}", "export.private=false")
     assert hub.repositories["models/me/weaver"].private is False
 
 
@@ -80,7 +81,7 @@ def test_an_empty_repository_of_ones_own_is_filled_if_it_is_as_private(world, ru
     assert f"the exported model is whole in {folder / 'artifact'}: type `hf upload me/weaver" in message
     assert artifacts.damage(folder / "artifact") is None
     hub.repositories["models/me/weaver"].private = True
-    world.run(*EXPORT, f"model.path={run}")
+    world.run(*EXPORT, REPO, f"model.path={run}")
     assert "model.safetensors" in hub.files("me/weaver")
 
 
@@ -124,6 +125,6 @@ def test_offline_is_refused_before_anything(monkeypatch):
 
 def test_as_a_user_types_it(world, run, hub, tmp_path):
     env = environment(hub.url, tmp_path / "home", HF_TOKEN=TOKEN)
-    done = world.type(*EXPORT, f"model.path={run}", "tracking=none", "output_dir=typed", env=env)
+    done = world.type(*EXPORT, REPO, f"model.path={run}", "tracking=none", "output_dir=typed", env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert TOKEN not in done.stdout + done.stderr and "model.safetensors" in hub.files("me/weaver")
