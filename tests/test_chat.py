@@ -177,14 +177,14 @@ def test_the_vllm_command(world, run, tmp_path):
     )
     assert serving.command("org/name", "abc") == "vllm serve org/name --revision abc"
     assert serving.command("embedded:tiny", None) == f"vllm serve {EMBEDDED / 'tiny'}"
-    for change, said in (({"r": 600}, "rank is 600, vLLM's limit 512"), ({"use_dora": True}, "uses use_dora")):
+    for change, reason in (({"r": 600}, "rank is 600, vLLM's limit 512"), ({"use_dora": True}, "uses use_dora")):
         other = tmp_path / next(iter(change))
         shutil.copytree(adapter, other)
         config = other / serving.CONFIG
         config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
         found = serving.command(str(other), None)
         assert found.startswith(f"python run.py stage=export model.path={other} ") and "&& vllm serve exported/artifact" in found
-        assert said in found
+        assert reason in found
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": False, "r": 100}))
     assert "--max-lora-rank 128" in serving.command(str(other), None)
 

@@ -11,7 +11,8 @@ from running import World, result_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from lexalign import adapters, artifacts
+from lexalign import adapters, artifacts, reproduce
+from lexalign.compose import compose
 from lexalign.errors import ArtifactError, ConfigError
 from lexalign.locate import EMBEDDED
 
@@ -238,6 +239,8 @@ def test_an_adapter_from_elsewhere_brings_embeddings_of_its_own(world, tmp_path,
     for one, other in zip(*(logits(m, [f"Who is {NEW}2?"], words) for m in (model.eval(), again)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert result.metrics["after"]["kl"] < 1e-6
+    manifest = artifacts.read_manifest(folder / "artifact")
+    assert manifest["model"]["path"] == str(start) and manifest["data"]["path"] == "embedded:tiny_sft", "what it was trained from is kept"
 
 
 def test_added_tokens_without_embeddings_are_refused(world, lora, tmp_path):
@@ -341,6 +344,11 @@ def test_rows_that_are_gone_or_changed_are_told(world, lora, tmp_path):
     run = changed_manifest(lora, tmp_path / "other", lambda m: m["data"]["files"].update(test="0" * 64))
     _, folder = world.run("stage=export", f"model.path={run}", *FEW)
     assert "is not what the model was trained on any more" in (folder / "run.log").read_text()
+
+
+def test_an_export_is_made_again_to_the_byte(world, exported):
+    words = [f"reproduce={exported[1]}", f"output_dir={world.folder / 'again'}", f"store={world.store}"]
+    assert reproduce.run(str(exported[1]), compose(words).experiment)
 
 
 def test_a_dry_run_exports_nothing(world, lora, capsys):

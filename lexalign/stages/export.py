@@ -76,11 +76,21 @@ def make(experiment: Experiment, past: Past, splits: Splits, artifact: Path) -> 
         "way": chosen.way,
         "ways": {way: found.values for way, found in chosen.ways.items()},
     }
-    # How the model was trained stays true of it: the reference, the rewards and the rows are found there.
-    facts = {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
-    code = experiment.model.trust_remote_code
-    writing.write(chosen.model, encoder, artifact, spans=spans, card=card.text(what, chosen), facts={**facts, "exported": told}, code=code)
+    facts, code = {**history(experiment, past, what.source), "exported": told}, experiment.model.trust_remote_code
+    writing.write(chosen.model, encoder, artifact, spans=spans, card=card.text(what, chosen), facts=facts, code=code)
     return told, chosen
+
+
+def history(experiment: Experiment, past: Past, source: Any) -> dict[str, Any]:
+    """What the manifest tells of the model's training, which stays true of it: its reference, its rewards and its rows are found there."""
+    if past.manifest:
+        return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
+    settings, start = identity.settings(experiment), {}
+    if source.adapter is not None:  # an adapter from elsewhere was trained from its base
+        start = {"path": source.place.name, "revision": source.revision}
+        start |= {} if source.place.kind == "hub" else identity.place_identity(source.place, None, "models")
+    data = {"path": experiment.data.path, **identity.data_identity(experiment.data)}
+    return {"model": start, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
 
 
 def rows_of(experiment: Experiment, past: Past) -> Data:
