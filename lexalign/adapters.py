@@ -68,13 +68,44 @@ def refuse_unstackable(folder: Path) -> None:
     used = [name for name in UNSTACKABLE if config.get(name)]
     if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":
         what = ", ".join(used) or f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
-        raise ConfigError(f"{folder}: the adapter uses {what}; merge it into its base first and start from the merged model")
+        raise ConfigError(f"{folder}: the adapter uses {what}; merge it first with stage=export, and start from the merged model")
+    other = sorted(name for name in shapes(folder) if not name.endswith((".lora_A.weight", ".lora_B.weight")))
+    if other:
+        raise ConfigError(f"{folder}: the adapter holds {other[0]}; merge it first with stage=export, and start from the merged model")
+
+
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of each tensor of an adapter, by name; raises ConfigError where its weights are not there as safetensors."""
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder}: holds no {WEIGHTS}; save the adapter again with save_pretrained, which writes it")
     with safe_open(folder / WEIGHTS, "pt") as weights:
-        other = sorted(name for name in weights.keys() if not name.endswith((".lora_A.weight", ".lora_B.weight")))  # noqa: SIM118
-    if other:
-        raise ConfigError(f"{folder}: the adapter holds {other[0]}; merge it into its base first and start from the merged model")
+        return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+
+
+def refuse_other_base(folder: Path, model: torch.nn.Module, base: str) -> None:
+    """Raise ConfigError where an adapter has updates for layers that the model does not have, or of another shape; PEFT leaves such
+    updates out, or speaks of a state_dict."""
+    modules = dict(model.named_modules())
+    for name, shape in shapes(folder).items():
+        layer, _, part = name.removeprefix("base_model.model.").partition(".lora_")
+        if not part.startswith(("A.weight", "B.weight")):
+            continue
+        module = modules.get(layer)
+        wanted = getattr(module, "in_features" if part.startswith("A") else "out_features", None)
+        has = shape[1] if part.startswith("A") else shape[0]
+        if module is None or wanted not in (None, has):
+            found = f"is of width {wanted}, the adapter's of width {has}" if module is not None else "is not there"
+            raise ConfigError(f"{folder}: the adapter belongs on another base than {base}: there {layer} {found}; name the base it is of")
+
+
+def vocabulary(folder: Path, model: Any) -> int | None:
+    """Rows of the embeddings that an adapter holds itself; None where it holds none."""
+    names = [name for name, module in model.named_modules() if module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for name, shape in shapes(folder).items():
+        layer = name.removeprefix("base_model.model.")
+        if any(layer.startswith(f"{known}.") and layer.endswith("weight") and ".lora_" not in layer for known in names):
+            return shape[0]
+    return None
 
 
 def stack(first: Path, second: Path) -> None:

@@ -129,8 +129,10 @@ def command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...], anc
         parent = compose(command, config_dirs=config_dirs, ancestors=ancestors).experiment
     except ConfigError as error:
         return error.problems
-    if parent.stage.name == "evaluate":
-        return ["is stage=evaluate and makes no model; name an experiment that trains or fetches one"]
+    if parent.stage.name in ("evaluate", "chat"):
+        return [f"is stage={parent.stage.name} and makes no model; name an experiment that trains or fetches one"]
+    if parent.stage.name == "export":
+        return []
     makes_model = parent.method is not None or (parent.model.path is not None and parent.download.only != "datasets")
     return [] if makes_model else [f"is stage={parent.stage.name} and fetches no model; name an experiment that trains or fetches one"]
 

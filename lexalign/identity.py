@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "b
 # Settings that change how a run is watched or stored, not what it makes.
 UNTRAINED = (
     "dry_run", "verbose", "resume", "resume_allow", "output_dir", "store", "cache", "compare", "preflight", "reproduce", "report",
-    "report_csv", "tracking", "extensions", "sweep", "download",
+    "report_csv", "tracking", "extensions", "sweep", "download", "export", "chat",
 )  # fmt: skip
 UNTRAINED_IN_TRAIN = (
     "save_steps", "log_steps", "keep_checkpoints", "eval_steps", "stop_after", "divergence", "divergence_factor", "divergence_steps",
@@ -87,7 +87,7 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide the artifact, places replaced by what is there."""
     tree = dataclasses.asdict(experiment)
     for name in UNTRAINED:
-        if name != "download" or experiment.stage.name != "download":
+        if name != experiment.stage.name:  # a stage's own settings are what it makes
             tree.pop(name)
     for name in UNTRAINED_IN_TRAIN:
         (tree["train"] or {}).pop(name, None)

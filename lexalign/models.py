@@ -70,7 +70,7 @@ def source(path: str, revision: str | None) -> Source:
     if "files" in base and identity.place_identity(below.place, None, "models")["files"] != base["files"]:
         raise ConfigError(f"model.path={path}: its base {base['path']} is not the model it was trained on (sha256 differs); train it again")
     if below.adapter is not None:
-        raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first")
+        raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first with stage=export")
     return Source(place=below.place, revision=below.revision, adapter=folder, tokenizer=folder)
 
 

@@ -32,4 +32,6 @@ class Result:
     parent: str | None = None
     seconds: float | None = None
     error: str | None = None
+    command: list[str] | None = None
+    """What was typed after `python run.py`."""
     details: dict[str, Any] = field(default_factory=dict)

@@ -98,6 +98,7 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
                 result = staged(composed, started_from, out_dir, name=name, group=group)
             result.parent = parent.details["folder"] if parent else None
             result.key = key
+            result.command = list(composed.typed)
             result.seconds = round(time.monotonic() - started, 3)
             artifacts.write_result(out_dir, result)
     except BaseException as error:

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several processes share t
 LONGEST = (
     "end_to_end", "runs", "fast_training", "resume", "sweeps", "preflight", "kin", "rewards", "stores", "flow", "evaluate", "multirun",
     "wandb_sweeps", "tracking", "reproduce", "search", "hub_chain", "compare", "memory", "reasoning", "report", "real_model",
+    "export", "chat", "export_push",
 )  # fmt: skip
 
 

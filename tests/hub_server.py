@@ -15,6 +15,8 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from hub_uploads import Uploads
+
 LARGE = (".safetensors", ".bin", ".parquet", ".gguf")
 PAGE = 20
 """Entries of a listing in one answer."""
@@ -80,6 +82,8 @@ class Repository:
     gated_for: str | None = None
     """The only token that opens it."""
     private_for: str | None = None
+    private: bool = False
+    """What the hub says of itself; made so by an upload."""
 
 
 class HubServer:
@@ -91,6 +95,10 @@ class HubServer:
         self.sent: dict[str, int] = {}
         """Bytes of content sent so far, by the name of the file."""
         self.repositories: dict[str, Repository] = {}
+        self.accounts: dict[str, str] = {}
+        """Who may write, by token: name of the account."""
+        self.uploaded: dict[str, bytes] = {}
+        """Large files by sha256, until a commit names them."""
         self.ended = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
@@ -116,6 +124,11 @@ class HubServer:
         repository.branches[branch] = commit
         return commit
 
+    def files(self, repo: str, *, kind: str = "model") -> dict[str, bytes]:
+        """What the main branch of a repository holds."""
+        repository = self.repositories[f"{kind}s/{repo}"]
+        return repository.commits[repository.branches["main"]]
+
     def count(self, place: str, *, method: str | None = None, path: str = "") -> int:
         """Requests to a place."""
         return sum(r.place == place and (method in (None, r.method)) and path in r.path for r in self.requests)
@@ -135,7 +148,7 @@ class HubServer:
             self.sent[name] = self.sent.get(name, 0) + count
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else every answer waits 40 ms
 
@@ -177,10 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_file(request, fault, f"{'datasets' if file[1] else 'models'}/{file[2]}", file[3], file[4])
         elif store is not None:
             self.answer_store(request, fault, *store.groups())
-        else:
+        elif not self.answer_upload(path, body):
             self.send_json(404, {"error": "not found"})
 
-    do_GET = do_HEAD = do_POST = answer
+    do_GET = do_HEAD = do_POST = do_PUT = answer
 
     def answer_api(self, kind: str, repo: str, what: str | None, revision: str | None, folder: str | None, *, body, query) -> None:
         found = self.find(f"{kind}/{repo}", revision or "main", gate=False)
@@ -204,7 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_json(200, [entry(name, files[name]) for name in asked if name in files])
         else:
             siblings = [{"rfilename": name} for name in files]
-            self.send_json(200, {"_id": "1", "id": repo, "sha": commit, "private": False, "tags": [], "siblings": siblings})
+            private = self.hub.repositories[f"{kind}/{repo}"].private
+            self.send_json(200, {"_id": "1", "id": repo, "sha": commit, "private": private, "tags": [], "siblings": siblings})
 
     def answer_file(self, request: Request, fault: Fault | None, repo: str, revision: str, name: str) -> None:
         found = self.find(repo, revision, gate=True)

@@ -124,7 +124,7 @@ def test_a_plain_adapter_can_be_stacked(base, tmp_path):
     ],
 )
 def test_what_is_more_than_an_update_of_low_rank_is_refused(config, base, tmp_path):
-    with pytest.raises(ConfigError, match=f"the adapter uses .*{next(iter(config))}.*merge it into its base first"):
+    with pytest.raises(ConfigError, match=f"the adapter uses .*{next(iter(config))}.*merge it first with stage=export"):
         adapters.refuse_unstackable(saved(base, tmp_path / "odd", **config))
 
 

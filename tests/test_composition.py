@@ -66,7 +66,7 @@ def overrides_for(name: str, own_file: Path) -> list[str]:
         return [*choice, "stage=align", "model=tiny"]
     if name == "stage/download":
         return [*choice, "model=smollm2_135m"]
-    if name == "stage/evaluate":
+    if name in ("stage/evaluate", "stage/export", "stage/chat"):
         return [*choice, "model=tiny"]
     if name in ("model/none", "data/none"):
         return ["stage=download", *choice, "data=alpaca" if group == "model" else "model=smollm2_135m"]
@@ -266,6 +266,8 @@ def test_a_method_that_is_new_has_a_row_in_the_table():
         ("stage=align method=dpo data=tiny_beliefs", ("align", "dpo", "lora", None, "tiny/sft", "embedded:tiny_beliefs")),
         ("stage=download model=smollm2_135m", ("download", None, None, "HuggingFaceTB/SmolLM2-135M-Instruct", None, None)),
         ("stage=evaluate model=tiny_sft", ("evaluate", None, None, None, "tiny/sft", "embedded:tiny_sft")),
+        ("stage=export model=tiny_sft", ("export", None, None, None, "tiny/sft", None)),
+        ("stage=chat model=tiny", ("chat", None, None, "embedded:tiny", None, None)),
         ("experiment=tiny/gdpo", ("align", "gdpo", "lora", None, "tiny/sft", "embedded:tiny_beliefs")),
     ],
 )

@@ -20,7 +20,7 @@ LIGHT = [
     "schema", "parse", "configs", "overrides", "targets", "compose", "launch", "locate", "hardware", "errors", "results", "identity",
     "rules", "data.files", "data.peek", "data.columns", "data.rows", "data.checks", "data.converters", "data.tally",
     "evaluation.metrics", "embedded.world", "rewards", "rewards.panel", "rewards.settings", "signatures",
-    "sweeps.check", "sweeps.identity", "sweeps.ledger",
+    "sweeps.check", "sweeps.identity", "sweeps.ledger", "past", "chat.session", "chat.serving",
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ def desk(tmp_path_factory) -> Path:
     write("pickled/config.json", "{}")
     write("pickled/pytorch_model.bin", "pickle")
     write("no_model/readme.txt", "nothing")
+    write("exported/artifact/manifest.json", "{}")
     (folder / "dangling").symlink_to(folder / "gone")
     return folder
 

@@ -54,7 +54,7 @@ def needed_columns(experiment: Experiment) -> list[str]:
     """Which of the wanted columns every row must have."""
     if experiment.stage.name == "align" and experiment.method is not None:
         return experiment.method.needs.columns
-    optional = OPTIONAL_COLUMNS if experiment.stage.name == "evaluate" else ()
+    optional = OPTIONAL_COLUMNS if experiment.method is None else ()
     return [name for name in wanted_columns(experiment) if name not in optional]
 
 

@@ -52,9 +52,9 @@ def load(experiment: Experiment) -> Splits:
     elif data.eval_fraction is not None:
         train, held_out = hold_out(train, data.eval_fraction)
         if not train:
-            what_to_type = "data.eval_fraction=null" + ("" if experiment.stage.name == "evaluate" else " evaluate.enabled=false")
+            what_to_type = "data.eval_fraction=null" + ("" if experiment.method is None else " evaluate.enabled=false")
             raise DataError(f"{data.path}: all rows share one prompt, so none can be held out; type {what_to_type}")
-    elif experiment.stage.name == "evaluate":
+    elif experiment.method is None:
         train, held_out = [], train  # no split is named to be held out: all rows are measured
     if experiment.stage.name == "align":
         refuse_one_label(train, data)

@@ -4,6 +4,8 @@ import logging
 
 import torch
 
+from lexalign.data.rows import Row
+from lexalign.data.tokens import Encoder
 from lexalign.evaluation import metrics
 from lexalign.evaluation.scoring import Spans, response_log_probs
 from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
@@ -32,17 +34,17 @@ def record(found: Measured, scored: list[tuple[float, int]], *names: str) -> Non
 
 def sequences(stick: Yardstick) -> list[Spans]:
     """(context, scored tokens) of each row: the completion, the last assistant turn, or the whole text."""
-    found = []
-    encoder = stick.encoder
-    for row in stick.rows:
-        if "completion" in row:
-            found.append((encoder.prompt(row["prompt"]), encoder.response(row["completion"])))
-        elif "text" in row:
-            found.append(([], list(encoder.tokenizer(row["text"])["input_ids"])))
-        else:
-            last = max(i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
-            found.append((encoder.prompt(row["messages"][:last]), encoder.response(row["messages"][last]["content"])))
-    return found
+    return [spans(stick.encoder, row) for row in stick.rows]
+
+
+def spans(encoder: Encoder, row: Row) -> Spans:
+    """(context, scored tokens) of a row with a completion, a text or messages."""
+    if "completion" in row:
+        return encoder.prompt(row["prompt"]), encoder.response(row["completion"])
+    if "text" in row:
+        return [], list(encoder.tokenizer(row["text"])["input_ids"])
+    last = max(i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
+    return encoder.prompt(row["messages"][:last]), encoder.response(row["messages"][last]["content"])
 
 
 def exact_match(stick: Yardstick, model: torch.nn.Module, found: Measured) -> None:

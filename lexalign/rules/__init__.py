@@ -4,12 +4,12 @@ A rule is a generator of problems. `typed` holds the dotted keys (and groups) th
 experiment would not read is refused rather than ignored.
 """
 
-from lexalign.rules import choices, evaluating, places, reading, reporting, rewards, running, together, tracking
+from lexalign.rules import choices, delivering, evaluating, places, reading, reporting, rewards, running, together, tracking
 from lexalign.rules.secrets import secrets
 from lexalign.schema import Experiment
 
 __all__ = ["problems", "secrets"]
-GROUPS = (choices, places, reading, running, together, evaluating, rewards, reporting, tracking)
+GROUPS = (choices, places, reading, running, together, evaluating, delivering, rewards, reporting, tracking)
 RULES = [rule for group in GROUPS for rule in group.RULES]
 
 

@@ -8,7 +8,7 @@ from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.parse import nearest
 from lexalign.schema import Columns, DpoMethod, Experiment, GdpoMethod, KtoMethod, SftMethod
 
-UNTRAINING = ("download", "evaluate")
+UNTRAINING = ("download", "evaluate", "export", "chat")
 """Stages that train nothing."""
 LABEL_SMOOTHING_READERS = ("robust", "exo_pair", "aot", "aot_unpaired")
 

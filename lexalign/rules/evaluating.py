@@ -11,13 +11,15 @@ from lexalign.rules.running import HOLD_OUT, nothing_held_out
 from lexalign.schema import Experiment
 
 URL_USER = re.compile(r"//[^/]*@")
+MEASURING = ("sft", "align", "evaluate")
+"""Stages that measure a model."""
 OWN = {"reference": "the model the run starts from is the reference", "beta": "type method.beta", "max_length": "type train.max_length"}
 """Settings of stage=evaluate, and what stands for each where something is trained."""
 
 
 def enabled(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     stage, chosen = experiment.stage.name, experiment.evaluate
-    if stage == "download" or experiment.data.path is None:
+    if stage not in MEASURING or experiment.data.path is None:
         return
     if stage == "evaluate":
         if not chosen.enabled:
@@ -52,14 +54,15 @@ def reference(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
 
 
 def shape(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """Columns that stage=evaluate, which has no method to need them, cannot do without."""
-    if experiment.stage.name != "evaluate" or experiment.data.path is None:
+    """Columns that evaluate and export, which have no method to need them, cannot do without."""
+    stage = experiment.stage.name
+    if stage not in ("evaluate", "export") or experiment.data.path is None:
         return
     columns = experiment.data.columns
     starts = [name for name in ("text", "messages", "prompt") if getattr(columns, name) is not None]
     if len(starts) != 1:
         named = f"names {' and '.join(starts)} at once" if starts else "names none"
-        yield f"data.columns: stage=evaluate reads text, messages or prompts, and it {named}; set the others to null"
+        yield f"data.columns: stage={stage} reads text, messages or prompts, and it {named}; set the others to null"
     for name, other in (("chosen", "rejected"), ("rejected", "chosen"), ("belief", "chosen"), ("label", "completion")):
         if getattr(columns, name) is not None and getattr(columns, other) is None:
             yield f"data.columns.{other}=null: data.columns.{name} means nothing without it; name the column of both"
@@ -70,7 +73,7 @@ def shape(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
 
 def drawing(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     """Settings of what is drawn where nothing is."""
-    if experiment.stage.name == "download" or experiment.data.path is None:
+    if experiment.stage.name not in MEASURING or experiment.data.path is None:
         return
     chosen, columns = experiment.evaluate, experiment.data.columns
     if columns.belief is None and "evaluate.belief_samples" in typed:
@@ -87,7 +90,7 @@ def drawing(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
 
 def judge(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen, columns = experiment.evaluate.judge, experiment.data.columns
-    if experiment.stage.name == "download" or experiment.data.path is None:
+    if experiment.stage.name not in MEASURING or experiment.data.path is None:
         return
     if chosen.url is None:
         for key in sorted(key for key in typed if key.startswith("evaluate.judge.")):

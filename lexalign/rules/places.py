@@ -72,7 +72,7 @@ def gguf(experiment: Experiment, path: str) -> Iterator[str]:
 def data(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen, stage = experiment.data, experiment.stage.name
     if chosen.path is None:
-        if stage != "download":
+        if stage not in ("download", "export", "chat"):
             yield f"data.path=null: stage={stage} needs data; type data=pairs data.path=<file, folder or hub id>, or one of conf/data"
         return
     place = Place(kind="hub", name=chosen.path) if chosen.format == "hub" else find_data(chosen.path)

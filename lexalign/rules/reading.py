@@ -7,7 +7,24 @@ from lexalign.data.columns import nearest_column, needed_columns, sft_shape, wan
 from lexalign.locate import find_data
 from lexalign.schema import Experiment
 
-UNREAD_BY_EVALUATE = ("train", "preflight", "adapter", "method", "download", "resume")
+OF_TRAINING = frozenset({"train", "preflight", "adapter", "method"})
+UNREAD = {
+    "sft": frozenset({"download", "export", "chat"}),
+    "align": frozenset({"download", "export", "chat"}),
+    "download": OF_TRAINING | {"evaluate", "hardware", "export", "chat"},
+    "evaluate": OF_TRAINING | {"download", "resume", "seed", "export", "chat"},
+    "export": OF_TRAINING | {"download", "resume", "seed", "evaluate", "chat"},
+    "chat": OF_TRAINING | {"download", "resume", "seed", "evaluate", "data", "export"},
+}
+"""Groups that a stage does not read."""
+READ_BY_EXPORT = ("evaluate.batch_size", "evaluate.max_length")
+INSTEAD = {
+    ("evaluate", "seed"): "type evaluate.seed to draw other responses",
+    ("chat", "seed"): "type chat.seed to draw other answers",
+    ("chat", "data.system"): "type chat.system",
+    ("export", "model.dtype"): "type export.dtype for the type of the exported weights",
+    ("export", "hardware.precision"): "the model is compared as it was trained",
+}
 READ_BY_DOWNLOAD = ("model", "model.path", "model.revision", "data", "data.path", "data.revision", "data.format")
 
 
@@ -20,7 +37,7 @@ def columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    if method is None and stage != "evaluate":
+    if method is None and stage not in ("evaluate", "export"):
         return  # `choices` says so
     for key in sorted(key for key in typed if key.startswith("data.columns.")):
         ours = key.removeprefix("data.columns.")
@@ -47,7 +64,7 @@ def columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
 
 def beliefs(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen = experiment.data
-    if experiment.stage.name == "download":
+    if experiment.stage.name in ("download", "chat") or (experiment.stage.name == "export" and chosen.path is None):
         return
     if chosen.columns.belief is None:
         if chosen.columns.probabilities is not None or chosen.columns.rejected_belief is not None:
@@ -103,18 +120,13 @@ def unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     stage = experiment.stage.name
     for key in sorted(typed):
         group = key.split(".")[0]
-        if stage == "download":
-            ignored = group in ("train", "preflight", "evaluate", "adapter", "method", "hardware") or (
-                group in ("model", "data") and key not in READ_BY_DOWNLOAD and key != "model.parent"
-            )
-        elif stage == "evaluate":
-            ignored = group in UNREAD_BY_EVALUATE
+        if stage == "download" and group in ("model", "data"):
+            ignored = key not in READ_BY_DOWNLOAD and key != "model.parent"
         else:
-            ignored = group == "download"
-        if ignored:
-            yield f"{key}: is not read by stage={stage}; leave it out"
-        if stage == "evaluate" and key == "seed":
-            yield "seed: is not read by stage=evaluate, which trains nothing; type evaluate.seed to draw other responses, or leave it out"
+            ignored = group in UNREAD.get(stage, ()) and not (stage == "export" and key in READ_BY_EXPORT)
+        instead = INSTEAD.get((stage, key))
+        if ignored or instead:
+            yield f"{key}: is not read by stage={stage}; {f'{instead}, or ' if instead else ''}leave it out"
 
 
 RULES = (columns, beliefs, labels, system, unread)

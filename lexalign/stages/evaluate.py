@@ -1,18 +1,16 @@
 """Measurement of a finished model, without training, beside the model it was trained from."""
 
 import contextlib
-import dataclasses
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lexalign import artifacts, hardware, identity, report
+from lexalign import hardware, report
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
 from lexalign.data.tokens import Encoder
 from lexalign.errors import ConfigError
-from lexalign.locate import find_model
+from lexalign.past import Past, reference_of
 from lexalign.results import Result
 from lexalign.schema import Experiment
 
@@ -21,44 +19,12 @@ NAMES = ("reference", "model")
 TYPE_ANOTHER = "type evaluate.reference=<path>, or evaluate.reference=null to measure without one"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Past:
-    """How a model came to be, as its manifest tells it."""
-
-    path: str | None = None
-    """The model it was trained from; None where nothing is known of one."""
-    revision: str | None = None
-    files: dict[str, str] | None = None
-    """Digests of that model's files when it was."""
-    rewards: dict[str, Any] = field(default_factory=dict)
-    """How its implicit rewards were measured: beta, shared_belief."""
-    max_length: int | None = None
-    bits: int | None = None
-
-    @classmethod
-    def of(cls, path: str) -> "Past":
-        """What the folder at `path` tells of itself; nothing where it is no run of ours."""
-        place = find_model(path)
-        if place.kind == "run" and place.path is not None:
-            manifest = artifacts.read_manifest(place.path)
-            start, settings = manifest.get("model", {}), manifest.get("settings", {})
-            return cls(
-                path=start.get("path"),
-                revision=start.get("revision"),
-                files=start.get("files"),
-                rewards=manifest.get("rewards") or {},
-                max_length=(settings.get("train") or {}).get("max_length"),
-                bits=(settings.get("adapter") or {}).get("bits"),
-            )
-        return cls()
-
-
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     """Measure the model, and the reference first where there is one; no weights are written."""
     assert experiment.model.path is not None
     splits = data_rows.load(experiment)  # before any weights: bad data are refused in a second
     past = Past.of(experiment.model.path)
-    reference = reference_of(experiment, past)
+    reference = reference_of(experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER)
     if experiment.dry_run:
         return planned(experiment, reference, len(splits.held_out))
     from lexalign.startup import begin
@@ -103,26 +69,6 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     measuring.keep(result, yardstick, before, after, out_dir, NAMES)
     measuring.tell(result, tracker, NAMES)
     return result
-
-
-def reference_of(experiment: Experiment, past: Past) -> Experiment | None:
-    """The experiment with the reference as its model; None where there is none. Raises ConfigError where it is not what it was."""
-    named = experiment.evaluate.reference
-    if named is None:
-        return None
-    path, revision = (past.path, past.revision) if named == "auto" else (named, None)
-    if path is None:
-        log.info("No reference: %s does not tell what it was trained from (evaluate.reference=<path> names one)", experiment.model.path)
-        return None
-    place = find_model(path)
-    if place.kind == "missing":
-        raise ConfigError(f"evaluate.reference={named}: {place.problem}, and the model was trained from it; {TYPE_ANOTHER}")
-    if named == "auto" and past.files is not None and identity.place_identity(place, None, "models").get("files") != past.files:
-        raise ConfigError(
-            f"evaluate.reference=auto: {path} is not what the model was trained from any more (sha256 differs); {TYPE_ANOTHER}"
-        )
-    start = dataclasses.replace(experiment.model, path=path, revision=revision if place.kind == "hub" else None)
-    return dataclasses.replace(experiment, model=start)
 
 
 def load_reference(reference: Experiment, loaded: Any) -> Any:

@@ -50,6 +50,8 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
     chosen, launcher = experiment.sweep, asked.launcher
     if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report:
         yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"
+    if experiment.stage.name == "chat":
+        yield "-m: stage=chat is a conversation on one terminal; leave -m out"
     if chosen.sampler in SEARCHES and chosen.trials is None:
         yield f"sweep.sampler={chosen.sampler}: draws points, but how many? type sweep.trials=20"
     if chosen.sampler in SEARCHES and not asked.axes:

@@ -71,6 +71,7 @@ class Link:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             stage, method = manifest["settings"]["stage"]["name"], manifest["settings"]["method"]["name"]
+            stage = "export" if "exported" in manifest else stage  # merged, and told apart from the adapter that it was
         except (OSError, ValueError, KeyError, TypeError):
             return None
         digest = str(manifest.get("sha256", ""))

@@ -1,0 +1,83 @@
+"""The terminal's side of a conversation: lines in, answers out, the commands in between. No torch."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from lexalign.errors import Stopped
+
+PROMPT = "you> "
+RESET, EXIT = "/reset", "/exit"
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, by which it is told from SIGTERM."""
+Write = Callable[[str], None]
+
+
+class Speaker(Protocol):
+    """One that answers."""
+
+    name: str
+
+    def answer(self, text: str, *, turn: int, write: Write) -> str:
+        """The answer to a text, written as it comes; `turn` counts from 0."""
+
+    def forget(self) -> None:
+        """Begin a new conversation."""
+
+
+def talk(speakers: Sequence[Speaker]) -> list[dict[str, str]]:
+    """Have every line answered by each speaker, until the lines end, /exit, Ctrl-D or Ctrl-C; what was said, turn by turn."""
+    said: list[dict[str, str]] = []
+    turn = 0
+    try:
+        for line in lines():
+            if line == EXIT:
+                break
+            if line == RESET:
+                turn = 0
+                for speaker in speakers:
+                    speaker.forget()
+                show("(a new conversation)\n")
+            elif line.startswith("/"):
+                show(f"({line.split()[0]}: there are {RESET} and {EXIT}; a text that begins with / is typed after a space)\n")
+            elif line.strip():
+                said.append(answered(speakers, line.strip(), turn))
+                turn += 1
+    except (Stopped, KeyboardInterrupt) as stop:
+        if isinstance(stop, Stopped) and stop.exit_code != INTERRUPTED:
+            raise
+        show("\n")
+    return said
+
+
+def answered(speakers: Sequence[Speaker], text: str, turn: int) -> dict[str, str]:
+    """The answers of all speakers to a line, by their names, under the line itself."""
+    found = {"prompt": text}
+    width = max(len(speaker.name) for speaker in speakers)
+    for speaker in speakers:
+        if len(speakers) > 1:
+            show(f"{speaker.name:>{width}}: ")
+        found[speaker.name] = speaker.answer(text, turn=turn, write=show)
+        show("\n")
+    return found
+
+
+def lines() -> Iterator[str]:
+    """What is typed, or comes through a pipe, line by line."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - input() then has a history and arrow keys
+
+        while True:
+            try:
+                yield input(PROMPT).rstrip()
+            except EOFError:
+                show("\n")
+                return
+    for line in sys.stdin:
+        yield line.rstrip()
+
+
+def show(text: str) -> None:
+    """Write at once, without waiting for the end of a line."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
