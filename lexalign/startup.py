@@ -23,7 +23,8 @@ def begin(experiment: Experiment, *, rows: int) -> None:
     logging.disable_progress_bar()
     # Both ways, because the setting outlives a job of a multirun.
     (datasets.disable_progress_bars if rows < WORTH_A_BAR else datasets.enable_progress_bars)()
-    torch.set_num_threads(experiment.hardware.threads or max(1, hardware.cores() // max(1, hardware.local_processes(experiment.hardware))))
+    share = max(1, hardware.cores() // hardware.local_processes(experiment.hardware))
+    torch.set_num_threads(experiment.hardware.threads or share)
     set_seed(experiment.seed)
     if experiment.deterministic != "off":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is refused

@@ -37,6 +37,8 @@ def main(job: Path) -> int:
     told = json.loads(job.read_text(encoding="utf-8"))
     sys.path[:] = told["python_path"]
     number, out_dir = int(os.environ["RANK"]), Path(told["out_dir"])
+    # Before torch and accelerate choose a number of their own.
+    os.environ["OMP_NUM_THREADS"] = str(told["threads"])
     if number:
         be_quiet(out_dir / f"run.rank{number}.log")
 

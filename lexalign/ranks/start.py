@@ -74,6 +74,7 @@ def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name:
             "out_dir": str(out_dir),
             "began": signals.began or psutil.Process().create_time(),
             "python_path": sys.path,
+            "threads": experiment.hardware.threads or max(1, hardware.cores() // local),
         },
     )
     log.info("Starting %d processes%s (%s)", local, f" on each of {nodes} nodes" if nodes > 1 else "", experiment.hardware.strategy)

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from tqdm import tqdm
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
@@ -49,6 +50,8 @@ class FastPath:
     layout = "padded"
     """How batches are computed: packed or padded."""
     model: Any
+    args: Any
+    experiment: Experiment
     train_dataset: Any
 
     def speed_up(self, experiment: Experiment) -> None:
@@ -90,9 +93,31 @@ class FastPath:
             drawn = NearEqualBatches(lengths, batch_size=train.batch_size, max_tokens=train.max_tokens, seed=seed)
         return shared_out(drawn, dataset, batch_size=train.batch_size, seed=seed)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return shared_out(SequentialSampler(eval_dataset), eval_dataset, batch_size=self.held_out_at_once(), seed=0)
+
+    def held_out_at_once(self) -> int:
+        """Held-out rows of a batch, over all processes."""
+        return self.experiment.evaluate.batch_size
+
     def get_train_dataloader(self) -> Any:
         """transformers' own, whose batches come as they are shared out."""
         return as_shared(super().get_train_dataloader())  # type: ignore[misc]
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, whose batches come as they are shared out."""
+        return as_shared(super().get_eval_dataloader(*args, **kwargs))  # type: ignore[misc]
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """TRL's; of an evaluation in several processes the batch's, the same in each: over its rows or its tokens, not the mean of shares."""
+        if group.size() == 1 or model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        if "labels" in inputs:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)  # type: ignore[attr-defined]
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        loss, *rest = found if return_outputs else (found,)
+        loss = self.accelerator.reduce(loss.detach(), "mean")  # type: ignore[attr-defined]
+        return (loss, *rest) if return_outputs else loss
 
     def computed_lengths(self, dataset: Dataset) -> list[int]:
         """Tokens each row takes in a batch."""

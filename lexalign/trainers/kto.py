@@ -75,6 +75,9 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
     def responses_of(self, row: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
         return [(row["prompt_ids"], row[name]) for name in ("completion_ids", "KL_completion_ids")]
 
+    def held_out_at_once(self) -> int:
+        return self.paired
+
     def reference_parts(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         return [{name: inputs[f"{kind}{name}"] for name in PART} for kind in ("", "KL_")]
 
