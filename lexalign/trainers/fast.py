@@ -109,7 +109,7 @@ class FastPath:
         return as_shared(super().get_eval_dataloader(*args, **kwargs))  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """TRL's; of an evaluation in several processes the batch's, the same in each: over its rows or its tokens, not the mean of shares."""
+        """TRL's; of an evaluation in several processes the same in each: the mean over the batch's rows or tokens."""
         if group.size() == 1 or model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         if "labels" in inputs:
