@@ -7,23 +7,21 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
-from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from lexalign import artifacts, hardware, identity
 from lexalign.checkpoints import changes, disk, finding, lock, signals
 from lexalign.compose import Composed, compose, parent_command
 from lexalign.errors import ConfigError, Stopped
-from lexalign.locate import find_model
 from lexalign.logs import logged
 from lexalign.parse import plain
-from lexalign.ranks import choice, start
 from lexalign.results import Result
 from lexalign.schema import Experiment
 from lexalign.secrets import redacted
+from lexalign.staging import staged
+from lexalign.torchrun import choice, start
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +116,6 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
     return result
 
 
-def staged(composed: Composed, started_from: Experiment, out_dir: Path, *, name: str, group: str | None, speaks: bool = True) -> Result:
-    """The stage in this process; of several, the first one `speaks` to the tracker."""
-    with tracker_of(composed, out_dir=out_dir, name=name, group=group, silent=not speaks) as tracker:
-        if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
-            tracker.starts_from(base.path)
-        return get_method(started_from.stage.target)(started_from, out_dir, tracker)
-
-
 def trains(experiment: Experiment) -> bool:
     """Whether the run makes an artifact of its own, and does not only look at what it would do."""
     return experiment.method is not None and not experiment.dry_run and experiment.preflight.mode != "only"
@@ -180,21 +170,6 @@ def refuse_changed(checkpoint: Path, experiment: Experiment, *, tell: bool = Tru
     ]
     if other and tell:
         log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
-
-
-def tracker_of(composed: Composed, *, out_dir: Path, name: str, group: str | None, silent: bool) -> Any:
-    """The tracker that `tracking._target_` names, or the silent one, as for a dry run."""
-    experiment = composed.experiment
-    target = "lexalign.tracking.NoTracker" if experiment.dry_run or silent else experiment.tracking.target
-    return get_class(target)(
-        experiment.tracking,
-        out_dir=out_dir,
-        config=composed.tree,
-        run_name=name,
-        group=group,
-        job_type=experiment.stage.name,
-        typed=composed.typed,
-    )
 
 
 def start_from(experiment: Experiment, parent: Result | None) -> Experiment:

@@ -22,8 +22,8 @@ from transformers import AutoConfig
 import lexalign
 from lexalign import artifacts, hardware
 from lexalign.compose import compose
-from lexalign.ranks import choice
 from lexalign.ranks.shares import share
+from lexalign.torchrun import choice
 
 TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
 ODD = ("data.limit=23", "train.epochs=4", "train.save_steps=5")
@@ -150,7 +150,7 @@ def processes_of(run: Case) -> dict[int, psutil.Process]:
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "lexalign.ranks.rank" in line and str(run.out_dir) in line[-1]:
+        if "lexalign.torchrun.rank" in line and str(run.out_dir) in line[-1]:
             found[int(process.environ()["RANK"])] = process
     return found
 

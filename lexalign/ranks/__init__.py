@@ -1,1 +1,1 @@
-"""One run in several processes, started through torchrun's own API: each computes its share of every batch, the first one writes."""
+"""Inside a run of several processes: what they tell each other, who computes which rows, weights held in parts, stopping together."""

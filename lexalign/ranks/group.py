@@ -1,12 +1,16 @@
 """The processes that compute one run together, seen from inside one of them. A run of one process is a group of one."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 Value = TypeVar("Value")
+LONG = timedelta(hours=12)
+"""How long one waits for another: that another is dead is seen by the agent, that it still works (a large save, a long measurement) by
+nobody."""
 
 
 def size() -> int:

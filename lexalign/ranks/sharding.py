@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lexalign.errors import ConfigError
-from lexalign.ranks import group, rank
+from lexalign.ranks import group
 from lexalign.schema import Experiment
 
 KINDS = {"ddp": ("MULTI_CPU", "MULTI_GPU"), "fsdp": ("FSDP",), "deepspeed": ("DEEPSPEED",)}
@@ -14,7 +14,7 @@ KINDS = {"ddp": ("MULTI_CPU", "MULTI_GPU"), "fsdp": ("FSDP",), "deepspeed": ("DE
 
 def arguments(experiment: Experiment) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments."""
-    common = {"ddp_find_unused_parameters": False, "ddp_timeout": int(rank.LONG.total_seconds())}
+    common = {"ddp_find_unused_parameters": False, "ddp_timeout": int(group.LONG.total_seconds())}
     if experiment.hardware.strategy == "fsdp":
         wrapped = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
         return {**common, "fsdp": True, "fsdp_config": wrapped}

@@ -1,4 +1,4 @@
-"""One of the processes of a run: `python -m lexalign.ranks.rank <job file>`, started by torchrun's agent."""
+"""One of the processes of a run: `python -m lexalign.torchrun.rank <job file>`, started by torchrun's agent."""
 
 import contextlib
 import dataclasses
@@ -9,15 +9,11 @@ import signal
 import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 FOLLOWED = 0.5
 """Seconds between two looks at whether the process that started this one is still there."""
-LONG = timedelta(hours=12)
-"""How long one waits for another: that another is dead is seen by the agent, that it still works (a large save, a long measurement) by
-nobody."""
 AFTER_THE_CAUSE = 3.0
 """Seconds before an error of a collective operation is told: mostly another process failed first, and its error is the one to tell."""
 
@@ -43,7 +39,7 @@ def main(job: Path) -> int:
         be_quiet(out_dir / f"run.rank{number}.log")
 
     from lexalign.errors import LexAlignError, Stopped
-    from lexalign.ranks import start
+    from lexalign.torchrun import start
 
     try:
         result = run(told, job.parent, out_dir)
@@ -61,7 +57,7 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     """The stage, in a process that knows of the others."""
     from torch import distributed
 
-    from lexalign import hardware, runs
+    from lexalign import hardware, staging
     from lexalign.checkpoints import signals
     from lexalign.compose import Composed
     from lexalign.logs import logged
@@ -73,14 +69,14 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     signals.began = told["began"]
     log_name = "run.log" if os.environ["RANK"] == "0" else f"run.rank{os.environ['RANK']}.log"
     with logged(out_dir, verbose=experiment.verbose, name=log_name), watcher.heeded(folder / "asked.json"):
-        distributed.init_process_group(backend=group.backend(device), timeout=LONG)
+        distributed.init_process_group(backend=group.backend(device), timeout=group.LONG)
         try:
             wanted = hardware.world_size(experiment.hardware)
             assert group.size() == wanted, f"{group.size()} processes came together instead of {wanted}"
             # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
             experiment = dataclasses.replace(parsed(group.told(told["experiment"])), hardware=experiment.hardware)
             composed = Composed(experiment=experiment, tree=told["tree"], typed=tuple(told["typed"]))
-            result = runs.staged(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=group.first())
+            result = staging.staged(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=group.first())
             group.wait()
             return result
         finally:

@@ -57,7 +57,7 @@ def together(composed: Composed, experiment: Experiment, out_dir: Path, *, name:
 
     Raises what the run raised where a process said so, RankFailed where one of them died, RendezvousFailed where a node never came.
     """
-    from lexalign.ranks import ahead
+    from lexalign.torchrun import ahead
 
     ahead.tokenise(experiment, out_dir)
     local, nodes = hardware.local_processes(experiment.hardware), experiment.hardware.nodes
@@ -129,7 +129,7 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
         **meeting,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "lexalign.ranks.rank", str(folder / JOB))
+        elastic_launch(config, sys.executable)("-m", "lexalign.torchrun.rank", str(folder / JOB))
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode >= 0:  # else it had no time for a word, and what the others say is but its echo
