@@ -219,12 +219,12 @@ RULED = {
         "": ["hardware.processes=auto: means one for each GPU", "type hardware.processes=2"],
         "hardware.processes=3 train.batch_size=8": ["3 does not divide it; type train.batch_size=9"],
         "hardware.processes=2 hardware.node=1": ["hardware.node: is for several nodes"],
-        "hardware.processes=2 hardware.nodes=2 hardware.node=2 hardware.rendezvous=a:1": [
-            "hardware.node=2: the nodes are counted from 0 to 1", "output_dir: all nodes write to one folder",
+        "hardware.processes=2 hardware.nodes=2 hardware.node=2 output_dir=x": ["hardware.node=2: the nodes are counted from 0 to 1"],
+        "hardware.processes=2 hardware.nodes=2 output_dir=x": ["which of them is this? Type hardware.node=0 here"],
+        "hardware.processes=2 hardware.nodes=2 hardware.node=1 output_dir=x": [
+            "hardware.rendezvous=None: the nodes meet at node 0", "as in hardware.rendezvous=node0:29500",
         ],
-        "hardware.processes=2 hardware.nodes=2 output_dir=x": [
-            "type hardware.node=0 here", "hardware.rendezvous=None: the nodes meet at node 0", "as in hardware.rendezvous=node0:29500",
-        ],
+        "hardware.processes=2 hardware.nodes=2 hardware.node=1 hardware.rendezvous=a:1": ["output_dir: all nodes write to one folder"],
         "hardware.processes=2 train.max_tokens=4096": ["cannot be shared out evenly", "train.group_by_length=true"],
     },
     "hardware=ddp stage=evaluate model=tiny": {"hardware.processes=2": ["hardware=ddp: stage=evaluate runs in one process"]},
