@@ -1,5 +1,6 @@
 """The terminal's side of a conversation: lines in, answers out, the commands in between. No torch."""
 
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -7,6 +8,8 @@ from typing import Protocol
 from lexalign.errors import Stopped
 
 PROMPT = "you> "
+LOOK = 0.2
+"""Seconds between two looks at the terminal."""
 RESET, EXIT = "/reset", "/exit"
 INTERRUPTED = 130
 """Exit code of Ctrl-C, by which it is told from SIGTERM."""
@@ -69,12 +72,24 @@ def lines() -> Iterator[str]:
 
         while True:
             try:
-                yield input(PROMPT).rstrip()
+                yield typed().rstrip()
             except EOFError:
                 show("\n")
                 return
     for line in sys.stdin:
         yield line.rstrip()
+
+
+def typed() -> str:
+    """A line from the terminal; raises EOFError at the end."""
+    if sys.stdout.isatty():
+        return input(PROMPT)
+    show(PROMPT)
+    while not select.select([sys.stdin], [], [], LOOK)[0]:  # a signal between the prompt and a read that waits would not be heard
+        pass
+    if not (line := sys.stdin.readline()):
+        raise EOFError
+    return line
 
 
 def show(text: str) -> None:
