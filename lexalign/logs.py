@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lexalign.secrets import Redacting
@@ -36,6 +36,7 @@ def logged(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Iterator[N
     try:
         yield
     finally:
-        file.close()
+        with suppress(OSError):  # on a full disk it cannot write what it still holds; what ended the run matters more
+            file.close()
         root.setLevel(before[0])
         root.handlers = before[1]
