@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,6 +249,19 @@ def test_training_moves_the_policy_into_balance(world):
     assert {"loss/chosen_flow", "loss/rejected_flow", "rewards/margins"} <= set(
         json.loads((folder / "metrics.jsonl").read_text().split("\n")[0])
     )
+
+
+def test_it_trains_beside_a_base_of_four_bits(world):
+    """The reference is that base, so the first step's rewards are 0; the ends of its sentences are learned through the adapter."""
+    result, folder = world.run(
+        *COMMON, "adapter=qlora", "train.max_steps=8", "train.log_steps=1", "train.learning_rate=3e-3", "evaluate.enabled=false"
+    )
+    log = (folder / "run.log").read_text()
+    assert "reward margin 0.00e+00 (wanted 0" in log
+    found = logged(folder, "loss")
+    assert len(found) == 8 and sum(found[-2:]) < 0.9 * sum(found[:2])
+    settings = json.loads((Path(result.artifact) / "manifest.json").read_text())["settings"]
+    assert settings["adapter"]["bits"] == 4
 
 
 def encoder(template, **special):
