@@ -14,7 +14,8 @@ APART = ["data.eval_split=null", "data.eval_fraction=0.2"]
 def losses(desk: Desk, world: list[str], arm: list[str]) -> list[float]:
     """The held-out loss of an arm under each beta; world and arm are overrides."""
     world = [*apart(world), f"seed={SEED}"]
-    return [loss(desk.artifact(*world, *arm, f"method.beta={beta}", "evaluate.enabled=false"), world) for beta in BETAS]
+    unmeasured = ["evaluate.limit=1", "evaluate.belief_samples=0"]
+    return [loss(desk.artifact(*world, *arm, *unmeasured, f"method.beta={beta}"), world) for beta in BETAS]
 
 
 def apart(world: list[str]) -> list[str]:
