@@ -46,6 +46,11 @@ class Past:
         return self.manifest.get("rewards") or {}
 
     @property
+    def listed(self) -> list[Any]:
+        """The rewards by name that it was trained for, as `method.rewards` had them."""
+        return self.setting("method", "rewards") or []
+
+    @property
     def max_length(self) -> int | None:
         """Longest row in tokens."""
         return self.setting("train", "max_length")

@@ -1,5 +1,6 @@
 """The data sets that bench/gdpo.py makes load as a user's would and hold what the bench says they do; the gates name what fails where."""
 
+import re
 import statistics
 import sys
 from itertools import islice
@@ -9,7 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 import flow
-from gdpo_parts import beliefs, labels, worlds
+from gdpo_parts import beliefs, choice, labels, worlds
+from gdpo_parts.runs import Desk
 
 from lexalign.compose import compose
 from lexalign.data import rows
@@ -25,13 +27,44 @@ def animals(tmp_path_factory) -> worlds.World:
 
 @pytest.mark.parametrize("arm", beliefs.ARMS)
 def test_every_arm_composes_and_reads_the_second_world(animals, arm):
-    experiment = compose(["stage=align", *animals.overrides, *beliefs.EQUAL, *beliefs.ARMS[arm]]).experiment
+    experiment = compose(["stage=align", *beliefs.settings(animals, arm)]).experiment
     splits = rows.load(experiment)
     assert splits.counts["overlapping_prompts"] == splits.counts["shares_estimated"] == 0
     assert len({row["prompt"] for row in splits.train}) == 72 and len({row["prompt"] for row in splits.held_out}) == 24
     assert len({tuple(row["probabilities"]) for row in splits.train}) == worlds.QUESTIONS
     if "belief" in splits.train[0]:
         assert {row["belief"] for row in splits.train} == set(range(len(worlds.BELIEFS)))
+
+
+def test_a_beta_for_every_arm_that_prefers(animals):
+    for world in (animals, worlds.embedded()):
+        assert set(world.betas) == set(worlds.WITH_BETA) == {arm for arm in beliefs.ARMS if not arm.startswith("calibration")}
+    assert set(animals.betas.values()) <= set(choice.BETAS)
+
+
+def test_rows_that_choose_the_beta_are_training_rows(animals):
+    tested = {row["prompt"] for row in rows.load(compose(["stage=align", "method=gdpo", *animals.overrides]).experiment).held_out}
+    splits = rows.load(compose(["stage=align", "method=gdpo", *choice.apart(animals.overrides)]).experiment)
+    looked_at = {row["prompt"] for row in splits.held_out}
+    assert len(looked_at) == round(72 * 0.2) and not looked_at & (tested | {row["prompt"] for row in splits.train})
+
+
+def test_two_of_five_sentences_of_the_second_worlds_sft_are_another_beliefs():
+    spoken = [row["completion"] for row in worlds.opinions(worlds.topics())]
+    slips = 0
+    for text in spoken:
+        ours = worlds.WORDINGS[int(text[0])]
+        slips += not any(re.search(re.escape(wording).replace(r"\{t\}", ".*"), text, re.IGNORECASE) for wording in ours)
+    assert slips / len(spoken) == pytest.approx(worlds.SLIPS, abs=0.04)
+
+
+@pytest.mark.slow
+def test_the_second_world_passes_the_gate(animals, tmp_path):
+    """On seed 0, with fewer samples; the bench asks it of three seeds."""
+    desk = Desk(tmp_path, tmp_path / "store")
+    arms = ("dpo", "gdpo")
+    found = {arm: [desk.run(*beliefs.settings(animals, arm), "seed=0", "evaluate.belief_samples=8")[0]["after"]] for arm in arms}
+    assert beliefs.gate(found, [0]) == []
 
 
 def test_the_second_worlds_sft_tells_nothing_of_the_shares(animals):

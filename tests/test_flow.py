@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,6 +249,18 @@ def test_training_moves_the_policy_into_balance(world):
     assert {"loss/chosen_flow", "loss/rejected_flow", "rewards/margins"} <= set(
         json.loads((folder / "metrics.jsonl").read_text().split("\n")[0])
     )
+
+
+def test_an_adapter_is_trained_on_beside_a_base_of_four_bits(world):
+    """The reference is that adapter on that base, unrounded, so the first step's rewards are 0; and small steps are kept."""
+    _, sft = world.run("stage=sft", "train.max_steps=16", "evaluate.enabled=false", "hardware.threads=1")
+    common = [setting for setting in COMMON if not setting.startswith("model=")]
+    start = (*common, "model=tiny", f"model.path={sft}", "adapter=qlora", "data.limit=32", "evaluate.enabled=false")
+    result, folder = world.run(*start, "train.max_steps=8", "train.log_steps=1", "train.learning_rate=3e-3")
+    found = logged(folder, "loss")
+    assert "reward margin 0.00e+00 (wanted 0" in (folder / "run.log").read_text()
+    assert len(found) == 8 and sum(found[-2:]) < 0.9 * sum(found[:2])
+    assert json.loads((Path(result.artifact) / "manifest.json").read_text())["settings"]["adapter"]["bits"] == 4
 
 
 def encoder(template, **special):

@@ -21,6 +21,7 @@ from lexalign.data.tokens import Encoder
 from lexalign.errors import ConfigError, RewardError
 from lexalign.rewards import ExactMatch, Format, Length, RewardModel
 from lexalign.rewards.panel import Panel
+from lexalign.stages.evaluate import Past, panel_of
 from lexalign.stores.tokens import TokenStore
 
 TEXTS = ["", "one", "one two", " one two three\n"]
@@ -307,6 +308,32 @@ def test_both_rewards_rise_on_held_out_prompts(learned):
     assert "Fast path: not for this method" in log and "The estimate stands alone" in log and "which taught nothing of it" in log
 
 
+def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, learned):
+    trained, folder = learned
+    again, _ = world.run(
+        "stage=evaluate", f"model.path={folder}", "data=tiny_beliefs", "evaluate.limit=40", "evaluate.belief_samples=0", "evaluate.draws=0",
+        "hardware.threads=1",
+    )  # fmt: skip
+    for when in ("before", "after"):
+        for name in ("reward", "reward/stance", "reward/short"):
+            # The adapter is merged here, so a greedy answer may turn where two tokens are as likely.
+            assert again.metrics[when][name] == pytest.approx(trained.metrics[when][name], abs=0.03), (when, name)
+
+
+@pytest.mark.parametrize(
+    ("listed", "told"),
+    [
+        ({"_target_": "subprocess.run", "args": "ls"}, "code is only taken from lexalign"),
+        ({"_target_": "lexalign.schema.Model"}, "is no subclass of lexalign.rewards.Reward"),
+        ({"_target_": "lexalign.rewards.ExactMatch"}, "data.columns.completion=null: method.rewards[0] (exact_match) reads it"),
+    ],
+)
+def test_rewards_that_a_model_names_and_these_data_or_this_command_do_not_allow_are_said(listed, told, caplog):
+    experiment = compose(["stage=evaluate", "model=tiny", "data=tiny_beliefs"]).experiment
+    assert panel_of(experiment, Past(listed=[listed])) is None
+    assert "are not measured" in caplog.text and told in caplog.text
+
+
 def weights(folder):
     return load_file(folder / "artifact" / "adapter_model.safetensors")
 
@@ -342,6 +369,17 @@ def test_a_full_models_reference_is_the_model_it_starts_from(world, learned):
     # Two steps on the same answers, and a reward that never tells them apart is told.
     assert result.counts["groups"] == result.counts["dead_groups/format"] == 2
     assert "The reward format was the same for all answers of every one of 2 groups" in (folder / "run.log").read_text()
+
+
+def test_both_rewards_train_beside_a_base_of_four_bits(world, learned):
+    """The sft model is quantized, its adapter kept beside; what is drawn is drawn from both."""
+    result, folder = world.run(
+        "experiment=tiny/gdpo_rl", PARENT, "adapter=qlora", "method.beta=0.05", "train.max_steps=2", "train.log_steps=1",
+        "train.batch_size=16", "method.max_new_tokens=16", "evaluate.enabled=false",
+    )  # fmt: skip
+    first, *_ = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert abs(first["kl"]) < 1e-6 and result.counts["groups"] == 4
+    assert any(value.abs().max() > 0 for name, value in weights(folder).items() if "lora_B" in name)
 
 
 def test_a_failing_reward_ends_the_run_with_its_name(world, learned):

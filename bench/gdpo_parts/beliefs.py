@@ -3,17 +3,16 @@
 import math
 from pathlib import Path
 
-from gdpo_parts import worlds
+from gdpo_parts import choice, worlds
 from gdpo_parts.runs import Desk, rendered, shown
 
 EQUAL = ["train.learning_rate=3e-3", "train.epochs=3", "train.batch_size=8"]
-BETA = "method.beta=0.5"
 SFT = "before: sft"
 ARMS = {
-    "dpo": ["method=dpo", BETA],
-    "conditional dpo (weights 0, 0, 1)": ["method=gdpo", "method.calibration_weight=0", "method.belief_weight=0", BETA],
+    "dpo": ["method=dpo"],
+    "conditional dpo (weights 0, 0, 1)": ["method=gdpo", "method.calibration_weight=0", "method.belief_weight=0"],
     "calibration only (weights 1, 1, 0)": ["method=gdpo", "method.preference_weight=0"],
-    "gdpo": ["method=gdpo", BETA],
+    "gdpo": ["method=gdpo"],
 }
 MEASURES = ("belief_jsd", "belief_jsd_sampled", "majority_bias", "belief_consistency")
 
@@ -30,12 +29,26 @@ def compare(desk: Desk, seeds: list[int], samples: int) -> tuple[list[str], list
     return lines, failures
 
 
+def settings(world: worlds.World, arm: str) -> list[str]:
+    """The overrides of an arm in a world."""
+    beta = world.betas.get(arm)
+    return [*world.overrides, *EQUAL, *ARMS[arm], *([] if beta is None else [f"method.beta={beta}"])]
+
+
+def held_out_losses(desk: Desk) -> list[str]:
+    """The table that the second world's beta was chosen from."""
+    world = worlds.animals(Path(desk.scratch) / "choice")
+    found = {name: choice.losses(desk, world.overrides, [*EQUAL, *ARMS[name]]) for name in worlds.WITH_BETA}
+    cells = {name: [f"{loss:.2f}" for loss in row] for name, row in found.items()}
+    return ["", *rendered(f"{world.name}; seed {choice.SEED}", tuple(f"beta {beta:g}" for beta in choice.BETAS), cells)]
+
+
 def measured(desk: Desk, world: worlds.World, seeds: list[int], samples: int) -> dict[str, list[dict[str, float]]]:
     """The metrics of each arm on each seed."""
     table: dict[str, list[dict[str, float]]] = {SFT: [], **{name: [] for name in ARMS}}
     for seed in seeds:
-        for name, overrides in ARMS.items():
-            metrics, _ = desk.run(*world.overrides, *EQUAL, *overrides, f"seed={seed}", f"evaluate.belief_samples={samples}")
+        for name in ARMS:
+            metrics, _ = desk.run(*settings(world, name), f"seed={seed}", f"evaluate.belief_samples={samples}")
             table[name].append(metrics["after"])
             seen = {measure: round(metrics["after"].get(measure, math.nan), 3) for measure in MEASURES}
             print(world.name, seed, name, seen, flush=True)

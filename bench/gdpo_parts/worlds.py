@@ -1,10 +1,11 @@
 """The worlds of the bench: the embedded one, and a second of another size, made of the same generators.
 
-An earlier second world failed the gate, and its sft model did not know the form: 0.54 of its responses agreed with their belief, against
-0.93 in the first world. It was made anew by looking at the sft model alone, before any arm ran in what it is now. A token that pre-training
-never read is not written, whatever an adapter learns: where "let it run free" was a belief, all its samples were broken. So every token of
-these answers is one that the model has read; a test asks for it (0.81). And pre-training has read the first world's opinions but none of
-these, so sft has to teach them: 24 animals in 8 phrasings, 768 rows instead of 160, with the settings of any embedded sft (0.97).
+Where sft leaves nothing to learn of how a sentence agrees with its belief, as in the embedded world (0.93), alignment can only cost
+agreement, and who agrees more is who was harmed less. So in the second world two of five sentences of sft are another belief's: the pairs
+alone tell which sentence goes with which belief. (README tells what a second world without these slips gave.)
+
+A token that pre-training never read is not written, whatever an adapter learns; so every token of these answers is one that the model has
+read. And pre-training has read the first world's opinions but none of these, so sft has to teach their form: 24 animals in 8 phrasings.
 """
 
 import json
@@ -28,6 +29,10 @@ QUESTIONS, SFT_QUESTIONS = 12, 24
 """Animals whose shares are to be learned, and others on which sft teaches the form."""
 PHRASINGS_A_TOPIC = 8
 """Times sft meets a belief on one animal, each time asked in another way."""
+WITH_BETA = ("dpo", "conditional dpo (weights 0, 0, 1)", "gdpo")
+"""The arms that have a beta: 0.5 for all in the first world, as in `conf/tuned`; in the second each one's own choice, see choice.py."""
+SLIPS = 0.4
+"""Share of sft's opinions whose sentence is one of another belief than the one it begins with."""
 Rows = list[dict]
 
 
@@ -37,11 +42,13 @@ class World:
 
     name: str
     overrides: list[str] = field(default_factory=list)
+    betas: dict[str, float] = field(default_factory=dict)
+    """Of each arm that has one."""
 
 
 def embedded() -> World:
     """`tiny_beliefs`: 20 questions, 6 beliefs."""
-    return World("tiny_beliefs: 20 questions, 6 beliefs", ["data=tiny_beliefs"])
+    return World("tiny_beliefs: 20 questions, 6 beliefs", ["data=tiny_beliefs"], dict.fromkeys(WITH_BETA, 0.5))
 
 
 def animals(folder: Path) -> World:
@@ -55,6 +62,7 @@ def animals(folder: Path) -> World:
         f"animals: {QUESTIONS} questions, {len(BELIEFS)} beliefs",
         ["data=beliefs", f"data.path={folder}/beliefs", f"data.beliefs=[{listed}]", "data.eval_split=test", "data.eval_fraction=null",
          f"model.parent_overrides=['data.path={folder}/sft']"],
+        dict(zip(WITH_BETA, (32.0, 8.0, 32.0), strict=True)),
     )  # fmt: skip
 
 
@@ -65,12 +73,14 @@ def topics() -> tuple[str, ...]:
 
 
 def opinions(about: tuple[str, ...]) -> Rows:
-    """Every belief about every animal equally often, so that sft tells nothing of any shares."""
+    """Every belief about every animal equally often, so that sft tells nothing of any shares; `SLIPS` of the sentences are another's."""
     chance = random.Random("opinions")
     rows = []
     for topic in about:
-        for belief, wordings in enumerate(WORDINGS):
+        for belief in range(len(BELIEFS)):
             for number, phrasing in enumerate(chance.sample(PHRASINGS, PHRASINGS_A_TOPIC)):
+                others = [other for other in range(len(BELIEFS)) if other != belief]
+                wordings = WORDINGS[chance.choice(others) if chance.random() < SLIPS else belief]
                 said = capital(wordings[number % len(wordings)].format(t=topic))
                 rows.append({"prompt": phrasing.format(t=topic), "completion": render(belief, said, BELIEFS)})
     chance.shuffle(rows)

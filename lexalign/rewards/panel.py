@@ -74,11 +74,14 @@ class Panel:
     @classmethod
     def of(cls, experiment: Experiment) -> "Panel | None":
         """The panel of an experiment, None where its method has no rewards; raises ConfigError where one cannot be made."""
-        if not isinstance(experiment.method, RewardMethod):
-            return None
+        return cls.listed(experiment.method.rewards, experiment) if isinstance(experiment.method, RewardMethod) else None
+
+    @classmethod
+    def listed(cls, rewards: Sequence[Any], experiment: Experiment) -> "Panel":
+        """The panel of these rewards, listed as in `method.rewards`, for the data and the device of an experiment; raises ConfigError."""
         problems: list[str] = []
         members = []
-        for entry in read(experiment.method.rewards, problems):
+        for entry in read(rewards, problems):
             try:
                 members.append(Member(entry, made(entry)))
                 problems += unnamed_columns(entry, members[-1].reward.reads, experiment.data.columns)

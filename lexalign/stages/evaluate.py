@@ -5,13 +5,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lexalign import hardware, report
+from lexalign import hardware, report, targets
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
 from lexalign.data.tokens import Encoder
 from lexalign.errors import ConfigError
 from lexalign.past import Past, reference_of
 from lexalign.results import Result
+from lexalign.rewards.panel import Panel
 from lexalign.schema import Experiment
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         settings=experiment.evaluate,
         max_length=max_length,
         beta=beta_of(experiment, past) if reference else None,
+        panel=panel_of(experiment, past),
         shared_belief=past.rewards.get("shared_belief", True),
     )
     before, held_against = Measured(), None
@@ -90,6 +92,22 @@ def beta_of(experiment: Experiment, past: Past) -> float | None:
     beta = experiment.evaluate.beta or past.rewards.get("beta")
     log.info("Rewards: log-ratios times beta=%g%s", beta or 1.0, "" if beta else " (the model was trained with none)")
     return beta or 1.0
+
+
+def panel_of(experiment: Experiment, past: Past) -> Panel | None:
+    """The rewards that the model was trained for; None where it was for none, or where these data do not let them be asked, which is said.
+
+    A manifest may come from anybody: its code is held to what a configuration may name.
+    """
+    if not past.listed:
+        return None
+    try:
+        if problems := targets.problems(past.listed, [targets.OWN_PACKAGE, *experiment.extensions], "method.rewards"):
+            raise ConfigError(problems)
+        return Panel.listed(past.listed, experiment)
+    except ConfigError as error:
+        log.warning("The rewards that the model was trained for are not measured: %s", error)
+        return None
 
 
 def planned(experiment: Experiment, reference: Experiment | None, rows: int) -> Result:

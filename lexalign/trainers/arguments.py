@@ -64,12 +64,22 @@ def common(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
     }
 
 
-def keep_adapter_dropout(model: Any, experiment: Experiment) -> None:
-    """TRL's preference trainers switch off every dropout, `adapter.dropout` too; switch that one on again."""
+def keep_adapter(model: Any, experiment: Experiment) -> None:
+    """Undo what TRL's trainers do to the adapter.
+
+    They switch off every dropout, `adapter.dropout` too; and beside a quantized base they round the trained adapter to bfloat16, where it
+    is not what its reference (a copy) is any more, and small steps are lost.
+    """
     assert experiment.adapter is not None
     for module in model.modules():
         if isinstance(module, LoraLayer) and isinstance(dropout := module.lora_dropout["default"], torch.nn.Dropout):
             dropout.p = experiment.adapter.dropout or 0.0
+    if experiment.adapter.bits is not None:
+        parameters = dict(model.named_parameters())
+        for name, parameter in parameters.items():
+            if parameter.requires_grad:
+                whole = parameters.get(name.replace(".default.", ".ref."), parameter)
+                parameter.data = whole.data.to(torch.float32, copy=True)
 
 
 def peft_config(experiment: Experiment, loaded: Loaded) -> Any:

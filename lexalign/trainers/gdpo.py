@@ -66,7 +66,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
             peft_config=arguments.peft_config(experiment, loaded),
             callbacks=callbacks,
         )
-        arguments.keep_adapter_dropout(self.model, experiment)
+        arguments.keep_adapter(self.model, experiment)
         self.speed_up(experiment)
         self.open_reference(loaded)
 

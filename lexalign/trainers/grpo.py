@@ -68,6 +68,7 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
             peft_config=arguments.peft_config(experiment, loaded),
             callbacks=[*callbacks, DeadGroups(panel.names)],
         )
+        arguments.keep_adapter(self.model, experiment)
         if reference is not None:
             self.measure_from(reference, method.beta)
         self.has_reference = method.beta > 0

@@ -68,7 +68,7 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
             peft_config=arguments.peft_config(experiment, loaded),
             callbacks=callbacks,
         )
-        arguments.keep_adapter_dropout(self.model, experiment)
+        arguments.keep_adapter(self.model, experiment)
         self.speed_up(experiment)
         self.open_reference(loaded)
 

@@ -59,7 +59,7 @@ class PairTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
             callbacks=callbacks,
         )
         self.data_collator = self.collated(self.data_collator)
-        arguments.keep_adapter_dropout(self.model, experiment)
+        arguments.keep_adapter(self.model, experiment)
         self.speed_up(experiment)
         if precompute:
             self.open_reference(loaded)
