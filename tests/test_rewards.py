@@ -330,7 +330,7 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
 )
 def test_rewards_that_a_model_names_and_these_data_or_this_command_do_not_allow_are_said(listed, told, caplog):
     experiment = compose(["stage=evaluate", "model=tiny", "data=tiny_beliefs"]).experiment
-    assert panel_of(experiment, Past(listed=[listed])) is None
+    assert panel_of(experiment, Past(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
     assert "are not measured" in caplog.text and told in caplog.text
 
 
