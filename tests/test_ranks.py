@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import killing
 import psutil
@@ -88,29 +89,8 @@ def test_one_process_and_two_give_the_same_losses(folder, two):
     assert result_of(two.out_dir)["status"] == "finished" and not list(two.out_dir.rglob(".tmp-*"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "more"),
-    [
-        ("dpo", ()),
-        ("gdpo", ()),
-        ("dpo", ("method=kto", "data.limit=24")),
-        ("dpo", ("method=ipo",)),
-        ("dpo", ("method=gdpo_soft", "data=tiny_soft")),
-        ("dpo", ("method=cdpo_soft", "data=tiny_soft")),
-        ("dpo", ("method=gdpo_flow",)),
-        ("dpo", ("method=simpo",)),
-        ("dpo", ("train.group_by_length=true", "train.gradient_accumulation_steps=2", "train.epochs=8")),
-        ("sft", ("train.packing=true", "train.batch_size=2", "train.epochs=20", "data.limit=60", "adapter.dropout=0")),
-        ("sft", ("method=full", "adapter.dropout=null")),
-        ("sft", ("adapter.dropout=0", "train.eval_steps=5")),
-        ("dpo", ("train.eval_steps=5", "train.group_by_length=true")),
-        ("gdpo", ("train.eval_steps=5", "train.batch_size=6", "train.epochs=6")),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(word.split("=")[-1] for word in value[:1]) or "plain",
-)
-def test_every_method_gives_the_same_losses(folder, tmp_path, method, more):
-    # Each with a store of its own, which knows nothing of the reference.
+def compared(tmp_path: Path, method: str, more: tuple[str, ...]) -> None:
+    """Run a case in one process and in two, each with a store of its own, which knows nothing of the reference; hold them together."""
     alone = Case(tmp_path / "a", tmp_path / "one", words(method, *ODD, *more)).whole()
     shared = Case(tmp_path / "b", tmp_path / "two", words(method, *ODD, *more, *TWO)).whole()
     equal(alone, shared)
@@ -118,7 +98,48 @@ def test_every_method_gives_the_same_losses(folder, tmp_path, method, more):
     assert paid[0] == paid[1], "each of the reference's responses is computed once, not by each process"
 
 
+def named(value: Any) -> str:
+    """A case in a test's name."""
+    return value if isinstance(value, str) else "-".join(word.split("=")[-1] for word in value[:1]) or "plain"
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("dpo", ("train.eval_steps=5", "train.group_by_length=true")),
+        ("gdpo", ("train.eval_steps=5", "train.batch_size=6", "train.epochs=6")),
+        ("dpo", ("method=kto", "data.limit=24")),
+        ("sft", ("train.packing=true", "train.batch_size=2", "train.epochs=20", "data.limit=60", "adapter.dropout=0")),
+    ],
+    ids=named,
+)
+def test_methods_give_the_same_losses(folder, tmp_path, method, more):
+    compared(tmp_path, method, more)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("dpo", ()),
+        ("gdpo", ()),
+        ("dpo", ("method=ipo",)),
+        ("dpo", ("method=gdpo_soft", "data=tiny_soft")),
+        ("dpo", ("method=cdpo_soft", "data=tiny_soft")),
+        ("dpo", ("method=gdpo_flow",)),
+        ("dpo", ("method=simpo",)),
+        ("dpo", ("train.group_by_length=true", "train.gradient_accumulation_steps=2", "train.epochs=8")),
+        ("sft", ("method=full", "adapter.dropout=null")),
+        ("sft", ("adapter.dropout=0", "train.eval_steps=5")),
+    ],
+    ids=named,
+)
+def test_every_method_gives_the_same_losses(folder, tmp_path, method, more):
+    compared(tmp_path, method, more)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("method", ["orpo", "cpo"])
 def test_a_likelihood_term_over_each_processes_tokens(tmp_path, method):
     """TRL's orpo and cpo add the mean over the tokens at hand, so that two processes do not weigh them as one does: near, not the same."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from lexalign.errors import DiskFull, LexAlignError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WORDS = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "iostream error")
+WORDS = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "inline_container", "iostream error")
 """How torch's and safetensors' writers tell of it, which keep no error number."""
 MB = 1e6
 
