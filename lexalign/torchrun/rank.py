@@ -61,7 +61,8 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     from lexalign.checkpoints import signals
     from lexalign.compose import Composed
     from lexalign.logs import logged
-    from lexalign.ranks import group, watcher
+    from lexalign.ranks import group
+    from lexalign.torchrun import watcher
 
     experiment = parsed(told["experiment"])
     device, local = hardware.resolve_device(experiment.hardware.device), int(os.environ["LOCAL_RANK"])
