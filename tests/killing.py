@@ -206,7 +206,10 @@ class Case:
     def course(self) -> list[dict[str, float]]:
         """Everything logged but what depends on the clock."""
         lines = [json.loads(line) for line in (self.out_dir / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if "second" not in key and "runtime" not in key} for line in lines]
+        return [
+            {key: value for key, value in line.items() if not any(word in key for word in ("second", "runtime", "step_time"))}
+            for line in lines
+        ]
 
 
 def newest(out_dir: Path) -> int:

@@ -408,6 +408,22 @@ def test_full_disk_itself(folder, whole, small_disk):
 
 
 @pytest.mark.slow
+def test_answers_that_were_drawn_for_several_steps_go_on_too(folder, tmp_path):
+    """Killed three times among steps that train on the same answers: grpo keeps these in the checkpoint."""
+    words = {word.split("=")[0]: word for word in (*words_of("sft", "step"), "stage=align", "method=grpo", "model=tiny",
+                                                  "method.rewards=[{_target_:lexalign.rewards.Length,target:10}]", "method.iterations=2",
+                                                  "train.max_steps=6", "train.save_steps=1", "train.batch_size=8")}  # fmt: skip
+    del words["train.epochs"], words["adapter.dropout"]
+    whole = Case(folder, tmp_path / "whole", tuple(words.values())).whole()
+    assert sum(line.get("grad_norm", 0) > 0 for line in whole.course()) >= 2
+    run = Case(folder, tmp_path / "run", whole.words)
+    for _ in range(3):
+        process = run.training()
+        assert run.met(process, signal.SIGKILL) == -signal.SIGKILL
+    assert run.whole().weights() == whole.weights() and run.course() == whole.course()
+
+
+@pytest.mark.slow
 def test_what_others_add_to_the_store_meanwhile_changes_no_bit(tmp_path):
     """Another run computes the same rows' reference in other batches, between a kill and the next life: last bits differ, and are not
     taken."""
