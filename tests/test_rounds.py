@@ -72,7 +72,7 @@ def test_what_was_pruned_says_when_and_why(halved):
     assert "checkpoint-2" in log and "checkpoint-6" in log, "no step is taken twice"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_any_moment_it_comes_to_the_same(halved, tmp_path):
     world, chance = World(tmp_path), random.Random(3)
     words = (*PRUNED, *AXES, "seed=1", "output_dir=sweep", "sweep.pruner=halving", "sweep.jobs=2")
