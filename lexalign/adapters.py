@@ -9,11 +9,12 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lexalign import artifacts
 from lexalign.errors import ConfigError
 from lexalign.parse import nearest
 from lexalign.schema import Adapter
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 # Features of an adapter under which its update is not simply scale · B A, so that it cannot be stacked with another.
 UNSTACKABLE = (
     "use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
@@ -46,7 +47,7 @@ def lora_config(adapter: Adapter, model: torch.nn.Module) -> LoraConfig:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's description as stored."""
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return json.loads((folder / artifacts.ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
 def order_config(folder: Path) -> None:
@@ -54,7 +55,7 @@ def order_config(folder: Path) -> None:
     config = read_config(folder)
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / artifacts.ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def scale(config: dict[str, Any]) -> float:
@@ -134,4 +135,4 @@ def stack(first: Path, second: Path) -> None:
     merged |= {"r": sum(ranks), "lora_alpha": sum(ranks), "revision": configs[0].get("revision")}
     merged["target_modules"] = sorted({name.split(".lora_A")[0].rpartition(".")[2] for name in layers})
     save_file(stacked, second / WEIGHTS, metadata={"format": "pt"})
-    (second / CONFIG).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+    (second / artifacts.ADAPTER_CONFIG).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")

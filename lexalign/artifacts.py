@@ -16,6 +16,8 @@ from lexalign.results import Result
 
 MANIFEST = "manifest.json"
 RESULT = "result.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's name of what it says of an adapter."""
 ASIDE = ".tmp-"
 """How the names of files and folders begin that are not whole yet; a killed run leaves them behind."""
 

@@ -3,6 +3,11 @@
 from typing import Literal
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, which tends to be long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class LexAlignError(Exception):
     """Something the user can mend: the message says what was found, where, and what to type instead."""
 

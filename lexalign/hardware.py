@@ -11,22 +11,29 @@ from lexalign.schema import Hardware
 
 
 @cache
-def cuda_devices() -> int:
-    """CUDA devices that the driver shows to this process (0 without a driver, or with CUDA_VISIBLE_DEVICES empty)."""
+def cuda_driver() -> ctypes.CDLL | None:
+    """The driver, ready to be asked; None without one."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
         except OSError:
             continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+        if driver.cuInit(0) == 0:
+            return driver
+    return None
+
+
+@cache
+def cuda_devices() -> int:
+    """CUDA devices that the driver shows to this process (0 without a driver, or with CUDA_VISIBLE_DEVICES empty)."""
+    driver, count = cuda_driver(), ctypes.c_int(0)
+    return count.value if driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def cuda_memory() -> float:
-    """Bytes of the smallest CUDA device's memory."""
-    driver, sizes = ctypes.CDLL("libcuda.so.1"), []
+    """Bytes of the smallest CUDA device's memory. Only where there is one."""
+    driver, sizes = cuda_driver(), []
+    assert driver is not None
     for number in range(cuda_devices()):
         size = ctypes.c_size_t(0)
         driver.cuDeviceTotalMem_v2(ctypes.byref(size), number)

@@ -13,6 +13,8 @@ FILE_SUFFIXES = (
     ".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".arrow", ".xlsx", ".yaml", ".zip", ".gz", ".tar",
     ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx",
 )  # fmt: skip
+OWN = "embedded:"
+"""How the paths of what is inside this package begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class Place:
 
 def find_model(path: str) -> Place:
     """Where a model is."""
-    if path.startswith("embedded:"):
-        return on_disk(path, EMBEDDED / path.removeprefix("embedded:"))
+    if path.startswith(OWN):
+        return on_disk(path, EMBEDDED / path.removeprefix(OWN))
     if path.startswith("pypi:"):
         return in_package(path)
     return on_disk(path, Path(path).expanduser())
@@ -37,8 +39,8 @@ def find_model(path: str) -> Place:
 
 def find_data(path: str) -> Place:
     """Where a data set is."""
-    if path.startswith("embedded:"):
-        return on_disk(path, EMBEDDED / "data" / path.removeprefix("embedded:"))
+    if path.startswith(OWN):
+        return on_disk(path, EMBEDDED / "data" / path.removeprefix(OWN))
     if path.startswith("generated:reasoning/"):
         return generated(path)
     return on_disk(path, Path(path).expanduser())
@@ -65,7 +67,7 @@ def on_disk(name: str, path: Path) -> Place:
         return Place(kind="gguf" if path.suffix == ".gguf" else "file", name=name, path=path)
     if path.exists() or path.is_symlink():
         return Place(kind="missing", name=name, problem=f"{path} is {what_is(path)}")
-    looks_local = name.startswith(("/", ".", "~", "embedded:")) or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
+    looks_local = name.startswith(("/", ".", "~", OWN)) or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
     if looks_local or not HUB_ID.fullmatch(name):
         return Place(kind="missing", name=name, problem=f"there is no file or folder {name}")
     return Place(kind="hub", name=name)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from lexalign import adapters, artifacts, hardware, identity
 from lexalign.checkpoints import disk
 from lexalign.data import templates
-from lexalign.errors import ConfigError, HubError
+from lexalign.errors import ConfigError, HubError, first_line
 from lexalign.locate import Place, find_model
 from lexalign.ranks import group, sharding
 from lexalign.schema import Experiment
@@ -53,7 +53,7 @@ def source(path: str, revision: str | None) -> Source:
         return Source(place=place, revision=revision, adapter=None, tokenizer=None)
     folder = place.path
     assert folder is not None
-    if not (folder / adapters.CONFIG).is_file():
+    if not (folder / artifacts.ADAPTER_CONFIG).is_file():
         return Source(place=place, revision=None, adapter=None, tokenizer=folder)
     if (folder / "manifest.json").is_file():
         broken = artifacts.damage(folder)
@@ -204,11 +204,6 @@ def refuse_other_shape(experiment: Experiment, inherited: Path) -> None:
 def commit_of(model: Any, found: Source) -> str | None:
     """The hub commit that was loaded."""
     return getattr(model.config, "_commit_hash", None) or found.revision if found.place.kind == "hub" else None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, which tends to be long."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def save(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any]) -> None:

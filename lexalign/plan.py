@@ -11,7 +11,7 @@ from lexalign import adapters, hardware, memory, models, report
 from lexalign.data import lengths
 from lexalign.data.rows import Splits
 from lexalign.data.tokens import Encoder
-from lexalign.errors import HubError
+from lexalign.errors import HubError, first_line
 from lexalign.results import Result
 from lexalign.schema import Experiment, RewardMethod
 
@@ -87,7 +87,7 @@ def measure(experiment: Experiment, found: models.Source) -> memory.Sizes:
                 trust_remote_code=experiment.model.trust_remote_code,
             )
     except OSError as error:
-        raise HubError(f"model.path={experiment.model.path}: {models.first_line(error)}; fetch it with stage=download first") from error
+        raise HubError(f"model.path={experiment.model.path}: {first_line(error)}; fetch it with stage=download first") from error
     with torch.device("meta"):  # no memory, and tied weights stay tied
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=experiment.model.trust_remote_code)
         total = model.num_parameters()

@@ -41,7 +41,7 @@ def execute(
     `train.stop_after` ends it.
     """
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
-    if hardware.node_rank(experiment.hardware):
+    if hardware.node_rank(experiment.hardware) and start.several(experiment):
         return helped(dataclasses.replace(composed, experiment=experiment), out_dir, name=name, config_dirs=config_dirs)
     if (done := finished_before(experiment, out_dir, config_dirs=config_dirs)) is not None:
         return done

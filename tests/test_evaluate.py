@@ -139,6 +139,9 @@ def test_evaluate_false_trains_and_measures_nothing(world):
         assert result.status == "finished" and result.metrics == {"before": {}, "after": {}} and not (folder / compare.FILE).exists()
         # The rest of the group is what it would have been.
         assert "enabled: false" in (folder / "config.yaml").read_text() and "max_new_tokens: 64" in (folder / "config.yaml").read_text()
+    # An evaluation while training reads it.
+    assert problems_of("evaluate.enabled=false evaluate.batch_size=4 train.eval_steps=2") == []
+    assert said(problems_of("evaluate.enabled=false evaluate.batch_size=4"), "evaluate.batch_size: is not read")
     assert compose(["evaluate=true"]).experiment.evaluate == compose([]).experiment.evaluate
     assert problems_of("-m evaluate=true,false stage=align") == []
     for both in ("evaluate=false evaluate.limit=3", "evaluate.limit=3 evaluate=true"):

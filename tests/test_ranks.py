@@ -248,6 +248,29 @@ def test_a_node_that_never_comes_is_named(folder, tmp_path):
     assert not list(alone.out_dir.rglob(".tmp-*")) and not (alone.out_dir / "artifact").exists()
 
 
+BROKEN = """
+from lexalign.ranks import group
+from lexalign.trainers.sft import SFTTrainer
+
+
+class Broken(SFTTrainer):
+    def training_step(self, *args, **kwargs):
+        if group.number() == 1:
+            raise ZeroDivisionError("of my own making")
+        return super().training_step(*args, **kwargs)
+"""
+
+
+def test_an_error_in_one_process_is_told_and_its_traceback_kept(folder, tmp_path, monkeypatch):
+    (tmp_path / "mylab.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Case(folder, tmp_path / "run", words("sft", *TWO, "extensions=[mylab]", "method._target_=mylab.Broken"))
+    assert run.end(run.start()) == 9
+    assert "process 1: ZeroDivisionError: of my own making (its traceback is in run.rank1.log)" in run.said()
+    kept = (run.out_dir / "run.rank1.log").read_text()
+    assert "Traceback" in kept and 'raise ZeroDivisionError("of my own making")' in kept
+
+
 def test_bad_rows_are_refused_before_there_are_processes(folder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')

@@ -18,6 +18,7 @@ from lexalign.sweeps.check import refuse_wrong
 from lexalign.sweeps.points import asked, axis
 
 RATE = "train.learning_rate=tag(log,interval(1e-5,1e-2))"
+TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2", "train.batch_size=4")
 
 
 def space_of(override: str):
@@ -139,6 +140,7 @@ def test_optuna_stops_bad_points_early(tmp_path):
         (["seed=0,1", "sweep.reduction=4"], "nothing is pruned"),
         (["seed=0,1", "train.eval_steps=2", "sweep.pruner=median", "sweep.reduction=4"], "has no use for it"),
         (["sweep=optuna", RATE, "train.eval_steps=2", "sweep.pruner=halving"], "type sweep.pruner=asha"),
+        (["seed=0,1", "train.eval_steps=2", "sweep.pruner=halving", *TWO], "hardware=ddp starts several; type sweep.pruner=none"),
         (["seed=0,1", "sweep.jobs=0"], "sweep.jobs=0"),
         (["output_dir=a,b"], "output_dir: belongs to the sweep and cannot be swept"),
         (["sweep.jobs=1,2"], "sweep.jobs: belongs to the sweep"),

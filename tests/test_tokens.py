@@ -163,8 +163,8 @@ def test_a_batch_gives_back_the_spans_its_rows_are_known_by():
     """The reference store finds a row by its ids, taken from the row before training and from the batch while training."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    from lexalign.trainers.fast import contexts_and_responses
     from lexalign.trainers.gdpo import BeliefCollator
+    from lexalign.trainers.paid import contexts_and_responses
 
     rows = [
         {"prompt_ids": [1, 2, 3], "belief_ids": [4], "chosen_ids": [5, 6], "rejected_ids": [7], "shares": [1.0]},

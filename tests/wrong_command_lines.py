@@ -214,6 +214,8 @@ RULED = {
     "hardware=cpu": {
         "hardware.precision=fp16": ["hardware.precision=fp16: the CPU trains in fp32 or bf16; type hardware.precision=bf16"],
         "hardware.processes=2": ["hardware.processes: is for several processes; type hardware=ddp"],
+        "hardware.node=1": ["hardware.node: is for several processes; type hardware=ddp"],
+        "hardware.patience=1": ["hardware.patience: is for several processes; type hardware=ddp"],
     },
     "hardware=ddp": {
         "": ["hardware.processes=auto: means one for each GPU", "type hardware.processes=2"],

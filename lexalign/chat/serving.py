@@ -5,12 +5,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lexalign import artifacts
 from lexalign.locate import Place, find_model
 from lexalign.past import Past
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank may be."""
-CONFIG = "adapter_config.json"
 MORE_THAN_LORA = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication")
 """Features of an adapter that vLLM does not serve."""
 
@@ -19,9 +19,9 @@ def command(path: str, revision: str | None) -> str:
     """What to type to serve what `path` names, on a machine with vLLM; for an adapter that vLLM cannot serve, what to type before."""
     place = find_model(path)
     folder = place.path
-    if folder is None or not (folder / CONFIG).is_file():
+    if folder is None or not (folder / artifacts.ADAPTER_CONFIG).is_file():
         return serve(place, revision)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / artifacts.ADAPTER_CONFIG).read_text(encoding="utf-8"))
     past = Past.of(path)
     base = past.manifest.get("base") or {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
     below = find_model(base["path"])

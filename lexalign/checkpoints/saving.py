@@ -150,7 +150,8 @@ class Durable:
             "Going on in %d processes from a checkpoint of %d: the rows and their order are the same, the last bits and what dropout draws "
             "are not", group.size(), len(states)
         )  # fmt: skip
-        kept = {**states[0]["kept"], "_total_loss_scalar": sum(state["kept"]["_total_loss_scalar"] for state in states) / len(states)}
+        kept = {name: value for name, value in states[0]["kept"].items() if name != "_buffered_inputs"}  # another share of the rows
+        kept |= {"_total_loss_scalar": sum(state["kept"]["_total_loss_scalar"] for state in states) / len(states)}
         return {**states[0], "kept": kept, "loss": sum(state["loss"] for state in states) / len(states)}
 
     def beside(self) -> list[torch.nn.Parameter]:

@@ -11,12 +11,11 @@ from lexalign import __version__, artifacts
 from lexalign.evaluation.yardstick import Measured
 from lexalign.export.choosing import Chosen
 from lexalign.export.subject import IN_WORDS, Subject, Way
-from lexalign.locate import Place, find_data, find_model
+from lexalign.locate import OWN, Place, find_data, find_model
 from lexalign.past import Past
 from lexalign.results import Result
 from lexalign.secrets import redacted
 
-OWN = "embedded:"
 OWN_LICENSE = "apache-2.0"
 PORTABLE = (OWN, "pypi:", "generated:")
 """How paths begin that lead to the same thing on every machine."""

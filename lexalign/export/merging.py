@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lexalign import adapters, hardware, models
+from lexalign import adapters, artifacts, hardware, models
 from lexalign.errors import ConfigError
 from lexalign.export.subject import Subject, Way
 
@@ -66,7 +66,7 @@ def fit_vocabulary(model: Any, subject: Subject, tokenizer: Any) -> None:
         raise ConfigError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens and its base {rows} embeddings, and the adapter holds none for the added "
             "ones; save it again with save_embedding_layers=True, or name the resized base's folder as base_model_name_or_path in "
-            f"{adapters.CONFIG}"
+            f"{artifacts.ADAPTER_CONFIG}"
         )
 
 

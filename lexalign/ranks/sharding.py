@@ -24,9 +24,9 @@ def arguments(experiment: Experiment) -> dict[str, Any]:
 
 
 def zero() -> dict[str, Any]:
-    """DeepSpeed's ZeRO-3, the rest as the arguments say."""
+    """DeepSpeed's ZeRO-2, the rest as the arguments say. Not ZeRO-3: a run's weights are saved from the model, which would hold none."""
     return {
-        "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_optimization": {"stage": 2},
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": "auto"},
         "gradient_clipping": "auto",

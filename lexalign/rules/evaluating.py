@@ -28,7 +28,10 @@ def enabled(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     if chosen.enabled and nothing_held_out(experiment):
         yield f"evaluate.enabled=true: there is nothing held out to measure on; {HOLD_OUT}, or type evaluate.enabled=false"
     if not chosen.enabled:
-        for key in sorted(key for key in typed if key.startswith("evaluate.") and key != "evaluate.enabled"):
+        read = {"evaluate.enabled"}
+        if experiment.train is not None and experiment.train.eval_steps is not None:
+            read.add("evaluate.batch_size")
+        for key in sorted(key for key in typed - read if key.startswith("evaluate.")):
             yield f"{key}: is not read with evaluate.enabled=false; leave one of them out"
 
 

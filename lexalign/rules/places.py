@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lexalign import hardware, identity
+from lexalign import artifacts, hardware, identity
 from lexalign.checkpoints import changes, finding
 from lexalign.locate import HUB_ID, Place, find_data, find_model
 from lexalign.schema import Experiment
@@ -44,7 +44,7 @@ def model_place(path: str, revision: str | None) -> Iterator[str]:
     if place.kind == "file":
         yield f"model.path={path}: a model is a hub id, a folder, a run or a .gguf file"
     if place.kind == "folder" and place.path is not None:
-        described = any((place.path / name).is_file() for name in ("config.json", "adapter_config.json"))
+        described = any((place.path / name).is_file() for name in ("config.json", artifacts.ADAPTER_CONFIG))
         if not described:
             yield f"model.path={path}: the folder holds no config.json, so there is no model in it; name the folder that does"
         elif not any(place.path.glob("*.safetensors")) and any(place.path.glob("*.bin")):

@@ -8,6 +8,8 @@ from lexalign import hardware
 from lexalign.schema import Experiment
 
 OWN = ("processes", "nodes", "node", "rendezvous", "patience")
+ALONE = {"processes": (1,), "nodes": (1,), "node": (None,), "rendezvous": (None,), "patience": ()}
+"""Values of these that say of one process what it is: alone."""
 BY_HAND = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK")
 """Variables of a process that somebody else's launcher started."""
 
@@ -23,8 +25,8 @@ def started_otherwise(experiment: Experiment, typed: frozenset[str]) -> Iterator
 def processes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     chosen, train = experiment.hardware, experiment.train
     if chosen.strategy in ("single", "auto"):
-        for name in OWN:
-            if f"hardware.{name}" in typed and getattr(chosen, name) not in (1, None):
+        for name, values in ALONE.items():
+            if f"hardware.{name}" in typed and getattr(chosen, name) not in values:
                 yield f"hardware.{name}: is for several processes; type hardware=ddp, or leave it out"
         return
     strategy, devices = chosen.strategy, hardware.cuda_devices()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lexalign import hardware
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.schema import Experiment
@@ -75,6 +76,11 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
         if asked.typed("sweep.prune_on", "sweep.prune_after", "sweep.reduction"):
             yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving, asha or median"
         return
+    if hardware.world_size(experiment.hardware) > 1:
+        yield (
+            f"sweep.pruner={chosen.pruner}: stops runs of one process, and hardware={experiment.hardware.strategy} starts several; "
+            "type sweep.pruner=none, or hardware=auto"
+        )
     if chosen.pruner == "halving" and chosen.sampler != "grid":
         yield (
             f"sweep.pruner=halving: compares points that are all there from the start, and sweep.sampler={chosen.sampler} draws one "

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("lexalign.torchrun.rank")  # this module runs as __main__
 FOLLOWED = 0.5
 """Seconds between two looks at whether the process that started this one is still there."""
 AFTER_THE_CAUSE = 3.0
@@ -35,16 +36,16 @@ def main(job: Path) -> int:
     number, out_dir = int(os.environ["RANK"]), Path(told["out_dir"])
     # Before torch and accelerate choose a number of their own.
     os.environ["OMP_NUM_THREADS"] = str(told["threads"])
+    from lexalign.torchrun import start
+
     if number:
-        be_quiet(out_dir / f"run.rank{number}.log")
+        be_quiet(out_dir / start.log_of(number))
 
     from lexalign.errors import LexAlignError, Stopped
-    from lexalign.torchrun import start
 
     try:
         result = run(told, job.parent, out_dir)
     except BaseException as error:
-        logging.getLogger(__name__).debug("Process %d ended:", number, exc_info=error)
         if not isinstance(error, LexAlignError) and is_collective(error):
             time.sleep(AFTER_THE_CAUSE)
         start.report(job.parent, number, error=error)
@@ -62,14 +63,14 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     from lexalign.compose import Composed
     from lexalign.logs import logged
     from lexalign.ranks import group
-    from lexalign.torchrun import watcher
+    from lexalign.torchrun import start, watcher
 
     experiment = parsed(told["experiment"])
     device, local = hardware.resolve_device(experiment.hardware.device), int(os.environ["LOCAL_RANK"])
     group.use_own_device(local, device)
     signals.began = told["began"]
-    log_name = "run.log" if os.environ["RANK"] == "0" else f"run.rank{os.environ['RANK']}.log"
-    with logged(out_dir, verbose=experiment.verbose, name=log_name), watcher.heeded(folder / "asked.json"):
+    log_name = start.log_of(int(os.environ["RANK"]))
+    with logged(out_dir, verbose=experiment.verbose, name=log_name), watcher.heeded(folder / start.ASKED):
         distributed.init_process_group(backend=group.backend(device), timeout=group.LONG)
         try:
             wanted = hardware.world_size(experiment.hardware)
@@ -80,6 +81,9 @@ def run(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
             result = staging.staged(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=group.first())
             group.wait()
             return result
+        except BaseException as error:
+            log.debug("Process %d ended:", group.number(), exc_info=error)
+            raise
         finally:
             if sys.exc_info()[0] is None:
                 with contextlib.suppress(Exception):

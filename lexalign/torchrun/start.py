@@ -21,7 +21,7 @@ import psutil
 from lexalign import artifacts, errors, hardware
 from lexalign.checkpoints import signals
 from lexalign.compose import Composed
-from lexalign.errors import LexAlignError, RankFailed, RendezvousFailed, Stopped
+from lexalign.errors import LexAlignError, RankFailed, RendezvousFailed, Stopped, first_line
 from lexalign.parse import plain
 from lexalign.results import Result
 from lexalign.schema import Experiment, Hardware
@@ -103,6 +103,7 @@ def asking(path: Path) -> Iterator[None]:
 
 def launch(chosen: Hardware, folder: Path, name: str) -> None:
     """Start the processes of this node and wait for their end; each writes its own outcome into `folder`."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -135,8 +136,8 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
         if failure.exitcode >= 0:  # else it had no time for a word, and what the others say is but its echo
             raise_reported(folder)
         raise RankFailed(died_of(number, hardware.world_size(chosen), failure.exitcode)) from error
-    except (RendezvousError, TimeoutError, RuntimeError) as error:
-        if chosen.nodes == 1 or isinstance(error, LexAlignError):
+    except (RendezvousError, TimeoutError, DistError) as error:
+        if chosen.nodes == 1:
             raise
         raise RendezvousFailed(
             f"hardware.rendezvous={chosen.rendezvous}: not all of the {chosen.nodes} nodes came within {chosen.patience} s "
@@ -174,7 +175,12 @@ def raise_reported(folder: Path) -> list[Outcome]:
         raise Stopped(one.error or "", exit_code=one.exit_code, status=one.status)  # type: ignore[arg-type]
     if is_ours(one.kind):
         raise getattr(errors, one.kind)(one.error)
-    raise RankFailed(f"process {one.number}: {one.error}")
+    raise RankFailed(f"process {one.number}: {one.error} (its traceback is in {log_of(one.number)})")
+
+
+def log_of(number: int) -> str:
+    """The log of one of the processes, in the run's folder; the first one writes the run's own."""
+    return f"run.rank{number}.log" if number else "run.log"
 
 
 def is_ours(kind: str) -> bool:
@@ -210,8 +216,3 @@ def port_is_free(chosen: Hardware) -> None:
                 f"hardware.rendezvous={chosen.rendezvous}: port {port} is in use on this node ({os.strerror(error.errno or 0)}); "
                 f"type another, as in hardware.rendezvous={host}:{int(port) + 1}, on every node"
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ from lexalign.schema import Experiment, GdpoMethod
 from lexalign.stores.tokens import TokenStore
 from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import PaidReference
+from lexalign.trainers.paid import PaidReference
 
 COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares"]
 

@@ -17,7 +17,7 @@ from lexalign.schema import Experiment, KtoMethod
 from lexalign.stores.tokens import TokenStore
 from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import PART, PaidReference
+from lexalign.trainers.paid import PART, PaidReference
 
 log = logging.getLogger(__name__)
 BALANCED = (1.0, 4 / 3)

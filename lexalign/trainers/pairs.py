@@ -14,7 +14,7 @@ from lexalign.schema import DpoMethod, Experiment, Method
 from lexalign.stores.tokens import TokenStore
 from lexalign.trainers import arguments
 from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import PaidReference
+from lexalign.trainers.paid import PaidReference
 
 
 class PairTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
