@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lexalign import adapters
+from lexalign import adapters, artifacts
 from lexalign.errors import ConfigError
 from lexalign.schema import Adapter
 
@@ -92,7 +92,7 @@ def test_the_stacked_adapter_names_the_first_ones_base(base, tmp_path):
     for name in ("one", "two"):
         adapted(base, 1, r=2, lora_alpha=2, target_modules=ATTENTION).save_pretrained(tmp_path / name)
     config = adapters.read_config(tmp_path / "one")
-    (tmp_path / "one" / adapters.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "a/base", "revision": "abc"}))
+    (tmp_path / "one" / artifacts.ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "a/base", "revision": "abc"}))
     adapters.stack(tmp_path / "one", tmp_path / "two")
     assert {key: adapters.read_config(tmp_path / "two")[key] for key in ("base_model_name_or_path", "revision")} == {
         "base_model_name_or_path": "a/base",
@@ -103,7 +103,7 @@ def test_the_stacked_adapter_names_the_first_ones_base(base, tmp_path):
 def saved(base: LlamaForCausalLM, folder: Path, **config: Any) -> Path:
     """An adapter on the disk whose description says something else as well."""
     adapted(base, 1, r=2, lora_alpha=2, target_modules=ATTENTION).save_pretrained(folder)
-    (folder / adapters.CONFIG).write_text(json.dumps({**adapters.read_config(folder), **config}))
+    (folder / artifacts.ADAPTER_CONFIG).write_text(json.dumps({**adapters.read_config(folder), **config}))
     return folder
 
 

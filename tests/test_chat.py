@@ -15,6 +15,7 @@ import pytest
 from refusing import problems_of, said
 from running import ROOT, World, result_of
 
+from lexalign import artifacts
 from lexalign.chat import serving
 from lexalign.errors import ConfigError
 from lexalign.evaluation.scoring import generate
@@ -180,7 +181,7 @@ def test_the_vllm_command(world, run, tmp_path):
     for change, reason in (({"r": 600}, "rank is 600, vLLM's limit 512"), ({"use_dora": True}, "uses use_dora")):
         other = tmp_path / next(iter(change))
         shutil.copytree(adapter, other)
-        config = other / serving.CONFIG
+        config = other / artifacts.ADAPTER_CONFIG
         config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
         found = serving.command(str(other), None)
         assert found.startswith(f"python run.py stage=export model.path={other} ") and "&& vllm serve exported/artifact" in found

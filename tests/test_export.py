@@ -245,7 +245,7 @@ def test_an_adapter_from_elsewhere_brings_embeddings_of_its_own(world, tmp_path,
 
 def test_added_tokens_without_embeddings_are_refused(world, lora, tmp_path):
     shutil.copytree(lora / "artifact", tmp_path / "adapter", ignore=shutil.ignore_patterns("manifest.json"))
-    config = tmp_path / "adapter" / adapters.CONFIG
+    config = tmp_path / "adapter" / artifacts.ADAPTER_CONFIG
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": str(TINY)}))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     tokenizer.add_tokens([NEW])
@@ -276,7 +276,7 @@ def test_an_adapter_of_another_shape_is_refused_by_name(world, lora, tmp_path, c
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path / "base")
     shutil.copytree(lora / "artifact", tmp_path / "adapter", ignore=shutil.ignore_patterns("manifest.json"))
-    described = tmp_path / "adapter" / adapters.CONFIG
+    described = tmp_path / "adapter" / artifacts.ADAPTER_CONFIG
     described.write_text(json.dumps({**json.loads(described.read_text()), "base_model_name_or_path": str(tmp_path / "base")}))
     with pytest.raises(ConfigError, match=f"the adapter belongs on another base than .*{said}"):
         world.run("stage=export", f"model.path={tmp_path / 'adapter'}", "data=tiny_sft", *FEW)
