@@ -9,7 +9,7 @@ from transformers import FalconMambaConfig, FalconMambaForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
-from lexalign.logprobs import attention, exactness, lora
+from lexalign.logprobs import attention, elementwise, exactness, lora
 from lexalign.logprobs.forward import install
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -46,11 +46,11 @@ def margin(found):
 
 
 def models_of(family, *, packed):
-    """The same adapted model twice: with TRL's forward, and with ours (fused LoRA too)."""
+    """The same adapted model twice: with TRL's forward, and with ours (fused layers too)."""
     theirs, ours = adapted(made(family)), adapted(made(family))
     add_fused_lm_head(theirs.get_base_model(), outputs=OUTPUTS)
     install(ours.get_base_model(), packed=packed, alike=2)
-    assert lora.fuse(ours) == 21
+    assert lora.fuse(ours) == 21 and elementwise.fuse(ours) >= 3
     return theirs, ours
 
 
@@ -126,6 +126,7 @@ def test_a_trained_head_and_trained_embeddings():
     theirs, ours = made("llama_tied"), made("llama_tied")
     add_fused_lm_head(theirs)
     install(ours, packed=True, alike=2)
+    elementwise.fuse(ours)
     for model in (theirs, ours):
         dpo_like(scores(model, batch_of(ALIKE))).backward()
     assert relative(gradient(ours), gradient(theirs)) < 1e-5

@@ -42,7 +42,7 @@ def attend(
     if query.device.type == "cuda":
         return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2), None
     repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
+    if repeats > 1 and query.device.type != "cpu":  # the CPU's kernel takes fewer keys than queries as they are
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # `split`, because the backward of many slices fills as many whole tensors with zeros.
     sizes = [sum((prefix, *branches)) for prefix, branches in layout.groups]
@@ -56,11 +56,12 @@ def _group(prefix: int, branches: tuple[int, ...], q: Tensor, k: Tensor, v: Tens
     size = q.shape[2]
     if size == 0:
         return q
+    shared = {"scale": scaling, "enable_gqa": q.shape[1] != k.shape[1]}
     if not branches and (window is None or size <= window):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
     if size <= SMALL or not branches or not prefix:
         mask = group_mask(prefix, branches, window, q.dtype, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **shared)
     pieces = list(zip(*(x.split([prefix, *branches], dim=2) for x in (q, k, v)), strict=True))
     own_q, shared_k, shared_v = pieces[0]
     found = [_group(prefix, (), own_q, shared_k, shared_v, scaling, window)]
@@ -69,7 +70,7 @@ def _group(prefix: int, branches: tuple[int, ...], q: Tensor, k: Tensor, v: Tens
         if length:
             keys, values = torch.cat((shared_k, own_k), 2), torch.cat((shared_v, own_v), 2)
             mask = group_mask(prefix, (length,), window, q.dtype, q.device)[prefix:]
-            found.append(F.scaled_dot_product_attention(own_q, keys, values, attn_mask=mask, scale=scaling))
+            found.append(F.scaled_dot_product_attention(own_q, keys, values, attn_mask=mask, **shared))
     return torch.cat(found, 2)
 
 

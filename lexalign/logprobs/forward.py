@@ -5,14 +5,14 @@ to answer is ours: no padding, no prompt twice, no unlabelled position at the LM
 """
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-from lexalign.logprobs import attention, head
+from lexalign.logprobs import attention, head, last_layer
 from lexalign.logprobs.layout import Layout, documents, shared_prefixes
 
 IGNORED = -100
@@ -41,6 +41,7 @@ def install(model: Any, *, packed: bool, alike: int) -> None:
     logit_map = logit_map_of(model)
     if packed:
         model.set_attn_implementation(attention.NAME)
+        last_layer.shorten(model)
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
         if not fused_lm_head:
@@ -74,11 +75,18 @@ def token_scores(
     `also` is a token id: log softmax(z / temperature)[also] is given wherever a label is scored (without gradient unless temperature is 1).
     """
     layout = layout_of(input_ids, attention_mask, position_ids, alike) if packed else None
+    slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape) if layout is None else layout.slots
+    mask = labels[:, 1:] != IGNORED
+    read = [slots[:, :-1][mask]]
+    if positions is not None:
+        read.append(slots[: len(positions)].gather(1, positions[:, None])[:, 0])
     if layout is None:
         known = {"attention_mask": attention_mask, "position_ids": position_ids}
         states = model.base_model(input_ids=input_ids, use_cache=False, **{k: v for k, v in known.items() if v is not None})
-        slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
     else:
+        if last_layer.is_short(model) and any(map(len, read)):
+            kept, places = torch.unique(torch.cat(read), return_inverse=True)
+            layout, read = replace(layout, read=kept), list(places.split([len(part) for part in read]))
         states = model.base_model(
             input_ids=input_ids.reshape(-1)[layout.tokens][None],
             position_ids=layout.position_ids,
@@ -86,19 +94,17 @@ def token_scores(
             use_cache=False,
             layout=layout,
         )
-        slots = layout.slots
     hidden = states.last_hidden_state.flatten(0, 1)
-    mask = labels[:, 1:] != IGNORED
+    assert layout is None or layout.read is None or len(hidden) == len(layout.read), "the last layer gave other positions than are read"
     lm_head = model.get_output_embeddings()
-    scored, tempered = hidden.index_select(0, slots[:, :-1][mask]), also is not None and temperature != 1.0
+    scored, tempered = hidden.index_select(0, read[0]), also is not None and temperature != 1.0
     scores = head.score(scored, labels[:, 1:][mask], lm_head, logit_map, details=details, also=None if tempered else also)
     found = {name: spread(getattr(scores, name), mask) for name in head.NAMES}
     if tempered:
         assert not torch.is_grad_enabled() and also is not None, "a tempered score has no gradient"
         found["also"] = spread(head.at_temperature(scored, also, lm_head, logit_map, temperature), mask)
     if positions is not None:
-        picked = slots[: len(positions)].gather(1, positions[:, None])[:, 0]
-        found["logits"] = head.logits_at(hidden.index_select(0, picked), lm_head, logit_map)
+        found["logits"] = head.logits_at(hidden.index_select(0, read[1]), lm_head, logit_map)
     return TokenScores(label_mask=mask, **found)
 
 

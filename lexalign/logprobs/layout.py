@@ -23,6 +23,8 @@ class Layout:
     slots: Tensor
     """(R, T): where each token of the batch is computed; 0 for padding."""
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+    read: Tensor | None = None
+    """(K,): the tokens whose last hidden states are read, in order; None where all may be."""
     block_masks: dict[int | None, Any] = field(default_factory=dict)
     """FlexAttention's masks of this layout by sliding window, made on first use."""
 

@@ -62,7 +62,7 @@ class _LowRankLinear(torch.autograd.Function):
         y.addmm_(low, b.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scale, ctx.dtype = scale, x.dtype
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -73,7 +73,7 @@ class _LowRankLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             base = dy @ weight
             dx = base.addmm_(low_gradient, a) if ctx.dtype == dy.dtype else base.to(ctx.dtype).add_(low_gradient @ a)
-            dx = dx.view(*gradient.shape[:-1], -1)
+            dx = dx.view(*gradient.shape[:-1], weight.shape[1])
         da = low_gradient.t() @ rows if ctx.needs_input_grad[3] else None
-        db = (dy.t() @ low).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[4] else None
         return dx, None, None, da, db, None

@@ -7,7 +7,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import SequentialSampler
 
-from lexalign.logprobs import exactness, lora
+from lexalign.logprobs import elementwise, exactness, lora
 from lexalign.logprobs.forward import install
 from lexalign.ranks import group
 from lexalign.ranks.shares import as_shared, shared_out
@@ -56,7 +56,8 @@ class FastPath:
         self.layout = "padded" if reason else "packed"
         for model in filter(None, (base, getattr(self, "ref_model", None))):
             install(base_of(model), packed=reason is None, alike=self.alike)
-        fused = lora.fuse(self.model) if asked and not parts else 0
+            fused = elementwise.fuse(model) if asked and not parts else 0
+        low_rank = lora.fuse(self.model) if asked and not parts else 0
         told = (
             f"padded batches, because {reason}"
             if reason
@@ -64,7 +65,7 @@ class FastPath:
             if self.alike > 1
             else "no padding"
         )
-        log.info("Fast path: %s; %d LoRA layers fused", told, fused)
+        log.info("Fast path: %s; %d LoRA layers fused, %d norms and attentions", told, low_rank, fused)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         train, seed = self.experiment.train, self.experiment.seed

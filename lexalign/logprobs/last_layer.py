@@ -1,0 +1,40 @@
+"""The last layer where its output is read: behind its keys and values no position looks at another, so the others need not be computed.
+
+What is left out at the positions that predict no response token: that layer's output projection and feed-forward part, and the last norm.
+"""
+
+import types
+from typing import Any
+
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from lexalign.logprobs import written
+
+
+def shorten(model: Any) -> None:
+    """Let the last layer of a causal language model give only the positions that a layout names as read, where its code is Llama's."""
+    layers = getattr(model.base_model, "layers", None)
+    if layers is not None and written.alike(type(layers[-1]).forward, LlamaDecoderLayer.forward):
+        layers[-1].forward = types.MethodType(_forward, layers[-1])
+
+
+def is_short(model: Any) -> bool:
+    """Whether `shorten` found the last layer to be one it knows."""
+    layers = getattr(model.base_model, "layers", None)
+    return layers is not None and getattr(layers[-1].forward, "__func__", None) is _forward
+
+
+def _forward(layer: Any, hidden_states: Tensor, *, layout: Any = None, **kwargs: Any) -> Tensor:
+    """hidden_states (1, N, h) to (1, K, h) at the layout's K `read` positions; without any, what the layer's class computes."""
+    if layout is None or layout.read is None:
+        more = {} if layout is None else {"layout": layout}
+        return type(layer).forward(layer, hidden_states, **more, **kwargs)
+    normed = layer.input_layernorm(hidden_states)
+    picking = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, given: (given[0].index_select(1, layout.read),))
+    try:
+        attended, _ = layer.self_attn(normed, layout=layout, **kwargs)
+    finally:
+        picking.remove()
+    states = hidden_states.index_select(1, layout.read) + attended
+    return states + layer.mlp(layer.post_attention_layernorm(states))

@@ -1,0 +1,98 @@
+"""What of a model's own layers is computed otherwise: norms and rotary positions fused, the last layer only where it is read."""
+
+import copy
+
+import pytest
+import torch
+from small_models import FAMILIES, gpt2, made, relative
+from transformers.models.llama import modeling_llama as llama
+
+from lexalign.logprobs import elementwise, last_layer, written
+from lexalign.logprobs.forward import install
+
+
+def grown(module, *given):
+    """A module's output at given tensors, and the gradients of all of them and of its weights."""
+    inputs = [x.clone().requires_grad_() for x in given]
+    out = module(*inputs)
+    out = torch.cat([part.flatten() for part in (out if isinstance(out, tuple) else (out,))])
+    weights = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+    return [out.detach(), *torch.autograd.grad((out * torch.linspace(-1, 1, len(out))).sum(), [*inputs, *weights])]
+
+
+@pytest.mark.parametrize("shape", [(32,), (5, 32), (2, 3, 32), (0, 32)])
+def test_a_fused_norm_is_the_models_own(shape):
+    torch.manual_seed(0)
+    own = llama.LlamaRMSNorm(32, eps=1e-3)
+    torch.nn.init.normal_(own.weight)
+    fused = copy.deepcopy(own)
+    assert elementwise.fuse(fused) == 1
+    x = 3 * torch.randn(*shape)
+    for ours, theirs in zip(grown(fused, x), grown(own, x), strict=True):
+        assert ours.shape == theirs.shape and (not x.numel() or relative(ours, theirs) < 1e-6)
+
+
+def test_fused_rotary_positions_are_the_models_own():
+    torch.manual_seed(0)
+    # Halves that differ, as no model's do: a swap of the two would show.
+    cos, sin = torch.randn(2, 1, 7, 8)
+    q, k = torch.randn(1, 7, 4, 8).transpose(1, 2), torch.randn(1, 7, 2, 8).transpose(1, 2)
+    fused = elementwise._rotary_instead_of(llama.apply_rotary_pos_emb)
+    for ours, theirs in zip(
+        grown(lambda q, k: fused(q, k, cos, sin), q, k), grown(lambda q, k: llama.apply_rotary_pos_emb(q, k, cos, sin), q, k), strict=True
+    ):
+        assert relative(ours, theirs) < 1e-6
+
+
+def test_other_types_of_numbers_are_left_to_the_model():
+    own = llama.LlamaRMSNorm(32)
+    fused = copy.deepcopy(own)
+    elementwise.fuse(fused)
+    x = torch.randn(5, 32, dtype=torch.bfloat16)
+    assert torch.equal(fused(x), own(x))
+
+
+@pytest.mark.parametrize(
+    ("family", "fused", "short"), [("llama_tied", 7 + 3, True), ("qwen3", 7 + 6 + 3, True), ("gemma3", 3, False), (None, 0, False)]
+)
+def test_only_what_is_written_as_llamas_is_replaced(family, fused, short):
+    model = gpt2() if family is None else made(family)
+    assert elementwise.fuse(model) == fused
+    last_layer.shorten(model)
+    assert last_layer.is_short(model) == short
+    assert llama.apply_rotary_pos_emb.__module__ == llama.__name__, "the library's own function is left as it is"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_layer_computes_what_is_read(family):
+    model, counts = made(family), []
+    install(model, packed=True, alike=1)
+    model.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, out: counts.append(out.shape[1]))
+    ids, labels = torch.arange(3, 15)[None], torch.full((1, 12), -100)
+    labels[0, 8:10] = ids[0, 8:10]
+    scored = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
+    assert counts == [12 if family == "gemma3" else 2] and int(scored.label_mask.sum()) == 2
+    model(input_ids=ids)
+    assert counts[1:] == [12], "without a layout it is as ever"
+
+
+def test_known_code_is_told_from_other_code():
+    def one(x, y=1):
+        """Doc."""
+        return x + y * 2
+
+    def same(x, y=1):
+        return x + y * 2
+
+    def other(x, y=1):
+        return x + y * 3
+
+    assert written.alike(one, same) and not written.alike(one, other)
+    assert written.with_globals(reading, VALUE=2)() == 2 and reading() == 1
+
+
+VALUE = 1
+
+
+def reading():
+    return VALUE
