@@ -1,14 +1,16 @@
 """What of a model's own layers is computed otherwise: norms and rotary positions fused, the last layer only where it is read."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from small_models import FAMILIES, gpt2, made, relative
 from transformers.models.llama import modeling_llama as llama
 
-from lexalign.logprobs import elementwise, last_layer, written
+from lexalign.logprobs import attention, elementwise, last_layer, written
 from lexalign.logprobs.forward import install
+from lexalign.logprobs.layout import Layout
 
 
 def grown(module, *given):
@@ -44,6 +46,14 @@ def test_fused_rotary_positions_are_the_models_own():
         assert relative(ours, theirs) < 1e-6
 
 
+def test_a_fused_feed_forward_part_is_the_models_own():
+    own = made("llama_tied").model.layers[0].mlp
+    fused, x = copy.deepcopy(own), torch.randn(2, 5, 32)
+    assert elementwise.fuse(fused) == 1
+    for ours, theirs in zip(grown(fused, x), grown(own, x), strict=True):
+        assert relative(ours, theirs) < 1e-6
+
+
 def test_other_types_of_numbers_are_left_to_the_model():
     own = llama.LlamaRMSNorm(32)
     fused = copy.deepcopy(own)
@@ -53,7 +63,7 @@ def test_other_types_of_numbers_are_left_to_the_model():
 
 
 @pytest.mark.parametrize(
-    ("family", "fused", "short"), [("llama_tied", 7 + 3, True), ("qwen3", 7 + 6 + 3, True), ("gemma3", 3, False), (None, 0, False)]
+    ("family", "fused", "short"), [("llama_tied", 7 + 3 + 3, True), ("qwen3", 7 + 6 + 3 + 3, True), ("gemma3", 3, False), (None, 0, False)]
 )
 def test_only_what_is_written_as_llamas_is_replaced(family, fused, short):
     model = gpt2() if family is None else made(family)
@@ -74,6 +84,26 @@ def test_the_last_layer_computes_what_is_read(family):
     assert counts == [12 if family == "gemma3" else 2] and int(scored.label_mask.sum()) == 2
     model(input_ids=ids)
     assert counts[1:] == [12], "without a layout it is as ever"
+
+
+@pytest.mark.parametrize("small", [0, 256])
+def test_a_prompt_that_is_not_read_need_not_look(small, monkeypatch):
+    """Values at what is read, and gradients, with and without; whole groups under one mask and piece by piece."""
+    monkeypatch.setattr(attention, "SMALL", small)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 26, 8) for heads in (4, 2, 2))
+    groups, unread = ((6, (3, 2)), (1, (4, 4)), (5, ()), (1, ())), (5, 0, 4, 1)
+    read = [
+        at for start, size, skip in zip((0, 11, 20, 25), (11, 9, 5, 1), unread, strict=True) for at in range(start + skip, start + size)
+    ]
+    layout = Layout(tokens=torch.arange(26), position_ids=torch.zeros(1, 26), slots=torch.arange(26)[None], groups=groups)
+    found = [
+        grown(lambda q, k, v, own=own: attention.attend(torch.nn.Module(), q, k, v, None, layout=own)[0][:, read], q, k, v)
+        for own in (layout, replace(layout, unread=unread))
+    ]
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert relative(ours, theirs) < 1e-6
+    assert last_layer.unread(replace(layout, read=torch.tensor(read))) == unread
 
 
 def test_known_code_is_told_from_other_code():

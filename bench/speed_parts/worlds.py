@@ -49,6 +49,7 @@ WORKLOADS = {
     "W2": Rows(prompt=192, response=32, count=24, kind="dpo"),
     "W3": Rows(prompt=48, response=120, count=24, kind="dpo"),
     "W4": Rows(prompt=192, response=32, count=12, kind="dpo"),
+    "W5": Rows(prompt=0, response=0, count=24, kind="dpo"),  # rows as `real` finds them
 }
 
 

@@ -4,7 +4,7 @@ Piece by piece with SDPA on the CPU and MPS; FlexAttention with a block mask on 
 Registered with transformers under `NAME`; without a layout it is transformers' own SDPA, so that generation is as ever.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -46,31 +46,40 @@ def attend(
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # `split`, because the backward of many slices fills as many whole tensors with zeros.
     sizes = [sum((prefix, *branches)) for prefix, branches in layout.groups]
-    groups = zip(layout.groups, *(x.split(sizes, dim=2) for x in (query, key, value)), strict=True)
-    found = [_group(prefix, branches, q, k, v, scaling, sliding_window) for (prefix, branches), q, k, v in groups]
+    parts = [x.split(sizes, dim=2) for x in (query, key, value)]
+    unread = layout.unread or (0,) * len(layout.groups)
+    found = [
+        _group(prefix, branches, q, k, v, scaling, sliding_window, skip)
+        for (prefix, branches), q, k, v, skip in zip(layout.groups, *parts, unread, strict=True)
+    ]
     return torch.cat(found, 2).transpose(1, 2), None
 
 
-def _group(prefix: int, branches: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
-    """Attention within one group, (1, H, n, D)."""
+def _group(
+    prefix: int, branches: tuple[int, ...], q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None, skip: int = 0
+) -> Tensor:
+    """Attention within one group, (1, H, n, D); zeros may stand for what its first `skip` tokens see."""
     size = q.shape[2]
-    if size == 0:
-        return q
-    shared = {"scale": scaling, "enable_gqa": q.shape[1] != k.shape[1]}
-    if not branches and (window is None or size <= window):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
-    if size <= SMALL or not branches or not prefix:
+    if skip == size:
+        return torch.zeros_like(q)
+    sdpa = partial(F.scaled_dot_product_attention, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
+    if not branches and (window is None or size <= window) and skip <= size // 2:
+        return sdpa(q, k, v, is_causal=True)
+    if skip and (not branches or (skip < prefix and size <= SMALL)):
+        looking, nothing = q[:, :, skip:], torch.zeros_like(q[:, :, :skip])
         mask = group_mask(prefix, branches, window, q.dtype, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **shared)
+        return torch.cat((nothing, sdpa(looking, k, v, attn_mask=mask[skip:])), 2)
+    if size <= SMALL or not branches or not prefix:
+        return sdpa(q, k, v, attn_mask=group_mask(prefix, branches, window, q.dtype, q.device))
     pieces = list(zip(*(x.split([prefix, *branches], dim=2) for x in (q, k, v)), strict=True))
     own_q, shared_k, shared_v = pieces[0]
-    found = [_group(prefix, (), own_q, shared_k, shared_v, scaling, window)]
+    found = [_group(prefix, (), own_q, shared_k, shared_v, scaling, window, min(skip, prefix))]
     for own_q, own_k, own_v in pieces[1:]:
         length = own_q.shape[2]
         if length:
             keys, values = torch.cat((shared_k, own_k), 2), torch.cat((shared_v, own_v), 2)
             mask = group_mask(prefix, (length,), window, q.dtype, q.device)[prefix:]
-            found.append(F.scaled_dot_product_attention(own_q, keys, values, attn_mask=mask, **shared))
+            found.append(sdpa(own_q, keys, values, attn_mask=mask))
     return torch.cat(found, 2)
 
 

@@ -1,15 +1,20 @@
 """The last layer where its output is read: behind its keys and values no position looks at another, so the others need not be computed.
 
-What is left out at the positions that predict no response token: that layer's output projection and feed-forward part, and the last norm.
+What is left out at the positions that predict no response token: that layer's output projection and feed-forward part, the last norm, and
+on a CPU the look of a prompt at itself.
 """
 
 import types
+from bisect import bisect_left
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from lexalign.logprobs import written
+from lexalign.logprobs.layout import Layout
 
 
 def shorten(model: Any) -> None:
@@ -33,8 +38,21 @@ def _forward(layer: Any, hidden_states: Tensor, *, layout: Any = None, **kwargs:
     normed = layer.input_layernorm(hidden_states)
     picking = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, given: (given[0].index_select(1, layout.read),))
     try:
-        attended, _ = layer.self_attn(normed, layout=layout, **kwargs)
+        attended, _ = layer.self_attn(normed, layout=replace(layout, unread=unread(layout)), **kwargs)
     finally:
         picking.remove()
     states = hidden_states.index_select(1, layout.read) + attended
     return states + layer.mlp(layer.post_attention_layernorm(states))
+
+
+def unread(layout: Layout) -> tuple[int, ...] | None:
+    """`Layout.unread` of its `read` positions; None off the CPU, where it would wait for the device."""
+    assert layout.read is not None
+    if layout.read.device.type != "cpu":
+        return None
+    read, sizes = layout.read.tolist(), [sum((prefix, *branches)) for prefix, branches in layout.groups]
+    starts = [0, *accumulate(sizes)][:-1]
+    firsts = [bisect_left(read, start) for start in starts]
+    return tuple(
+        min(read[first] - start, size) if first < len(read) else size for first, start, size in zip(firsts, starts, sizes, strict=True)
+    )

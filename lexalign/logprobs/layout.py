@@ -25,6 +25,8 @@ class Layout:
     groups: tuple[tuple[int, tuple[int, ...]], ...]
     read: Tensor | None = None
     """(K,): the tokens whose last hidden states are read, in order; None where all may be."""
+    unread: tuple[int, ...] | None = None
+    """How many of each group's first tokens need not look at anything, because their states are not read; None where all look."""
     block_masks: dict[int | None, Any] = field(default_factory=dict)
     """FlexAttention's masks of this layout by sliding window, made on first use."""
 

@@ -65,7 +65,7 @@ class FastPath:
             if self.alike > 1
             else "no padding"
         )
-        log.info("Fast path: %s; %d LoRA layers fused, %d norms and attentions", told, low_rank, fused)
+        log.info("Fast path: %s; %d LoRA layers fused, %d other modules", told, low_rank, fused)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         train, seed = self.experiment.train, self.experiment.seed

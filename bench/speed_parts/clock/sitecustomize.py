@@ -26,6 +26,7 @@ def watch_steps(module):
             FOUND["losses"].append(float(logs["loss"]))
             FOUND["norms"].append(float(logs["grad_norm"]))
             FOUND["tokens"].append(float(logs["num_tokens"]))
+            write()  # a forked job leaves without a word
         return original_log(self, args, state, control, logs)
 
     module.CallbackHandler.on_step_end, module.CallbackHandler.on_log = on_step_end, on_log
