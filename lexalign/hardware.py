@@ -4,10 +4,16 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import subprocess
 from functools import cache
 from pathlib import Path
 
+from lexalign.errors import RendezvousFailed
 from lexalign.schema import Hardware
+
+SLURM = "slurm"
+PORTS = range(20000, 30000)
+"""Where the nodes of a job of Slurm's meet, by its number: below the ports that systems hand out themselves."""
 
 
 @cache
@@ -78,6 +84,20 @@ def node_rank(chosen: Hardware) -> int | None:
         return 0
     said = os.environ.get("SLURM_NODEID")
     return chosen.node if chosen.node is not None else int(said) if said else None
+
+
+def rendezvous(chosen: Hardware) -> str | None:
+    """`hardware.rendezvous` as host:port. Raises RendezvousFailed where it is to be Slurm's and this is no job of Slurm's."""
+    if chosen.rendezvous != SLURM:
+        return chosen.rendezvous
+    job, nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NODELIST")
+    if job is None or nodes is None:
+        raise RendezvousFailed(
+            "hardware.rendezvous=slurm: this process is in no job of Slurm's; type sweep=slurm with -m, start it by srun, or name node 0: "
+            "hardware.rendezvous=node0:29500"
+        )
+    listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return f"{listed.stdout.split()[0]}:{PORTS.start + int(job) % len(PORTS)}"
 
 
 def cores() -> int:

@@ -64,7 +64,7 @@ def helped(composed: Composed, out_dir: Path, *, name: str, config_dirs: Sequenc
     if (done := finished_before(experiment, out_dir, config_dirs=config_dirs)) is not None:
         return done
     out_dir.mkdir(parents=True, exist_ok=True)
-    with signals.heeded(), logged(out_dir, verbose=experiment.verbose, name=f"run.node{experiment.hardware.node}.log"):
+    with signals.heeded(), logged(out_dir, verbose=experiment.verbose, name=f"run.node{hardware.node_rank(experiment.hardware)}.log"):
         parent = None
         if experiment.model.parent is not None:
             above = compose_parent(experiment, config_dirs=config_dirs)

@@ -1,6 +1,7 @@
 """A sweep on other launchers of Hydra's: submitit's local executor, a Ray of its own, and a Slurm where this machine has one."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ import pytest
 from running import ROOT, World, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
+from lexalign import hardware
 from lexalign.checkpoints import lock, signals
-from lexalign.errors import FolderInUse, Stopped
+from lexalign.compose import compose
+from lexalign.errors import FolderInUse, RendezvousFailed, Stopped
 from lexalign.sweeps.elsewhere import stop_after
 
 WORDS = ("-m", *QUICK, "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "output_dir=sweep")
@@ -85,6 +88,41 @@ def test_a_job_that_slurm_warns_or_takes_the_node_from_goes_on(tmp_path):
     assert process.returncode == 0 and "1 finished" in said, said[-3000:]
     (job,) = jobs_of(tmp_path / "sweep")
     assert (job.steps, job.attempts) == (60, 1) and Path(job.folder, "run.log").read_text().count("Going on from") == 2
+
+
+@pytest.mark.slow
+def test_one_run_over_two_nodes(tmp_path):
+    """Each node runs the same line, and they meet as Slurm says; the losses are those of one process."""
+    needs("slurm")
+    if len(subprocess.run(["sinfo", "-h", "-N", "-o", "%N"], capture_output=True, text=True).stdout.split()) < 2:
+        pytest.skip("this Slurm has one node")
+    words = ("-m", *QUICK, "train.max_steps=4", "train.log_steps=1", "train.batch_size=4", "adapter.dropout=0", "hardware.device=cpu")
+    shared = ("hardware=ddp", "hardware.processes=1", "hardware.nodes=2", *SLURM)
+    done = World(tmp_path).type(*words, *shared, "seed=0", "output_dir=shared", timeout=900)
+    assert done.returncode == 0 and "1 finished" in done.stderr, done.stderr[-3000:]
+    assert {"run.log", "run.rank1.log", "run.node1.log"} <= {path.name for path in (tmp_path / "shared/0").iterdir()}
+    alone = World(tmp_path).type(*words, "hardware=cpu", "seed=0", "output_dir=alone", "store=other")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    for ours, theirs in zip(losses(tmp_path / "shared/0"), losses(tmp_path / "alone/0"), strict=True):
+        assert abs(ours - theirs) < 1e-5
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step of a run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_slurm_is_asked_where_nodes_meet_in_its_own_jobs_only(tmp_path, monkeypatch):
+    chosen = compose(["hardware=ddp", "hardware.device=cpu", "hardware.processes=1", "hardware.nodes=2", "hardware.rendezvous=slurm",
+                      "tracking=none", "train.batch_size=4"]).experiment.hardware  # fmt: skip
+    with pytest.raises(RendezvousFailed, match="no job of Slurm's; type sweep=slurm"):
+        hardware.rendezvous(chosen)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho first; echo second\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("SLURM_JOB_ID", "123"), ("SLURM_JOB_NODELIST", "first,second")):
+        monkeypatch.setenv(name, value)
+    assert hardware.rendezvous(chosen) == "first:20123"
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,10 @@ def test_sums_come_back_to_the_bit_and_models_do_not_mix(tmp_path):
     keys = [row_key([1], [2]), row_key([1], [3])]
     store = ReferenceStore(shelf_at(tmp_path), "model-a")
     assert store.known(keys) is None
-    store.add({keys[0]: -1.0 / 3, keys[1]: -7.1})
+    values = [(-1.0 / 3, 1), (-7.1, 2)]
+    store.add(dict(zip(keys, values, strict=True)))
     store.flush()
-    assert ReferenceStore(shelf_at(tmp_path), "model-a").known(keys) == [-1.0 / 3, -7.1]
+    assert ReferenceStore(shelf_at(tmp_path), "model-a").known(keys) == values
     assert ReferenceStore(shelf_at(tmp_path), "model-b").known(keys) is None
     (entry,) = tmp_path.rglob(FILE)
     entry.write_bytes(entry.read_bytes()[:-3])

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from lexalign import hardware
 from lexalign.schema import Experiment
 
-OWN = ("processes", "nodes", "node", "rendezvous", "patience")
 ALONE = {"processes": (1,), "nodes": (1,), "node": (None,), "rendezvous": (None,), "patience": ()}
-"""Values of these that say of one process what it is: alone."""
+"""Settings of several processes, and those of their values that say what one process is: alone."""
 BY_HAND = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK")
 """Variables of a process that somebody else's launcher started."""
 
@@ -70,6 +69,10 @@ def nodes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
             if f"hardware.{name}" in typed:
                 yield f"hardware.{name}: is for several nodes; type hardware.nodes=2, or leave it out"
         return
+    if chosen.rendezvous == hardware.SLURM:
+        if "hardware.node" in typed:
+            yield "hardware.node: with hardware.rendezvous=slurm, Slurm says which node this is; leave one of them out"
+        return
     number = hardware.node_rank(chosen)
     if number is None:
         yield f"hardware.nodes={chosen.nodes}: which of them is this? Type hardware.node=0 here and hardware.node=1 … on the others"
@@ -79,7 +82,7 @@ def nodes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
     if not host or not port.isdigit():
         yield (
             f"hardware.rendezvous={chosen.rendezvous}: the nodes meet at node 0; type an address of it that all can reach and a free port, "
-            "as in hardware.rendezvous=node0:29500"
+            "as in hardware.rendezvous=node0:29500; in a job of Slurm's, hardware.rendezvous=slurm"
         )
     if "output_dir" not in typed:
         yield "output_dir: all nodes write to one folder on a disk that they share; type output_dir=<folder>, the same on each"

@@ -115,14 +115,15 @@ class Paid(ABC, Generic[Value]):
         self.read.add(name)
 
 
-class ReferenceStore(Paid[float]):
-    """The summed log-probability of each response."""
+class ReferenceStore(Paid[tuple[float, int]]):
+    """The summed log-probability of each response, and the number of its tokens that were scored."""
 
-    def packed(self, values: Sequence[float]) -> Columns:
-        return {"sums": np.array(values, dtype=np.float64)}
+    def packed(self, values: Sequence[tuple[float, int]]) -> Columns:
+        sums, lengths = zip(*values, strict=True)
+        return {"sums": np.array(sums, dtype=np.float64), "lengths": np.array(lengths, dtype=np.int64)}
 
-    def unpacked(self, columns: Columns) -> list[float]:
-        return columns["sums"].tolist()
+    def unpacked(self, columns: Columns) -> list[tuple[float, int]]:
+        return list(zip(columns["sums"].tolist(), columns["lengths"].tolist(), strict=True))
 
 
 class PerToken(Paid[np.ndarray[Any, Any]]):

@@ -109,6 +109,7 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    chosen = dataclasses.replace(chosen, rendezvous=hardware.rendezvous(chosen))
     port_is_free(chosen)
     here = hardware.node_rank(chosen)
     meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}

@@ -123,12 +123,18 @@ class PaidReference(FastPath):
 
     def reference_scores(self, inputs: dict[str, Tensor]) -> list[Any]:
         """What is to be kept of each response of a batch, computed; in the order of `reference_parts`."""
-        return torch.cat(self.reference_pass(inputs)).tolist()
+        return list(zip(torch.cat(self.reference_pass(inputs)).tolist(), self.scored_tokens(inputs), strict=True))
 
     def reference_columns(self, values: list[Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What was kept of each response of a batch, as the loss reads it."""
-        halves = torch.tensor(values, device=inputs["input_ids"].device).chunk(2)
+        sums, lengths = zip(*values, strict=True)
+        assert list(lengths) == self.scored_tokens(inputs), "the store's numbers are of other responses than the batch's"
+        halves = torch.tensor(sums, device=inputs["input_ids"].device).chunk(2)
         return dict(zip(self.reference_names, halves, strict=True))
+
+    def scored_tokens(self, inputs: dict[str, Tensor]) -> list[int]:
+        """The tokens of each response of a batch, in the order of `reference_parts`."""
+        return [length for part in self.reference_parts(inputs) for length in part["completion_mask"].sum(1).tolist()]
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[None]:
