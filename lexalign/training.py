@@ -37,23 +37,55 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     from lexalign.startup import begin
 
     begin(experiment, rows=len(splits.train))
-    import torch
-    from transformers import PrinterCallback, set_seed
-
-    from lexalign import measuring, memory, models
-    from lexalign.checkpoints.saving import durable
-    from lexalign.data import lengths
-    from lexalign.data.tokens import Encoder
+    from lexalign import measuring, models
     from lexalign.evaluation import harness
     from lexalign.evaluation.measure import measure
     from lexalign.evaluation.yardstick import Measured, Reference
     from lexalign.preflight import check as preflight
+    from lexalign.ranks import group
+
+    harness.check(experiment.evaluate)
+    loaded, encoder, trainer = prepared(experiment, splits, out_dir, tracker)
+    found = preflight.run(trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training)
+    if experiment.preflight.mode == "only":
+        preflight.show(found)
+        return Result(status="planned", stage=experiment.stage.name, method=experiment.method.name, counts=splits.counts, details=found)
+
+    yardstick, before, after = None, Measured(), Measured()
+    if experiment.evaluate.enabled:
+        yardstick = yardstick_for(experiment, splits, encoder, trainer)
+        log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        before = measure(yardstick, trainer.model)
+    made_of = facts(experiment, loaded.base, splits)
+    told = train(trainer, experiment, made_of, rows=len(splits.train))
+    artifact = out_dir / "artifact"
+    models.save(loaded, trainer.model, artifact, made_of)
+    result = Result(status="finished", stage=experiment.stage.name, method=experiment.method.name, artifact=str(artifact.resolve()))
+    result.counts = {**splits.counts, **told}
+    if yardstick is not None:
+        log.info("Measuring the model after training")
+        after = measure(yardstick, trainer.model, Reference(measured=before, borrowed=started_from(trainer, loaded)))
+        measuring.keep(result, yardstick, before, after, out_dir if group.first() else None, NAMES)
+        score(result, experiment.method.score)
+    measuring.tell(result, tracker, NAMES)
+    return result
+
+
+def prepared(experiment: Experiment, splits: Any, out_dir: Path, tracker: Any) -> tuple[Any, Any, Any]:
+    """The model as it was loaded, what makes its tokens, and the method's trainer at step 0."""
+    import torch
+    from transformers import PrinterCallback, set_seed
+
+    from lexalign import models
+    from lexalign.checkpoints.saving import durable
+    from lexalign.data import lengths
+    from lexalign.data.tokens import Encoder
     from lexalign.ranks import group, sharding
     from lexalign.stores.tokens import TokenStore
     from lexalign.trainers import pruning
     from lexalign.trainers.callbacks import Watch
 
-    harness.check(experiment.evaluate)
+    assert experiment.method is not None and experiment.train is not None
     loaded = models.load(experiment)
     encoder = Encoder(loaded.tokenizer, experiment.data)
     tokens = TokenStore.of(experiment, encoder)
@@ -79,20 +111,19 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     )
     sharding.check(trainer.accelerator, experiment)
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
-    found = preflight.run(trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training)
-    if experiment.preflight.mode == "only":
-        preflight.show(found)
-        return Result(status="planned", stage=experiment.stage.name, method=experiment.method.name, counts=splits.counts, details=found)
+    return loaded, encoder, trainer
 
-    yardstick, before, after = None, Measured(), Measured()
-    if experiment.evaluate.enabled:
-        yardstick = yardstick_for(experiment, splits, encoder, trainer)
-        log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
-        before = measure(yardstick, trainer.model)
+
+def train(trainer: Any, experiment: Experiment, made_of: dict[str, Any], *, rows: int) -> dict[str, Any]:
+    """Train to the end, from a checkpoint where there is one; the counts to tell of it."""
+    from transformers import set_seed
+
+    from lexalign import memory
+
+    assert experiment.train is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     assert trainable, "nothing would be trained"
-    log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", len(splits.train))
-    made_of = facts(experiment, loaded.base, splits)
+    log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
     trainer.watch_over(experiment.train, made_of)
     checkpoint = None if experiment.resume in ("auto", "never") else experiment.resume
     if checkpoint:
@@ -100,19 +131,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     set_seed(experiment.seed)  # what was looked at before leaves no trace in what is drawn
     with signals.while_training(experiment.train.stop_after), memory.explained(trainer, experiment):
         trainer.train(resume_from_checkpoint=checkpoint)
-
-    artifact = out_dir / "artifact"
-    models.save(loaded, trainer.model, artifact, made_of)
-    result = Result(status="finished", stage=experiment.stage.name, method=experiment.method.name, artifact=str(artifact.resolve()))
-    told = {"trainable_parameters": trainable, "steps": trainer.state.global_step, **getattr(trainer, "counts", {})}
-    result.counts = {**splits.counts, **told}
-    if yardstick is not None:
-        log.info("Measuring the model after training")
-        after = measure(yardstick, trainer.model, Reference(measured=before, borrowed=started_from(trainer, loaded)))
-        measuring.keep(result, yardstick, before, after, out_dir if group.first() else None, NAMES)
-        score(result, experiment.method.score)
-    measuring.tell(result, tracker, NAMES)
-    return result
+    return {"trainable_parameters": trainable, "steps": trainer.state.global_step, **getattr(trainer, "counts", {})}
 
 
 def started_from(trainer: Any, loaded: Any) -> Any:
