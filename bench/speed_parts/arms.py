@@ -27,6 +27,9 @@ class Job:
     batch: int
     precision: str
     max_length: int = 1024
+    """Longer than any row."""
+    packed: int = 1
+    """Rows of that length that hold about as much as a batch, for sft."""
     rate: float = RATE
     beta: float = BETA
     rank: int = RANK
@@ -64,6 +67,10 @@ class Seen:
         return (self.steps[-1][1] - self.steps[0][1]) / (self.tokens[-1] - self.tokens[0])
 
     @property
+    def token_wall(self) -> float:
+        return (self.steps[-1][0] - self.steps[0][0]) / (self.tokens[-1] - self.tokens[0])
+
+    @property
     def first_step(self) -> float:
         """Wall seconds from the start of the process to the end of the first step."""
         return self.steps[0][0]
@@ -80,6 +87,7 @@ def trl_cli(job: Job, out: Path) -> list[str]:
         str(Path(sys.executable).with_name("trl")), job.kind, "--model_name_or_path", str(job.model),
         "--dataset_name", str(job.data), "--use_peft",
         "--lora_r", str(job.rank), "--lora_alpha", str(ALPHA), "--lora_dropout", "0", "--lora_target_modules", "all-linear",
+        "--max_length", str(job.max_length),
         "--max_steps", str(job.steps), "--per_device_train_batch_size", str(job.batch), "--learning_rate", str(job.rate),
         "--lr_scheduler_type", "constant", "--seed", str(job.seed), "--data_seed", str(job.seed), "--logging_steps", "1",
         "--report_to", "none",
@@ -112,7 +120,7 @@ def ours(job: Job, out: Path, *, fast: bool, store: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def run(command: list[str], scratch: Path, *, threads: int) -> Seen:
+def run(command: list[str], scratch: Path, *, threads: int, device: str = "cpu") -> Seen:
     """Run a command whole; raises SystemExit with its output where it fails."""
     clock = scratch / "clock"
     for old in scratch.glob("clock.*"):
@@ -120,7 +128,8 @@ def run(command: list[str], scratch: Path, *, threads: int) -> Seen:
     env = {
         **os.environ, "PYTHONPATH": str(HERE / "clock"), "BENCH_CLOCK": str(clock), "BENCH_STARTED": str(time.time()), 
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
+        **({"ACCELERATE_USE_CPU": "1"} if device == "cpu" else {}),
         "HF_DATASETS_CACHE": str(scratch / "datasets"),
     }  # fmt: skip
     before, started = used(), time.time()

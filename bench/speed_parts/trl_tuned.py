@@ -21,7 +21,7 @@ common = {
 if dpo:
     args = trl.DPOConfig(**common, beta=job["beta"], precompute_ref_log_probs=True)
 else:
-    args = trl.SFTConfig(**{**common, "per_device_train_batch_size": 1}, packing=True)  # one full row holds about as much as a batch
+    args = trl.SFTConfig(**{**common, "per_device_train_batch_size": job["packed"]}, packing=True)
 dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
 trainer = (trl.DPOTrainer if dpo else trl.SFTTrainer)(
     model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype),

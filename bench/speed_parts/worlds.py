@@ -31,7 +31,7 @@ class Shape:
         return self.hidden * self.vocabulary / (self.body + self.hidden * self.vocabulary)
 
 
-SHAPES = {"s25": Shape(384, 1024, 6, 6, 8192), "s60": Shape(256, 704, 14, 4, 65536)}
+SHAPES = {"s25": Shape(384, 1024, 6, 6, 8192), "s60": Shape(256, 704, 14, 4, 65536), "g25": Shape(2048, 5632, 16, 16, 32768)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ WORKLOADS = {
     "W2": Rows(prompt=192, response=32, count=24, kind="dpo"),
     "W3": Rows(prompt=48, response=120, count=24, kind="dpo"),
     "W4": Rows(prompt=192, response=32, count=12, kind="dpo"),
+    # For a GPU.
+    "G1": Rows(prompt=384, response=384, count=64, kind="sft"),
+    "G2": Rows(prompt=768, response=128, count=24, kind="dpo"),
+    "G3": Rows(prompt=192, response=480, count=24, kind="dpo"),
     "W5": Rows(prompt=0, response=0, count=24, kind="dpo"),  # rows as `real` finds them
 }
 

@@ -78,6 +78,9 @@ def cpu():
 def write():
     if FOUND["steps"]:
         FOUND["peak_kb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            FOUND["peak_kb"] = torch.cuda.max_memory_allocated() // 1024
         with open(f"{OUT}.{os.getpid()}", "w") as file:
             json.dump(FOUND, file)
 
