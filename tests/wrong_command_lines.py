@@ -226,6 +226,7 @@ RULED = {
         "hardware.processes=2 hardware.nodes=2 hardware.node=1 output_dir=x": [
             "hardware.rendezvous=None: the nodes meet at node 0", "as in hardware.rendezvous=node0:29500",
         ],
+        "hardware.processes=2 hardware.nodes=2 hardware.node=1 hardware.rendezvous=slurm": ["Slurm says which node this is"],
         "hardware.processes=2 hardware.nodes=2 hardware.node=1 hardware.rendezvous=a:1": ["output_dir: all nodes write to one folder"],
         "hardware.processes=2 train.max_tokens=4096": ["cannot be shared out evenly", "train.group_by_length=true"],
     },
