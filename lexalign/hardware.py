@@ -78,6 +78,21 @@ def world_size(chosen: Hardware) -> int:
     return local_processes(chosen) * chosen.nodes
 
 
+def weights_shared(chosen: Hardware) -> bool:
+    """Whether each process is to hold a part of the weights, rather than all of them."""
+    return chosen.strategy == "fsdp" or (chosen.strategy == "deepspeed" and chosen.zero == 3)
+
+
+def shared_out(chosen: Hardware) -> str | None:
+    """What to type for a run that shares a checkpoint's state out in the same way; None where each process has all of it."""
+    if world_size(chosen) == 1 or chosen.strategy not in ("fsdp", "deepspeed"):
+        return None
+    if chosen.strategy == "fsdp":
+        return "hardware=fsdp"
+    nodes = f" hardware.nodes={chosen.nodes}" if chosen.nodes > 1 else ""
+    return f"hardware=deepspeed hardware.zero={chosen.zero} hardware.processes={local_processes(chosen)}{nodes}"
+
+
 def node_rank(chosen: Hardware) -> int | None:
     """`hardware.node`, or what Slurm says; None where nobody says it."""
     if chosen.nodes == 1:

@@ -90,6 +90,8 @@ def begun(composed: Composed, out_dir: Path, *, name: str, group: str | None, co
             started_from = choice.settled(start_from(experiment, parent))
             if experiment.resume != "never" and parent is not None:  # it may have been trained only now
                 refuse_changed(Path(experiment.resume), started_from, tell=False)
+            if experiment.resume != "never":
+                refuse_otherwise_shared(Path(experiment.resume), started_from)
             if start.several(started_from):
                 result = start.together(composed, started_from, out_dir, name=name, group=group)
             else:
@@ -170,6 +172,17 @@ def refuse_changed(checkpoint: Path, experiment: Experiment, *, tell: bool = Tru
     ]
     if other and tell:
         log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
+
+
+def refuse_otherwise_shared(checkpoint: Path, experiment: Experiment) -> None:
+    """Raise ConfigError where a checkpoint's state was shared out in another way: the optimizer's would not be found, or begin anew."""
+    then, now = artifacts.read_manifest(checkpoint).get("shared_out"), hardware.shared_out(experiment.hardware)
+    if then != now:
+        saved = f"in parts by {then}" if then else "whole"
+        raise ConfigError(
+            f"{checkpoint}: was saved {saved}, and {now or 'a run of whole models'} does not read that; "
+            f"type {then or 'hardware=ddp'}, or another output_dir"
+        )
 
 
 def start_from(experiment: Experiment, parent: Result | None) -> Experiment:

@@ -106,10 +106,11 @@ def prepared(experiment: Experiment, splits: Any, out_dir: Path, tracker: Any) -
         callbacks=[
             Watch(out_dir if group.first() else None, tracker, title=f"{experiment.stage.name} {experiment.method.name}"),
             *pruning.callbacks(out_dir),
-            *([sharding.InParts()] if experiment.hardware.strategy == "fsdp" else []),
+            sharding.InParts(experiment.hardware),
         ],
     )
     sharding.check(trainer.accelerator, experiment)
+    sharding.begun(trainer.args, yes=False)
     trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
     return loaded, encoder, trainer
 
@@ -124,7 +125,7 @@ def train(trainer: Any, experiment: Experiment, made_of: dict[str, Any], *, rows
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     assert trainable, "nothing would be trained"
     log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
-    trainer.watch_over(experiment.train, made_of)
+    trainer.watch_over(experiment.train, {**made_of, "shared_out": hardware.shared_out(experiment.hardware)})
     checkpoint = None if experiment.resume in ("auto", "never") else experiment.resume
     if checkpoint:
         log.info("Going on from %s", checkpoint)

@@ -14,18 +14,21 @@ from typing import Any
 import killing
 import psutil
 import pytest
-from hypothesis import given
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from killing import Case, words_of
+from killing import Case, newest, words_of
 from running import ROOT, result_of
 from safetensors.torch import load_file
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig
 
 import lexalign
 from lexalign import artifacts, hardware
 from lexalign.compose import compose
-from lexalign.ranks.shares import share
+from lexalign.ranks.shares import Shares, as_shared, share
 from lexalign.torchrun import choice
+from lexalign.trainers.batches import NearEqualBatches
 
 TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
 ODD = ("data.limit=23", "train.epochs=4", "train.save_steps=5")
@@ -61,6 +64,38 @@ def test_a_batch_is_shared_out_evenly(batch, of):
     assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
     if len(rows) % of == 0:
         assert [row for part in parts for row in part] == rows
+
+
+@settings(deadline=None)  # the first example imports
+@given(st.integers(9, 60), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.data())
+def test_a_resumed_epoch_has_the_batches_that_were_left(rows, size, epoch, near_equal, data):
+    """As transformers' loop asks accelerate's loader for them."""
+    whole = list(told(loader(rows, 2 * size, near_equal), epoch))
+    done = data.draw(st.integers(0, len(whole) - 1))
+    if rows > 30 and not near_equal:
+        assert whole != list(told(loader(rows, 2 * size, near_equal), 0)), "each epoch has an order of its own"
+    fresh = loader(rows, 2 * size, near_equal)
+    assert list(told(skip_first_batches(fresh, done) if done else fresh, epoch)) == whole[done:]
+
+
+def loader(rows: int, size: int, near_equal: bool) -> Any:
+    """The batches of the first of two processes, wrapped as transformers' Trainer has accelerate wrap them."""
+    chosen = range(rows)
+    drawn = NearEqualBatches([row % 7 for row in chosen], batch_size=size, max_tokens=None, seed=1) if near_equal else None
+    batches = drawn or BatchSampler(SeedableRandomSampler(chosen, data_seed=1), size, drop_last=False)
+    plain = DataLoader(chosen, batch_sampler=Shares(batches, number=0, of=2), collate_fn=list)
+    prepared = prepare_data_loader(plain, num_processes=2, process_index=0, put_on_device=False, use_seedable_sampler=True, data_seed=1)
+    prepared.batch_sampler.num_processes = 1
+    return as_shared(prepared)
+
+
+def told(batches: Any, epoch: int) -> Any:
+    """A loader that was told its epoch, by both ways that the loop has."""
+    batches.set_epoch(epoch)
+    inner = getattr(batches.batch_sampler, "batch_sampler", None)
+    if hasattr(inner, "set_epoch"):
+        inner.set_epoch(epoch)
+    return batches
 
 
 def apart(one: Case, other: Case) -> dict[str, float]:
@@ -177,8 +212,11 @@ def processes_of(run: Case) -> dict[int, psutil.Process]:
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_the_next_start_resumes(two, folder, tmp_path):
+    """In its second epoch, which has an order of its own."""
     run = Case(folder, tmp_path / "run", two.words)
     life = run.training()
+    while life.is_alive() and newest(run.out_dir) < 10:
+        time.sleep(0.01)
     processes_of(run)[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
     assert run.end(life) == 9 and time.monotonic() - began < 30

@@ -101,5 +101,14 @@ def test_other_platforms_are_told_too(monkeypatch):
     assert said(problems_of("hardware=cuda"), "hardware=cuda: the installed torch is a CPU build")
 
 
+def test_what_a_model_in_parts_cannot_do(monkeypatch):
+    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 2)
+    monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: False)
+    assert said(problems_of("hardware=fsdp method=qlora adapter.bits=8"), "adapter.bits=8: FSDP2 would part", "type adapter.bits=4")
+    assert said(problems_of("hardware=fsdp train.optimizer=adamw_8bit"), "train.optimizer=adamw_8bit", "type train.optimizer=adamw_torch")
+    assert said(problems_of("hardware=fsdp evaluate.tasks=[arc_easy]"), "evaluate.tasks: lm-eval runs in one process", "stage=evaluate")
+    assert said(problems_of("hardware=fsdp hardware.zero=3"), "hardware.zero: is DeepSpeed's")
+
+
 def test_nothing_was_written(desk):
     assert not {"multirun", "outputs", "wandb"} & {path.name for path in desk.iterdir()}

@@ -216,6 +216,7 @@ RULED = {
         "hardware.processes=2": ["hardware.processes: is for several processes; type hardware=ddp"],
         "hardware.node=1": ["hardware.node: is for several processes; type hardware=ddp"],
         "hardware.patience=1": ["hardware.patience: is for several processes; type hardware=ddp"],
+        "hardware.zero=3": ["hardware.zero: is DeepSpeed's; type hardware=deepspeed"],
     },
     "hardware=ddp": {
         "": ["hardware.processes=auto: means one for each GPU", "type hardware.processes=2"],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lexalign.errors import NotFinite
-from lexalign.ranks import group
+from lexalign.ranks import group, sharding
 from lexalign.schema import Train
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ class Course:
 
 def bad_weights(model: Any) -> list[str]:
     """Names of the trained weights that hold NaN or infinity."""
-    return [name for name, weight in model.named_parameters() if weight.requires_grad and not bool(torch.isfinite(weight).all())]
+    trained = [(name, sharding.part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
+    found = [name for name, weight in trained if not bool(torch.isfinite(weight).all())]
+    return sorted(set().union(*group.gathered(found)))  # each process may hold another part
 
 
 def refuse(trainer: Any, what: str, batches: list[Any]) -> None:

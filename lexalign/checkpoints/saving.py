@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from lexalign import artifacts
 from lexalign.checkpoints import disk, finding, health, signals
-from lexalign.ranks import group
+from lexalign.ranks import group, sharding
 from lexalign.schema import Train
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,11 @@ class Durable:
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         self.resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, the last thing before DeepSpeed takes the model."""
+        sharding.begun(self.args, yes=True)
+        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """transformers' own, and the weights keep their type: PEFT loads an adapter in float32."""

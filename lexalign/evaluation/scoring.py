@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lexalign.data.tokens import stacked
-from lexalign.ranks import group
+from lexalign.ranks import group, sharding
 
 WHOLE_DISTRIBUTION = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
@@ -62,7 +62,7 @@ class Batch:
 def batched(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
     """The sequences in batches of near-equal length, cut at `max_length` as training cuts; of several processes, this one's batches."""
     order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
-    for part in group.own(batches(len(order), batch_size)):
+    for part in group.in_step(batches(len(order), batch_size)):
         picked = [order[i] for i in part]
         rows = [(sequences[i][0] + sequences[i][1])[:max_length] for i in picked]
         ids, mask = (torch.tensor(x, device=device) for x in stacked(rows, 0))
@@ -106,7 +106,7 @@ def next_token_probs(model: torch.nn.Module, contexts: Sequence[list[int]], toke
     """Probability of each of `tokens` after each context, from the softmax over the whole vocabulary."""
     model.eval()
     found: dict[int, list[float]] = {}
-    for part in group.own(batches(len(contexts), batch_size)):
+    for part in group.in_step(batches(len(contexts), batch_size)):
         rows = [contexts[i] for i in part]
         ids, mask = (torch.tensor(x, device=device_of(model)) for x in stacked(rows, 0))
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -126,7 +126,7 @@ def generate(
     found: dict[int, list[int]] = {}
     parts = batches(len(order), batch_size)
     # What is drawn hangs on what was drawn before, so that several processes, too, draw all of it.
-    for part in parts if sample else group.own(parts):
+    for part in parts if sample else group.in_step(parts):
         picked = [order[i] for i in part]
         width = max(len(contexts[i]) for i in picked)
         pads = [width - len(contexts[i]) for i in picked]
@@ -140,6 +140,7 @@ def generate(
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
+            synced_gpus=sharding.held_in_parts(model),
             **chosen,
         )
         ends = endings(model, tokenizer)

@@ -72,6 +72,12 @@ def own(items: list[Value]) -> list[Value]:
     return items[number() :: size()]
 
 
+def in_step(items: list[Value]) -> list[Value]:
+    """This one's part of work in which a model's parts are fetched from the others: as many items for each of them, so that some may
+    be done twice."""
+    return [items[at % len(items)] for at in range(number(), -(-len(items) // size()) * size(), size())]
+
+
 def merged(found: dict[int, Value]) -> dict[int, Value]:
     """The results of all of them by index, each having those of its `own` part."""
     return found if size() == 1 else {at: value for part in gathered(found) for at, value in part.items()}

@@ -4,9 +4,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from lexalign import hardware
 from lexalign.errors import ConfigError
 from lexalign.ranks import group
-from lexalign.schema import Experiment
+from lexalign.schema import Experiment, Hardware
 
 KINDS = {"ddp": ("MULTI_CPU", "MULTI_GPU"), "fsdp": ("FSDP",), "deepspeed": ("DEEPSPEED",)}
 """accelerate's names of what it set up."""
@@ -19,14 +20,14 @@ def arguments(experiment: Experiment) -> dict[str, Any]:
         wrapped = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
         return {**common, "fsdp": True, "fsdp_config": wrapped}
     if experiment.hardware.strategy == "deepspeed":
-        return {**common, "deepspeed": zero()}
+        return {**common, "deepspeed": zero(experiment.hardware.zero)}
     return common
 
 
-def zero() -> dict[str, Any]:
-    """DeepSpeed's ZeRO-2, the rest as the arguments say. Not ZeRO-3: a run's weights are saved from the model, which would hold none."""
+def zero(stage: int) -> dict[str, Any]:
+    """DeepSpeed's ZeRO, the rest as the arguments say."""
     return {
-        "zero_optimization": {"stage": 2},
+        "zero_optimization": {"stage": stage},
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": "auto"},
         "gradient_clipping": "auto",
@@ -34,6 +35,18 @@ def zero() -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
     }
+
+
+def part(weight: Any) -> Any:
+    """What this process holds of a weight: of FSDP2's and of ZeRO-3's a part, of others all."""
+    from torch.distributed.tensor import DTensor
+
+    return weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)
+
+
+def held_in_parts(model: Any) -> bool:
+    """Whether the model's weights are shared out, so that every process has to take part in each forward."""
+    return any(part(weight) is not weight for weight in model.parameters())
 
 
 def check(accelerator: Any, experiment: Experiment) -> None:
@@ -48,22 +61,56 @@ def check(accelerator: Any, experiment: Experiment) -> None:
         )
 
 
+def begun(args: Any, *, yes: bool) -> None:
+    """Whether transformers and TRL are to take the weights for ZeRO-3's, which they are from when DeepSpeed has the model and not, as these
+    two believe, from when it is configured."""
+    if getattr(args, "hf_deepspeed_config", None) is None:
+        return
+    from transformers.integrations import deepspeed
+
+    deepspeed.set_hf_deepspeed_config(args.hf_deepspeed_config) if yes else deepspeed.unset_hf_deepspeed_config()
+
+
 def whole(model: Any) -> dict[str, Any] | None:
     """The weights of a model that is shared out, put together on the first process, which all of them must ask for; None where each holds
     all of them."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.tensor import DTensor
 
-    if not any(isinstance(weight, DTensor) for weight in model.parameters()):
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    if any(isinstance(weight, DTensor) for weight in weights.values()):
+        found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    elif held_in_parts(model):
+        found = gathered(model.state_dict(), weights)
+    else:
         return None
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if group.first():
+        first: dict[int, str] = {}
+        for name, weight in weights.items():  # a weight of two names is one, and written once
+            found[name] = found[first.setdefault(id(weight), name)]
+    return found
+
+
+def gathered(state: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """ZeRO-3's weights, one after the other, on the first process."""
+    from deepspeed import zero
+
+    found = {}
+    for name, value in state.items():
+        with zero.GatheredParameters([weights[name]] if name in weights else []):
+            if group.first():
+                found[name] = weights.get(name, value).detach().cpu().clone()
+    return found
 
 
 class InParts(TrainerCallback):
     """Once the model is wrapped: raises ConfigError where no weight is shared out although that was asked for."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        from torch.distributed.tensor import DTensor
+    def __init__(self, chosen: Hardware):
+        self.chosen = chosen
 
-        if not any(isinstance(weight, DTensor) for weight in model.parameters()):
-            raise ConfigError("hardware=fsdp: no weight is shared out over the GPUs (each holds all of them); type hardware=ddp")
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if hardware.weights_shared(self.chosen) and not held_in_parts(model):
+            raise ConfigError(
+                f"hardware={self.chosen.strategy}: no weight is shared out over the GPUs (each holds all of them); type hardware=ddp"
+            )

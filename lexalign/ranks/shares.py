@@ -27,8 +27,6 @@ class Shares(BatchRebalanceSampler):
 
     def __init__(self, batches: Any, *, number: int, of: int):
         self.batches, self.number, self.of = batches, number, of
-        # accelerate tells an epoch to the `sampler` of a batch sampler.
-        self.sampler = getattr(batches, "sampler", batches)
         self.batch_size = batches.batch_size // of
         self.drop_last = False
 
@@ -39,6 +37,15 @@ class Shares(BatchRebalanceSampler):
     def __len__(self) -> int:
         return len(self.batches)
 
+    @property
+    def sampler(self) -> Any:
+        """Who draws the order: accelerate tells it the epoch, and puts one of its own in the place of a random one."""
+        return getattr(self.batches, "sampler", self.batches)
+
+    @sampler.setter
+    def sampler(self, drawn: Any) -> None:
+        self.batches.sampler = drawn
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order the next iteration has."""
         if hasattr(self.sampler, "set_epoch"):  # else the order is the same in all of them
@@ -46,10 +53,11 @@ class Shares(BatchRebalanceSampler):
 
 
 def as_shared(loader: Any) -> Any:
-    """A data loader over `Shares` that leaves every batch as it is: accelerate wraps it in a sampler that evens them out."""
+    """A data loader over `Shares` that leaves every batch as it is: accelerate wraps it in a sampler that evens them out, and wraps that
+    once more to skip what a resumed epoch has done. Told an epoch, a loader then looks for the `sampler` of the inner wrapper."""
     wrapper = loader.batch_sampler
-    if isinstance(getattr(wrapper, "batch_sampler", None), Shares):
-        wrapper.batch_size, wrapper.even_batches = None, False
+    if isinstance(shares := getattr(wrapper, "batch_sampler", None), Shares):
+        wrapper.batch_size, wrapper.even_batches, wrapper.sampler = None, False, shares.sampler
     return loader
 
 

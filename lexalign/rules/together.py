@@ -27,6 +27,9 @@ def processes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
         for name, values in ALONE.items():
             if f"hardware.{name}" in typed and getattr(chosen, name) not in values:
                 yield f"hardware.{name}: is for several processes; type hardware=ddp, or leave it out"
+    if chosen.strategy != "deepspeed" and "hardware.zero" in typed:
+        yield "hardware.zero: is DeepSpeed's; type hardware=deepspeed, or leave it out"
+    if chosen.strategy in ("single", "auto"):
         return
     strategy, devices = chosen.strategy, hardware.cuda_devices()
     on_cuda = hardware.resolve_device(chosen.device) == "cuda"
@@ -88,4 +91,21 @@ def nodes(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
         yield "output_dir: all nodes write to one folder on a disk that they share; type output_dir=<folder>, the same on each"
 
 
-RULES = (started_otherwise, processes, nodes)
+def parts(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    """What needs the whole of the weights in one process."""
+    chosen, adapter, train = experiment.hardware, experiment.adapter, experiment.train
+    if chosen.strategy == "fsdp" and adapter is not None and adapter.bits == 8:
+        yield "adapter.bits=8: FSDP2 would part int8 weights from their scales; type adapter.bits=4, or hardware=deepspeed"
+    if chosen.strategy == "fsdp" and train is not None and train.optimizer == "adamw_8bit":
+        yield (
+            "train.optimizer=adamw_8bit: bitsandbytes does not know the parts that FSDP2 makes; type train.optimizer=adamw_torch, or "
+            "hardware=deepspeed"
+        )
+    if hardware.weights_shared(chosen) and experiment.evaluate.tasks:
+        yield (
+            f"evaluate.tasks: lm-eval runs in one process, and hardware={chosen.strategy} gives none the whole model; type it afterwards: "
+            "python run.py stage=evaluate model.path=<run> 'evaluate.tasks=[…]'"
+        )
+
+
+RULES = (started_otherwise, processes, nodes, parts)

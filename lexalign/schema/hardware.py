@@ -19,6 +19,8 @@ class Hardware:
     strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"]
     """How several processes share a run. auto = as the GPUs and the step's memory ask for; ddp = each has the model and takes its share of
     every batch; fsdp, deepspeed = the model is shared out too."""
+    zero: Literal[2, 3]
+    """What DeepSpeed shares out: 2 = gradients and the optimizer's state, 3 = the weights too."""
     processes: Count | Literal["auto"]
     """Processes on each node; auto = one for each GPU. `train.batch_size` counts the rows of all of them together."""
     nodes: Count

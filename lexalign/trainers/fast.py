@@ -7,6 +7,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import SequentialSampler
 
+from lexalign import hardware
 from lexalign.logprobs import elementwise, exactness, lora
 from lexalign.logprobs.forward import install
 from lexalign.ranks import group
@@ -43,7 +44,7 @@ class FastPath:
         assert experiment.train is not None
         self.experiment = experiment
         strategy, asked = experiment.hardware.strategy, experiment.train.fast_path
-        parts = strategy in ("fsdp", "deepspeed")
+        parts = hardware.weights_shared(experiment.hardware)
         if (parts or not asked) and not self.always:
             self.layout = "trl"
             if asked:

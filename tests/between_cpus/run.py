@@ -1,0 +1,32 @@
+"""`python run.py STRATEGY FOLDER words…`: an experiment that two processes on the CPU share out, past the rule."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from lexalign.checkpoints import signals
+
+HERE = ("tracking=none", "hardware=ddp", "hardware.device=cpu")
+
+
+def main(strategy: str, out_dir: Path, words: list[str]) -> int:
+    """The exit code of the run."""
+    from lexalign.compose import compose
+    from lexalign.errors import LexAlignError, Stopped
+    from lexalign.runs import execute
+
+    composed = compose([*HERE, f"output_dir={out_dir}", *words])
+    kind, _, zero = strategy.partition("-")
+    chosen = dataclasses.replace(composed.experiment.hardware, strategy=kind, zero=int(zero or 2))
+    shared = dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, hardware=chosen))
+    try:
+        execute(shared, out_dir=out_dir, name="test", group=None)
+    except (LexAlignError, Stopped) as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    signals.from_the_start()
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
