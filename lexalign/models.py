@@ -219,7 +219,7 @@ def save(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any]) -> N
 
 def write(loaded: Loaded, model: Any, artifact: Path, facts: dict[str, Any], weights: dict[str, Any]) -> None:
     """What `save` does, in the process that writes; `weights` where the model itself does not hold them whole."""
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    size = sum(sharding.size(weight) for weight in model.parameters() if weight.requires_grad)
     with artifacts.whole_folder(artifact, replace=True) as aside, disk.room_for(size, artifact.parent, what="the artifact"):
         if isinstance(model, PeftModel):
             model.save_pretrained(aside, selected_adapters=["default"], **weights)

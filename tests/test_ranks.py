@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import killing
 import psutil
@@ -26,6 +27,7 @@ from transformers import AutoConfig
 import lexalign
 from lexalign import artifacts, hardware
 from lexalign.compose import compose
+from lexalign.ranks import group
 from lexalign.ranks.shares import Shares, as_shared, share
 from lexalign.torchrun import choice
 from lexalign.trainers.batches import NearEqualBatches
@@ -64,6 +66,16 @@ def test_a_batch_is_shared_out_evenly(batch, of):
     assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
     if len(rows) % of == 0:
         assert [row for part in parts for row in part] == rows
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
+def test_work_in_step_is_all_of_it_in_as_many_steps_for_each(items, of):
+    parts = []
+    for number in range(of):
+        with mock.patch.object(group, "size", lambda: of), mock.patch.object(group, "number", lambda number=number: number):
+            parts.append(group.in_step(items))
+    assert {len(part) for part in parts} == {-(-len(items) // of)}
+    assert set().union(*parts) == set(items) and sum(map(len, parts)) < len(items) + of
 
 
 @settings(deadline=None)  # the first example imports

@@ -27,14 +27,15 @@ def installed() -> bool:
 
 def make_model(folder: Path) -> None:
     """The model's weights, dequantized, as transformers writes them, so that every arm loads the same."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from lexalign.locate import find_model
 
     file = find_model(GGUF).path
     assert file is not None
-    for made in (AutoModelForCausalLM, AutoTokenizer):
-        made.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    unpacked = GgufConfig(dequantize=True)
+    AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, quantization_config=unpacked).save_pretrained(folder)
 
 
 def make_rows(folder: Path, count: int) -> None:

@@ -104,7 +104,7 @@ class Durable:
         """Bytes of a checkpoint, nearly: what is trained, and the optimizer's state of it."""
         saved = [weight for weight in self.model.parameters() if weight.requires_grad or not isinstance(self.model, PeftModel)]
         state = [value for values in self.optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in saved + state)
+        return sum(map(sharding.size, saved + state))
 
     # What a step depends on beside what transformers saves
 

@@ -44,6 +44,11 @@ def part(weight: Any) -> Any:
     return weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)
 
 
+def size(weight: Any) -> int:
+    """Bytes of a whole weight: what ZeRO-3 leaves in its place is empty."""
+    return getattr(weight, "ds_numel", weight.numel()) * weight.element_size()
+
+
 def held_in_parts(model: Any) -> bool:
     """Whether the model's weights are shared out, so that every process has to take part in each forward."""
     return any(part(weight) is not weight for weight in model.parameters())
