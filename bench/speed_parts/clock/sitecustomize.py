@@ -25,7 +25,7 @@ def watch_steps(module):
         if "loss" in logs:
             FOUND["losses"].append(float(logs["loss"]))
             FOUND["norms"].append(float(logs["grad_norm"]))
-            FOUND["tokens"].append(float(logs["num_tokens"]))
+            FOUND["tokens"].append(float(logs.get("num_tokens", "nan")))  # LLaMA-Factory has none
             write()  # a forked job leaves without a word
         return original_log(self, args, state, control, logs)
 
