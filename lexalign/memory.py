@@ -84,9 +84,18 @@ def wanted(experiment: Experiment, sizes: Sizes, tokens: int, there: float) -> b
     return estimate(experiment, sizes, tokens, checkpointing=False) > ROOM * there
 
 
-def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> None:
+@dataclass(kw_only=True)
+class Tried:
+    """A step that was tried: its seconds, the loss, and the other numbers that the trainer notes of a batch, by name."""
+
+    seconds: float
+    loss: float
+    noted: dict[str, list[float]]
+
+
+def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Tried | None:
     """Switch gradient checkpointing on or leave it off, say why, and try the worst batch: where the estimate is doubtful, on CUDA, or if
-    `try_it`.
+    `try_it`. What was tried, if it was.
 
     Raises OutOfMemory where even that batch with gradient checkpointing does not fit.
     """
@@ -104,20 +113,21 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Non
     log.info("%s; gradient checkpointing %s (train.gradient_checkpointing=%s)", told, "on" if checkpointing else "off", shown(experiment))
     if generates:
         log.info("The estimate stands alone: to try that batch, answers would have to be drawn for it")
-        return
+        return None
     if needed < DOUBTFUL * there and trainer.args.device.type != "cuda" and not try_it:
-        return
-    seconds = tried(trainer, batch)
+        return None
+    found = tried(trainer, batch)
     # Where only one of several processes ran out, the others wait for it within the loss: it can but end the run, with what to type.
     alone = group.size() == 1
-    if seconds is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
+    if found is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
         switch_on(trainer)
         log.info("Tried: it does not fit; gradient checkpointing on")
-        seconds = tried(trainer, batch)
-    if seconds is None:
+        found = tried(trainer, batch)
+    if found is None:
         raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {smaller(experiment.train)}")
-    log.info("Tried: forward and backward took %.1f s", seconds)
+    log.info("Tried: forward and backward took %.1f s", found.seconds)
     try_evaluation(trainer)
+    return found
 
 
 def smaller(train: Train) -> str:
@@ -196,8 +206,8 @@ def inputs_of(trainer: Any, rows: Dataset) -> Any:
     return trainer._prepare_inputs(trainer.data_collator([{name: row[name] for name in columns if name in row} for row in rows]))
 
 
-def tried(trainer: Any, batch: list[int]) -> float | None:
-    """Seconds of a forward and backward of a batch that leaves no trace; None where it does not fit."""
+def tried(trainer: Any, batch: list[int]) -> Tried | None:
+    """A forward and backward of a batch that leaves no trace; None where it does not fit."""
     inputs = inputs_of(trainer, trainer.train_dataset.select(batch))
     seen, started = trainer._total_train_tokens, time.monotonic()
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
@@ -205,7 +215,10 @@ def tried(trainer: Any, batch: list[int]) -> float | None:
         with torch.random.fork_rng(devices=devices):
             trainer.model.train()
             with trainer.compute_loss_context_manager():
-                trainer.compute_loss(trainer.model, inputs).backward()
+                loss = trainer.compute_loss(trainer.model, inputs)
+            loss.backward()
+        noted = {name: list(values) for name, values in trainer._metrics["train"].items() if values}
+        return Tried(loss=float(loss), noted=noted, seconds=time.monotonic() - started)
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
@@ -216,4 +229,3 @@ def tried(trainer: Any, batch: list[int]) -> float | None:
         trainer._total_train_tokens = seen
         if devices:
             torch.cuda.empty_cache()
-    return time.monotonic() - started

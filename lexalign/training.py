@@ -11,13 +11,15 @@ from hydra.utils import get_class
 from lexalign import hardware, identity
 from lexalign.checkpoints import signals
 from lexalign.data import rows as data_rows
+from lexalign.importing import first_imports
 from lexalign.results import Result
 from lexalign.rewards.panel import Panel
 from lexalign.schema import Experiment, RewardMethod
 
 log = logging.getLogger(__name__)
 NAMES = ("before", "after")
-Check = Callable[[Any, Experiment], None]
+Check = Callable[[Any, Experiment, Any], None]
+"""Given the trainer, the experiment, and the step that was tried (`memory.Tried`), if one was."""
 
 
 def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training: Check | None = None) -> Result:
@@ -34,15 +36,18 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
 
         return plan.show(experiment, splits)
 
-    from lexalign.startup import begin
+    with first_imports():
+        from lexalign.startup import begin
 
-    begin(experiment, rows=len(splits.train))
-    from lexalign import measuring, models
-    from lexalign.evaluation import harness
-    from lexalign.evaluation.measure import measure
-    from lexalign.evaluation.yardstick import Measured, Reference
-    from lexalign.preflight import check as preflight
-    from lexalign.ranks import group
+        begin(experiment, rows=len(splits.train))
+        from lexalign import measuring, models
+        from lexalign.evaluation import harness
+        from lexalign.evaluation.measure import measure
+        from lexalign.evaluation.yardstick import Measured, Reference
+        from lexalign.preflight import check as preflight
+        from lexalign.ranks import group
+
+        trainer_class(experiment)
 
     harness.check(experiment.evaluate)
     loaded, encoder, trainer = prepared(experiment, splits, out_dir, tracker)

@@ -229,7 +229,7 @@ def test_label_smoothing_is_read_by_the_losses_that_say_so(world, sft, monkeypat
     from lexalign.stages import align
 
     kept = []
-    monkeypatch.setattr(align, "check_reference", lambda trainer, experiment: kept.append(trainer))
+    monkeypatch.setattr(align, "check_reference", lambda trainer, *_: kept.append(trainer))
     world.run("stage=align", "model=tiny", f"model.path={sft[1]}", *ONE_STEP)
     (trainer,) = kept
     for name, parameter in trainer.model.named_parameters():

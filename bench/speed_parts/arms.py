@@ -106,7 +106,8 @@ def trl_tuned(job: Job, out: Path) -> list[str]:
 
 
 def llama_factory(job: Job, out: Path, python: Path) -> list[str]:
-    """E: LLaMA-Factory's command line at its defaults, in an environment of its own. Its rows hold their own EOS, so its empty template fits."""
+    """E: LLaMA-Factory's command line at its defaults, in an environment of its own; its empty template adds nothing to rows that hold
+    their own EOS."""
     out.mkdir(parents=True)
     columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     rows = {"file_name": str(job.data / "train.jsonl"), "ranking": True, "columns": columns}

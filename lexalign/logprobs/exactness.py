@@ -39,10 +39,16 @@ def by_its_kind(model: Any) -> str | None:
         return f"model.attention={config._attn_implementation} is kept as it is"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
-    dropping = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
-    if getattr(config, "attention_dropout", 0) or dropping:
-        return f"it is trained with dropout ({dropping[0] if dropping else 'attention'}), which draws other numbers in another layout"
+    if where := dropout_of(model):
+        return f"it is trained with dropout ({where}), which draws other numbers in another layout"
     return None
+
+
+def dropout_of(model: Any) -> str | None:
+    """Where a model drops out in training; None where it does not."""
+    dropping = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.p > 0)
+    attention_drops = getattr(model.config.get_text_config(), "attention_dropout", 0)
+    return next(dropping, "attention" if attention_drops else None)
 
 
 @torch.no_grad()

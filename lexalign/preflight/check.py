@@ -29,7 +29,7 @@ def run(
     splits: Splits,
     encoder: Encoder,
     out_dir: Path,
-    check_start: Callable[[Any, Experiment], None] | None,
+    check_start: Callable[[Any, Experiment, memory.Tried | None], None] | None,
 ) -> dict[str, str]:
     """Everything that can be known before the first step; the facts found. Raises what a user can mend, with what to type.
 
@@ -44,9 +44,9 @@ def run(
         if wrong := rows.problems(found, settings, splits.counts, max_length=experiment.train.max_length) + overlap(experiment, splits):
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
         show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
-    memory.settle(trainer, experiment, try_it=settings.mode != "skip")
+    step = memory.settle(trainer, experiment, try_it=settings.mode != "skip")
     if check_start is not None:
-        check_start(trainer, experiment)
+        check_start(trainer, experiment, step)
     if settings.mode != "skip":
         sizes, ids = memory.Sizes.of(trainer.model), first_ids(found, splits, encoder)
         facts["disk"] = group.by_the_first(lambda: space.check(experiment, sizes, out_dir))

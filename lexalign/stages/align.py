@@ -20,11 +20,12 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     return training.run(experiment, out_dir, tracker, before_training=check_reference)
 
 
-def check_reference(trainer: Any, experiment: Experiment) -> None:
-    """At step 0 policy and reference are one model: the reward margin is 0 and the sigmoid loss ln 2. Raises ReferenceError if not."""
-    import torch
+def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> None:
+    """At step 0 policy and reference are one model: the reward margin is 0 and the sigmoid loss ln 2. Raises ReferenceError if not.
 
-    from lexalign import memory
+    Both are read from the step that was tried, if one was (`memory.Tried`) and nothing dropped out in it.
+    """
+    from lexalign.logprobs.exactness import dropout_of
 
     tolerance = MARGIN_TOLERANCE["low" if trainer.args.bf16 or trainer.args.fp16 else "fp32"]
     explanation = "the reference is not the model this run starts from, so every reward would be measured from the wrong place"
@@ -37,16 +38,9 @@ def check_reference(trainer: Any, experiment: Experiment) -> None:
     if not trainer.has_reference:
         log.info("No reference to check at step 0: the loss of this method measures from none")
         return
-    first = range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))
-    batch = memory.inputs_of(trainer, trainer.train_dataset.select(first))
-    trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        loss = float(trainer.compute_loss(trainer.model, batch))
-    noted = trainer._metrics["eval"]
+    loss, noted = looked_at(trainer) if tried is None or dropout_of(trainer.model) else (tried.loss, tried.noted)
     # Unpaired rows of one label only have no margin, but a reward, which is 0 as well.
-    margin = next(noted[name][-1] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if noted[name])
-    trainer._metrics["eval"].clear()
-    trainer.model.train()
+    margin = next(noted[name][-1] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if noted.get(name))
     log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
     if not abs(margin) <= tolerance:
         raise ReferenceError(f"step 0: the reward margin is {margin:.4g} instead of 0 (± {tolerance:g}): {explanation}")
@@ -54,3 +48,20 @@ def check_reference(trainer: Any, experiment: Experiment) -> None:
     sigmoid = isinstance(method, DpoMethod) and method.loss_type == "sigmoid"
     if sigmoid and not abs(loss - LN2) <= tolerance:
         raise ReferenceError(f"step 0: the sigmoid loss is {loss:.6g} instead of ln 2 = {LN2:.6g} (± {tolerance:g}): {explanation}")
+
+
+def looked_at(trainer: Any) -> tuple[float, dict[str, list[float]]]:
+    """The loss of the first rows in evaluation mode, and what the trainer notes of them, by name."""
+    import torch
+
+    from lexalign import memory
+
+    first = range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))
+    batch = memory.inputs_of(trainer, trainer.train_dataset.select(first))
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        loss = float(trainer.compute_loss(trainer.model, batch))
+    noted = {name: list(values) for name, values in trainer._metrics["eval"].items()}
+    trainer._metrics["eval"].clear()
+    trainer.model.train()
+    return loss, noted

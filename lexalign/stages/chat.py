@@ -6,6 +6,7 @@ from typing import Any
 from lexalign import report
 from lexalign.chat import serving, session
 from lexalign.errors import ConfigError
+from lexalign.importing import first_imports
 from lexalign.past import Past, reference_of
 from lexalign.results import Result
 from lexalign.schema import Experiment
@@ -23,10 +24,11 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if experiment.dry_run:
         report.plan({name: str(value) for name, value in details.items()}, "nothing is answered")
         return Result(status="planned", stage=experiment.stage.name, details={"plan": details})
-    from lexalign.startup import begin
+    with first_imports():
+        from lexalign.startup import begin
 
-    begin(experiment, rows=0)
-    from lexalign.chat.speaker import ModelSpeaker
+        begin(experiment, rows=0)
+        from lexalign.chat.speaker import ModelSpeaker
 
     speakers = [ModelSpeaker.of("model", experiment)]
     if other is not None:

@@ -10,6 +10,7 @@ from lexalign.data import lengths
 from lexalign.data import rows as data_rows
 from lexalign.data.tokens import Encoder
 from lexalign.errors import ConfigError
+from lexalign.importing import first_imports
 from lexalign.past import Past, reference_of
 from lexalign.results import Result
 from lexalign.rewards.panel import Panel
@@ -28,13 +29,14 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     reference = reference_of(experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER)
     if experiment.dry_run:
         return planned(experiment, reference, len(splits.held_out))
-    from lexalign.startup import begin
+    with first_imports():
+        from lexalign.startup import begin
 
-    begin(experiment, rows=len(splits.held_out))
-    from lexalign import measuring, models
-    from lexalign.evaluation import harness
-    from lexalign.evaluation.measure import measure
-    from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+        begin(experiment, rows=len(splits.held_out))
+        from lexalign import measuring, models
+        from lexalign.evaluation import harness
+        from lexalign.evaluation.measure import measure
+        from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
 
     harness.check(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)

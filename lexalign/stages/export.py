@@ -10,6 +10,7 @@ from lexalign.data import lengths
 from lexalign.data import rows as data_rows
 from lexalign.data.rows import Splits
 from lexalign.errors import ConfigError
+from lexalign.importing import first_imports
 from lexalign.locate import find_data
 from lexalign.past import Past
 from lexalign.results import Result
@@ -33,11 +34,12 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     splits = data_rows.load(experiment)  # before any weights: bad data are refused in a second
     if experiment.dry_run:
         return planned(experiment, past, len(splits.held_out))
-    from lexalign.startup import begin
+    with first_imports():
+        from lexalign.startup import begin
 
-    begin(experiment, rows=len(splits.held_out))
-    from lexalign import measuring
-    from lexalign.hub import pushing
+        begin(experiment, rows=len(splits.held_out))
+        from lexalign import measuring
+        from lexalign.hub import pushing
 
     settings, artifact = experiment.export, out_dir / "artifact"
     if settings.push:

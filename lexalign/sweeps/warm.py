@@ -5,16 +5,18 @@ Nothing here may start a thread: none outlives a fork.
 
 import gc
 
-from lexalign.startup import import_bitsandbytes_lightly
+from lexalign.importing import uncollected
 
-import_bitsandbytes_lightly()
+with uncollected():
+    from lexalign.startup import import_bitsandbytes_lightly
 
-import datasets  # noqa: E402, F401
-import peft  # noqa: E402, F401
-import transformers.trainer  # noqa: E402, F401
+    import_bitsandbytes_lightly()
 
-import lexalign.preflight.check  # noqa: E402
-import lexalign.training  # noqa: E402, F401
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
 
-gc.collect()
-gc.freeze()
+    import lexalign.preflight.check
+    import lexalign.training  # noqa: F401
+
+    gc.freeze()  # a search would write to the pages that the jobs share
