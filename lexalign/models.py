@@ -123,7 +123,22 @@ def load_base(experiment: Experiment, found: Source) -> PreTrainedModel:
         raise HubError(
             f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}"
         ) from error
+    if bits == 4:
+        keep_weights(model)
     return model
+
+
+def keep_weights(model: PreTrainedModel) -> None:
+    """Leave 4-bit weights as they were quantized.
+
+    On a CPU with bfloat16 instructions, bitsandbytes packs them anew, with coarser scales, the first time that a model in evaluation mode
+    meets them, and for good; through what it computes with those, no gradient goes back.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def bits_of(experiment: Experiment) -> int | None:

@@ -1,5 +1,6 @@
 """The start of a run that needs torch: what need not be imported is not, the libraries are quiet, threads and seed are set."""
 
+import logging
 import os
 import sys
 from typing import Any
@@ -35,17 +36,22 @@ def import_bitsandbytes_lightly() -> None:
     """Import bitsandbytes, as PEFT will, without torch's compiler.
 
     A decorator in it asks `torch.compile` for functions of its CPU fallback, which loads the whole compiler (a second), and takes any
-    refusal for an answer: the functions then run as they are.
+    refusal for an answer: the functions then run as they are. On a CPU with bfloat16 instructions it asks for a kernel that it would use
+    where `models.keep_weights` does not let it; that is not worth a line.
     """
     if "bitsandbytes" in sys.modules:
         return
     compiler, torch.compile = torch.compile, _refuse  # type: ignore[assignment]
+    speech = logging.getLogger("bitsandbytes")
+    level = speech.level
+    speech.setLevel(logging.ERROR)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         pass
     finally:
         torch.compile = compiler
+        speech.setLevel(level)
 
 
 def _refuse(*args: Any, **kwargs: Any) -> Any:

@@ -202,6 +202,22 @@ def test_every_adapter_trains(world, overrides):
     assert logits(result.artifact).isfinite().all()
 
 
+def test_a_4_bit_base_keeps_its_weights_on_every_processor(monkeypatch):
+    """Where there are bfloat16 instructions, bitsandbytes packs them anew, coarser, at the first evaluation: no gradient passes after that."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    from lexalign import models
+    from lexalign.compose import compose
+
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = models.load(compose(["method=qlora"]).experiment).model.eval()
+    with torch.no_grad():
+        model(torch.arange(8)[None])
+    quantized = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert quantized and not any(getattr(module.weight.quant_state, "packing_format_for_cpu", False) for module in quantized)
+
+
 def test_qlora_align_trains_the_sft_adapter_on(world, sft):
     """A quantized base keeps the sft adapter as it is: the reference is its copy, and another shape is refused."""
     common = ("stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=qlora", *SHORT)
