@@ -203,7 +203,7 @@ def test_every_adapter_trains(world, overrides):
 
 
 def test_a_4_bit_base_keeps_its_weights_on_every_processor(monkeypatch):
-    """Where there are bfloat16 instructions, bitsandbytes packs them anew, coarser, at the first evaluation: no gradient passes after that."""
+    """Where there are bfloat16 instructions, bitsandbytes packs them anew, coarser, at the first evaluation; no gradient passes those."""
     import torch
     from bitsandbytes.nn import Linear4bit
 
