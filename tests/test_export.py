@@ -11,7 +11,7 @@ from running import World, result_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from lexalign import adapters, artifacts, reproduce
+from lexalign import adapters, artifacts, models, reproduce
 from lexalign.compose import compose
 from lexalign.errors import ArtifactError, ConfigError
 from lexalign.locate import EMBEDDED
@@ -130,6 +130,7 @@ def test_a_quantized_base_is_merged_both_ways_and_the_nearer_kept(world, quantiz
         "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.float32
     }  # fmt: skip
     base = loaded(TINY, quantization_config=BitsAndBytesConfig(**settings), device_map="cpu", dtype=torch.float32)
+    models.keep_weights(base)
     trained, tokenizer = PeftModel.from_pretrained(base, run / "artifact").eval(), AutoTokenizer.from_pretrained(TINY)
     plain = PeftModel.from_pretrained(loaded(TINY, dtype=torch.float32), run / "artifact").merge_and_unload().eval()
     for way, model in ((told["way"], loaded(folder / "artifact")), ("original", plain)):

@@ -9,6 +9,7 @@ from transformers import FalconMambaConfig, FalconMambaForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
+from lexalign import models
 from lexalign.logprobs import attention, elementwise, exactness, lora
 from lexalign.logprobs.forward import install
 
@@ -140,7 +141,9 @@ def test_a_quantized_base(bits, tmp_path):
     quantization = BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     found = []
     for ours in (True, False):
-        model = adapted(AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, device_map={"": "cpu"}))
+        base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, device_map={"": "cpu"})
+        models.keep_weights(base)
+        model = adapted(base)
         (install(model.get_base_model(), packed=False, alike=2) if ours else add_fused_lm_head(model.get_base_model()))
         found.append(scores(model, batch_of(ALIKE)).log_probs.float())
         if ours and bits == 4:
