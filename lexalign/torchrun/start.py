@@ -119,7 +119,8 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
             "rdzv_endpoint": chosen.rendezvous,
             "rdzv_configs": {"rank": here, "timeout": chosen.patience},
         }
-    known = {field.name for field in dataclasses.fields(LaunchConfig)}  # torch 2.11 gives the others its own 30 s
+    if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:  # torch 2.11 gives the others its own 30 s
+        meeting["shutdown_timeout"] = GRACE
     config = LaunchConfig(
         min_nodes=chosen.nodes,
         max_nodes=chosen.nodes,
@@ -128,7 +129,6 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         signals_to_handle="SIGHUP,SIGQUIT",  # the others are signals.watcher's
-        **({"shutdown_timeout": GRACE} if "shutdown_timeout" in known else {}),
         **meeting,
     )
     try:
