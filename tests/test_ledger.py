@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, World, cpu_of_children
 
+from lexalign.checkpoints import volumes
 from lexalign.errors import ConfigError
-from lexalign.sweeps import identity, session, volumes
+from lexalign.sweeps import identity, session
 from lexalign.sweeps.ledger import STATES, Job, Ledger, counted
 from lexalign.sweeps.points import alone, asked
 
@@ -185,7 +186,7 @@ def test_killed_amid_a_transaction_on_a_network(network, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lexalign.sweeps import volumes
+from lexalign.checkpoints import volumes
 from lexalign.sweeps.ledger import Job, Ledger
 folder = Path(sys.argv[1])
 volumes.MOUNTS = folder.parent / "mounts"

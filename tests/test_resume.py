@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -305,6 +306,27 @@ def test_a_lock_is_taken_over_from_the_dead_of_this_host_only(tmp_path, half):
     (half.out_dir / lock.FILE).write_text("\n".join([str(ended.pid), host, *rest]))
     half.whole()
     assert f"process {ended.pid} on" in half.said() and "is taken over" in half.said()
+
+
+def test_a_lock_without_a_name_is_left_by_a_process_killed_between_making_and_writing_it(tmp_path, monkeypatch):
+    """filelock keeps it for good, and a sweep that waits for such a job would wait for good, too."""
+    empty = tmp_path / lock.FILE
+    empty.touch()
+    assert not lock.alive(tmp_path) and not empty.exists()
+    empty.touch()
+    with lock.held(tmp_path) as left_by:
+        assert left_by is None and str(os.getpid()) in empty.read_text()
+        assert lock.alive(tmp_path)
+    empty.touch()
+    writer = threading.Timer(0.5, empty.write_text, ["1\nelsewhere\n"])
+    writer.start()
+    with pytest.raises(FolderInUse, match="process 1 on elsewhere"), lock.held(tmp_path):
+        pass
+    empty.write_text("")
+    monkeypatch.setattr("lexalign.checkpoints.volumes.shared", lambda folder: "nfs")
+    writer = threading.Timer(lock.NAMING + 1, empty.write_text, ["1\nelsewhere\n"])
+    writer.start()
+    assert lock.alive(tmp_path), "another machine's name is seen later"
 
 
 def test_nan_stops_before_the_step_and_names_its_row(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import SoftFileLock, Timeout
 
+from lexalign.checkpoints import volumes
 from lexalign.errors import FolderInUse
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ TICK = 0.2
 """Seconds between two looks at another's lock."""
 NAMING = 2.0
 """Seconds that a process which has just made the file may take to write its name into it."""
+NAMING_AFAR = 60.0
+"""The same on a network file system, where another machine sees it later."""
 
 
 @contextmanager
@@ -35,22 +38,47 @@ def held(out_dir: Path) -> Iterator[str | None]:
     if outlived(out_dir):
         path.unlink(missing_ok=True)
     lock = SoftFileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        until = time.monotonic() + NAMING
-        while (now := holder(path)) is None and path.exists() and time.monotonic() < until:
-            time.sleep(0.01)
+    if not taken(lock) and not (forget_nameless(path) and taken(lock)):
         raise FolderInUse(
-            f"output_dir={out_dir}: {now or 'another process'} writes here now; wait for it, or type another output_dir. "
+            f"output_dir={out_dir}: {holder(path) or 'another process'} writes here now; wait for it, or type another output_dir. "
             f"(Is it gone, and was it another host's? Remove {path}.)"
-        ) from None
+        )
     if life := slurm_life():
         (out_dir / LIFE).write_text(" ".join(map(str, life)), encoding="utf-8")
     try:
         yield before
     finally:
         lock.release()
+
+
+def taken(lock: SoftFileLock) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    return True
+
+
+def forget_nameless(path: Path) -> bool:
+    """Remove a lock that has no name in it and gets none for `NAMING` or `NAMING_AFAR` seconds: the process that made it was killed before
+    it could write one, and filelock never takes such a process for dead. Whether it was one.
+    """
+    try:
+        found = path.stat()
+        until = time.monotonic() + (NAMING_AFAR if volumes.shared(path.parent) else NAMING)
+        while time.monotonic() < until:
+            if holder(path) is not None:
+                return False
+            time.sleep(0.01)
+        now = path.stat()
+        if (now.st_ino, now.st_ctime_ns, now.st_size) != (found.st_ino, found.st_ctime_ns, found.st_size):
+            return False
+        path.unlink()
+    except FileNotFoundError:  # let go of meanwhile
+        return True
+    log.warning("%s has no name in it: the process that made it was killed; it is taken over", path)
+    return True
 
 
 def slurm_life() -> tuple[int, int] | None:
@@ -74,12 +102,10 @@ def alive(out_dir: Path) -> bool:
     if not (out_dir / FILE).exists():
         return False
     lock = SoftFileLock(out_dir / FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    if taken(lock):
+        lock.release()
+        return False
+    return not forget_nameless(out_dir / FILE)
 
 
 def wait_until_free(out_dir: Path, *, patience: float = math.inf) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lexalign.checkpoints import volumes
 from lexalign.errors import ConfigError, DiskFull
-from lexalign.sweeps import volumes
 
 FILE = "ledger.sqlite"
 VERSION = 1
