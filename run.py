@@ -18,4 +18,9 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     signals.from_the_start()
     check_command_line(sys.argv[1:])
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code in signals.CODES.values():
+            signals.leave(int(end.code))
+        raise

@@ -329,6 +329,19 @@ def test_a_lock_without_a_name_is_left_by_a_process_killed_between_making_and_wr
     assert lock.alive(tmp_path), "another machine's name is seen later"
 
 
+def test_a_signal_does_not_wait_for_a_thread_that_nobody_tells_to_end():
+    """As it is left where the signal comes while a library starts a thread; Python would wait for it for good."""
+    script = """
+import queue, sys, threading
+from lexalign.checkpoints import signals
+threading.Thread(target=queue.SimpleQueue().get).start()
+print("said", end="")
+signals.leave(143)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "said")
+
+
 def test_nan_stops_before_the_step_and_names_its_row(tmp_path, monkeypatch):
     """One poisonous row: the checkpoint before is kept, nothing of the step is saved, and the row is named."""
     measured = SFTTrainer.compute_loss

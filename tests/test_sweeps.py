@@ -119,7 +119,7 @@ def test_parent_killed_at_any_moment_loses_no_finished_job(tmp_path, kills):
         process = begun(world, *words)
         time.sleep(chance.uniform(1.0, 8.0))
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=120)  # ends once its jobs have, which saw that it is gone
         if not (tmp_path / "sweep/ledger.sqlite").is_file():
             continue
         for job in jobs_of(tmp_path / "sweep"):

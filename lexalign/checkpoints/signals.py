@@ -1,14 +1,16 @@
 """SIGTERM, SIGINT, a scheduler's warning and the deadline: at once where nothing is lost by it, while training after the step and a
 checkpoint."""
 
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -101,12 +103,25 @@ def wanted() -> Stopped | None:
     return watcher.wanted() if watcher is not None else None
 
 
+def leave(code: int) -> NoReturn:
+    """End this process after a signal, without waiting for threads.
+
+    The signal may have come between the start of a library's thread and its entry in the list of those that are told to end (as where
+    transformers loads weights): Python would wait for such a thread for good. All that is to be kept is on the disk.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def from_the_start() -> None:
     """Before a run begins, exit at once with the code that a shell reports for the signal. There is nothing to finish, and Hydra, met while
     it composes, would make an error of its own out of SystemExit."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def at_once(number: int, frame: FrameType | None) -> None:
         os._exit(CODES[signal.Signals(number)])
 
     for number in CODES:
-        signal.signal(number, leave)
+        signal.signal(number, at_once)

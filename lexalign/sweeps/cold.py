@@ -4,10 +4,10 @@ import pickle
 import sys
 from pathlib import Path
 
-from lexalign.sweeps.job import Task, attempt
+from lexalign.sweeps.job import Task, attempt, end
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
     task: Task = pickle.loads(file.read_bytes())
     file.unlink()
-    sys.exit(attempt(task))
+    end(attempt(task))

@@ -64,7 +64,14 @@ def main(task: Task) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
         if cuda_started():
             go_on_cold(task)
-    sys.exit(attempt(task))
+    end(attempt(task))
+
+
+def end(code: int) -> NoReturn:
+    """Exit with the code of an attempt."""
+    if code in signals.CODES.values():
+        signals.leave(code)
+    sys.exit(code)
 
 
 def cuda_started() -> bool:
