@@ -3,10 +3,10 @@
 Arms, each in fresh processes, interleaved (A B C D, D C B A, ...):
   A  `trl dpo` / `trl sft` as installed, at its defaults        C  run.py with train.fast_path=false
   B  a script on TRL's trainers, tuned as well as we can        D  run.py
-  E  `llamafactory-cli train` at its defaults, for dpo, with --llama-factory and the python of an environment that has it
   E  `llamafactory-cli train` at its defaults, for dpo: with --llama-factory and the python of an environment that has it
-others are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and the
-bench fails.
+Figures are medians over the repeats of the ratio to D of child CPU time (all threads of all processes; on a GPU of wall time). Losses of
+the others are held against D's, step by step, on the same batches: where they differ by more than the tolerance no ratio is printed and
+the bench fails.
 
     python bench/speed.py [--device auto] [--quick] [--repeats 5] [--only W2 ...] [--llama-factory PYTHON] [--out bench/speed.md]
 """

@@ -218,6 +218,13 @@ def test_a_4_bit_base_keeps_its_weights_on_every_processor(monkeypatch):
     assert quantized and not any(getattr(module.weight.quant_state, "packing_format_for_cpu", False) for module in quantized)
 
 
+def test_dropout_does_not_move_the_reference_check(world):
+    """The step that preflight tries drops out, here in an adapter that is no longer zero; the check looks again without."""
+    _, run = world.run("method=qlora", "adapter.dropout=0.5", "train.learning_rate=1e-2", *SHORT)
+    result, folder = world.run("stage=align", "model=tiny", f"model.path={run}", "adapter=qlora", "adapter.dropout=0.5", *ONE_STEP)
+    assert result.status == "finished" and "Reference check at step 0: reward margin 0.00e+00" in (folder / "run.log").read_text()
+
+
 def test_qlora_align_trains_the_sft_adapter_on(world, sft):
     """A quantized base keeps the sft adapter as it is: the reference is its copy, and another shape is refused."""
     common = ("stage=align", "model=tiny", f"model.path={sft[1]}", "adapter=qlora", *SHORT)

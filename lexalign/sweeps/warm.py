@@ -3,11 +3,9 @@
 Nothing here may start a thread: none outlives a fork.
 """
 
-import gc
+from lexalign.importing import first_imports
 
-from lexalign.importing import uncollected
-
-with uncollected():
+with first_imports():  # a search would write to the pages that the jobs share
     from lexalign.startup import import_bitsandbytes_lightly
 
     import_bitsandbytes_lightly()
@@ -18,5 +16,3 @@ with uncollected():
 
     import lexalign.preflight.check
     import lexalign.training  # noqa: F401
-
-    gc.freeze()  # a search would write to the pages that the jobs share

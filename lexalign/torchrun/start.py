@@ -119,8 +119,10 @@ def launch(chosen: Hardware, folder: Path, name: str) -> None:
             "rdzv_endpoint": chosen.rendezvous,
             "rdzv_configs": {"rank": here, "timeout": chosen.patience},
         }
-    if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:  # torch 2.11 gives the others its own 30 s
+    if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:
         meeting["shutdown_timeout"] = GRACE
+    else:  # torch 2.11
+        log.info("Should a process fail, this torch gives the others 30 s to end, not %d", GRACE)
     config = LaunchConfig(
         min_nodes=chosen.nodes,
         max_nodes=chosen.nodes,
