@@ -93,7 +93,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.sent: dict[str, int] = {}
-        """Bytes of content sent so far, by the name of the file."""
+        """Bytes of content sent so far, by the name of the file; a block counts from when it is about to go out."""
         self.repositories: dict[str, Repository] = {}
         self.accounts: dict[str, str] = {}
         """Who may write, by token: name of the account."""
@@ -143,7 +143,7 @@ class HubServer:
         return None
 
     def add_sent(self, name: str, count: int) -> None:
-        """Count content that went out."""
+        """Count content that goes out."""
         with self._lock:
             self.sent[name] = self.sent.get(name, 0) + count
 
@@ -283,10 +283,10 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         end = next((n for n in (fault and fault.cut, fault and fault.stall) if n is not None), len(content))
         for start in range(0, min(end, len(content)), 1 << 16):
             block = content[start : min(end, start + (1 << 16))]
+            if name:  # counted first: the client may be done with the last block before this thread runs again
+                self.hub.add_sent(name, len(block))
             self.wfile.write(block)
             time.sleep(fault.pace if fault else 0)
-            if name:
-                self.hub.add_sent(name, len(block))
         if end < len(content):
             self.wfile.flush()
             if fault.stall is not None:
