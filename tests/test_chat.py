@@ -226,11 +226,11 @@ def test_at_a_terminal_it_ends_cleanly(world, run, key):
     os.close(slave)
 
     def until(text, timeout=200):
-        found, end = "", time.monotonic() + timeout
-        while text not in found and time.monotonic() < end and process.poll() is None:
+        found, end = b"", time.monotonic() + timeout
+        while text.encode() not in found and time.monotonic() < end and process.poll() is None:
             if select.select([process.stdout], [], [], 0.5)[0]:
-                found += os.read(process.stdout.fileno(), 4096).decode()
-        return found
+                found += os.read(process.stdout.fileno(), 4096)
+        return found.decode()
 
     assert "you> " in until("you> ")
     os.write(master, f"{ASK}\n".encode())
