@@ -19,6 +19,8 @@ from lexalign.schema import Experiment, Train
 log = logging.getLogger(__name__)
 GB = 1e9
 BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
+STATE_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}
+"""Optimizer state of each trained parameter."""
 # Activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1, without the
 # attention scores, which SDPA does not keep.
 ACTIVATION_BYTES = {True: 2.5, False: 34}
@@ -57,12 +59,11 @@ def estimate(experiment: Experiment, sizes: Sizes, tokens: int, *, checkpointing
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None
     width = torch.empty(0, dtype=models.weight_dtype(experiment)).element_size()
-    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width)
-    state = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}[train.optimizer]
-    trained = sizes.trained * (4 + state)
-    half = (
-        1 if models.resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device)) != "fp32" else 2
-    )
+    precision = models.resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device))
+    kept = 2 if precision != "fp32" and width > 2 else 0  # mixed precision holds the weights in half of their width, too
+    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width + kept)
+    trained = sizes.trained * (4 + STATE_BYTES[train.optimizer])
+    half = 1 if precision != "fp32" else 2
     activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * half / 1.5
     logits = 0 if train.fast_path else tokens * sizes.vocabulary * 4 * 2
     return weights + trained + activations + logits

@@ -240,7 +240,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_trl():
             model = adapted(made("llama_untied", seed=seed))
             if name == "ours":
                 install(model.get_base_model(), packed=True, alike=2)
-                lora.fuse(model)
+                assert lora.fuse(model) and elementwise.fuse(model)
             else:
                 add_fused_lm_head(model.get_base_model())
             with torch.autocast("cpu", dtype=torch.bfloat16):

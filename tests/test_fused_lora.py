@@ -58,3 +58,35 @@ def test_mixed_types_without_autocast_are_left_to_peft():
     for layer in (plain, fused):
         layer.base_layer.to(torch.bfloat16)
     assert torch.equal(fused(x), plain(x))
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_mixed_precision_is_as_near_to_the_truth_as_pefts(kept):
+    """Weights in float32 or bfloat16 under autocast: the fused layer's errors against PEFT's own, on an activation that two layers read."""
+    plain, fused = both()
+    for layer in (plain, fused):
+        layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16().to(kept)
+    lora.fuse(fused)
+    oracle = copy.deepcopy(plain)
+    oracle.base_layer.float()
+    torch.manual_seed(0)
+    x, found = torch.randn(20, 32), []
+    for layer in (oracle, plain, fused):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=layer is not oracle):
+            out = layer(given) + 2 * layer(given)
+        (out.float() * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        assert layer is oracle or out.dtype == torch.bfloat16
+        found.append([out.detach().float(), given.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad])
+    for true, theirs, ours in zip(*found, strict=True):
+        assert relative(ours, true) <= 1.1 * relative(theirs, true) + 1e-3
+
+
+def test_the_reference_in_mixed_precision_is_pefts():
+    plain, fused = both()
+    lora.fuse(fused)
+    x = torch.randn(3, 32)
+    for layer in (plain, fused):
+        layer.enable_adapters(False)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fused(x), plain(x)) and fused(x).dtype == torch.bfloat16

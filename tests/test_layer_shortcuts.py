@@ -58,8 +58,66 @@ def test_other_types_of_numbers_are_left_to_the_model():
     own = llama.LlamaRMSNorm(32)
     fused = copy.deepcopy(own)
     elementwise.fuse(fused)
-    x = torch.randn(5, 32, dtype=torch.bfloat16)
+    x = torch.randn(5, 32, dtype=torch.float16)
     assert torch.equal(fused(x), own(x))
+
+
+def in_types(module, types, *given):
+    """`grown` with the inputs in given types, as float32."""
+    return [x.float() for x in grown(module, *(x.to(kind) for x, kind in zip(given, types, strict=True)))]
+
+
+@pytest.mark.parametrize("weight", [torch.bfloat16, torch.float32])
+def test_a_fused_norm_in_bfloat16_is_as_near_to_the_truth(weight):
+    torch.manual_seed(0)
+    own = llama.LlamaRMSNorm(32, eps=1e-3)
+    torch.nn.init.normal_(own.weight)
+    x = (3 * torch.randn(40, 32)).bfloat16().float()
+    own.weight.data = own.weight.data.bfloat16().float()
+    truth = grown(own, x)
+    own = own.to(weight)
+    fused = copy.deepcopy(own)
+    elementwise.fuse(fused)
+    ours, theirs = (in_types(module, [torch.bfloat16], x) for module in (fused, own))
+    assert torch.equal(ours[0], theirs[0]) and fused(x.bfloat16()).dtype == own(x.bfloat16()).dtype
+    for our, their, true in zip(ours, theirs, truth, strict=True):
+        assert relative(our, true) <= 1.1 * relative(their, true) + 1e-3
+
+
+@pytest.mark.parametrize("turning", [torch.bfloat16, torch.float32])
+def test_fused_rotary_positions_in_bfloat16_are_as_near_to_the_truth(turning):
+    torch.manual_seed(0)
+    q, k = (torch.randn(1, heads, 7, 8).bfloat16() for heads in (4, 2))
+    cos, sin = (torch.randn(1, 7, 8).to(turning) for _ in range(2))
+    fused = elementwise._rotary_instead_of(llama.apply_rotary_pos_emb)
+    truth = grown(lambda q, k: llama.apply_rotary_pos_emb(q, k, cos.float(), sin.float()), q.float(), k.float())
+    ours, theirs = (
+        in_types(lambda q, k, turn=turn: turn(q, k, cos, sin), [torch.bfloat16] * 2, q, k) for turn in (fused, llama.apply_rotary_pos_emb)
+    )
+    assert [x.dtype for x in fused(q, k, cos, sin)] == [x.dtype for x in llama.apply_rotary_pos_emb(q, k, cos, sin)]
+    for our, their, true in zip(ours, theirs, truth, strict=True):
+        assert relative(our, true) <= 1.1 * relative(their, true) + 1e-6
+
+
+@pytest.mark.parametrize("size", [attention.SPLIT[0], attention.SPLIT[0] + 37, attention.LONG + 1])
+def test_a_long_sequence_looks_at_its_past(size):
+    """Block by block, and in bfloat16 by the type that is faster, against SDPA in float64."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, size, 8) for heads in (4, 2, 2))
+    layout = Layout(tokens=torch.arange(size), position_ids=torch.arange(size)[None], slots=torch.arange(size)[None], groups=((size, ()),))
+
+    def looked(q, k, v):
+        return attention.attend(torch.nn.Module(), q, k, v, None, layout=layout)[0]
+
+    def plain(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+    for ours, true in zip(grown(looked, q, k, v), grown(plain, q.double(), k.double(), v.double()), strict=True):
+        assert relative(ours.double(), true) < 1e-5
+    rounded = [x.bfloat16() for x in (q, k, v)]
+    truth = grown(plain, *(x.double() for x in rounded))
+    for ours, theirs, true in zip(grown(looked, *rounded), grown(plain, *rounded), truth, strict=True):
+        assert ours.dtype == torch.bfloat16 and relative(ours.double(), true) <= 1.1 * relative(theirs.double(), true) + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,18 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lexalign.logprobs import casts
 from lexalign.logprobs.layout import Layout
 
 NAME = "shared_prefix"
 SMALL = 256
 """Tokens up to which a whole group under one mask is faster than piece by piece (measured on a CPU; see bench/)."""
+SPLIT = 288, 768
+"""Sizes between which the CPU's kernel, which skips no key of a whole causal sequence, takes longer than block by block."""
+BLOCK = 128
+"""Queries of such a block."""
+LONG = 1024
+"""Tokens of a group up to which a CPU's attention in float32 is faster than in bfloat16, for which every new length is compiled anew."""
 
 
 def attend(
@@ -41,6 +48,7 @@ def attend(
     assert dropout == 0.0, "dropout in the attention draws other numbers in another layout"
     if query.device.type == "cuda":
         return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2), None
+    dtype = casts.dtype_of(value)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1 and query.device.type != "cpu":  # the CPU's kernel takes fewer keys than queries as they are
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -48,10 +56,12 @@ def attend(
     sizes = [sum((prefix, *branches)) for prefix, branches in layout.groups]
     parts = [x.split(sizes, dim=2) for x in (query, key, value)]
     unread = layout.unread or (0,) * len(layout.groups)
-    found = [
-        _group(prefix, branches, q, k, v, scaling, sliding_window, skip)
-        for (prefix, branches), q, k, v, skip in zip(layout.groups, *parts, unread, strict=True)
-    ]
+    with torch.autocast(query.device.type, enabled=False):
+        found = []
+        for (prefix, branches), q, k, v, size, skip in zip(layout.groups, *parts, sizes, unread, strict=True):
+            kind = torch.float32 if dtype == torch.bfloat16 and size <= LONG and query.device.type == "cpu" else dtype
+            q, k, v = (x.to(kind) for x in (q, k, v))
+            found.append(_group(prefix, branches, q, k, v, scaling, sliding_window, skip).to(dtype))
     return torch.cat(found, 2).transpose(1, 2), None
 
 
@@ -64,7 +74,7 @@ def _group(
         return torch.zeros_like(q)
     sdpa = partial(F.scaled_dot_product_attention, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
     if not branches and (window is None or size <= window) and skip <= size // 2:
-        return sdpa(q, k, v, is_causal=True)
+        return _causal(sdpa, q, k, v) if q.device.type == "cpu" and SPLIT[0] <= size < SPLIT[1] else sdpa(q, k, v, is_causal=True)
     if skip and (not branches or (skip < prefix and size <= SMALL)):
         looking, nothing = q[:, :, skip:], torch.zeros_like(q[:, :, :skip])
         mask = group_mask(prefix, branches, window, q.dtype, q.device)
@@ -80,6 +90,16 @@ def _group(
             keys, values = torch.cat((shared_k, own_k), 2), torch.cat((shared_v, own_v), 2)
             mask = group_mask(prefix, (length,), window, q.dtype, q.device)[prefix:]
             found.append(sdpa(own_q, keys, values, attn_mask=mask))
+    return torch.cat(found, 2)
+
+
+def _causal(sdpa: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention a block of queries at a time, each with the keys it may see."""
+    found, end = [], 0
+    for own in q.split(BLOCK, dim=2):
+        start, end = end, end + own.shape[2]
+        mask = group_mask(start, (end - start,), None, q.dtype, q.device)[start:]
+        found.append(sdpa(own, k[:, :, :end], v[:, :, :end], attn_mask=mask))
     return torch.cat(found, 2)
 
 

@@ -1,6 +1,7 @@
-"""Norms, rotary positions and SwiGLU in fewer passes over memory than a model's own code takes: in float32 on a CPU, where it is faster.
+"""Norms, rotary positions and SwiGLU in fewer passes over memory than a model's own code takes: on a CPU, where it is faster.
 
-On a CPU a step's element-wise work is bound by memory, and autograd makes a pass of each operator. Everything else is left to the model.
+On a CPU a step's element-wise work is bound by memory, and autograd makes a pass of each operator. Numbers in bfloat16 are computed in
+float32 and rounded where the model's own code rounds, or less often. Everything else is left to the model.
 """
 
 import types
@@ -45,7 +46,7 @@ def turns_as_llama(forward: Any) -> bool:
 
 def suits(x: Tensor) -> bool:
     """Whether this is where the fused forms measured faster."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
@@ -56,22 +57,27 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x (…, h), weight (h,) to x / sqrt(mean(x²) + epsilon) · weight."""
+    """x (…, h), weight (h,) to x / sqrt(mean(x²) + epsilon) · weight, in the wider type of the two."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
+        wide = x.float()
+        inverse = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        normed = (wide * inverse).to(x.dtype)
+        return normed.mul_(weight) if weight.dtype == x.dtype else normed * weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
-        of_weight = (gradient * x).mul_(inverse).reshape(-1, x.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
-        scaled = gradient * weight
-        along = torch.linalg.vecdot(scaled, x).unsqueeze(-1) * (inverse**3 / x.shape[-1])
-        return scaled.mul_(inverse).addcmul_(x, along, value=-1), of_weight, None
+        wide, gradient = x.float(), gradient.float()
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (gradient * wide).mul_(inverse).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
+        scaled = gradient * weight.float()
+        along = torch.linalg.vecdot(scaled, wide).unsqueeze(-1) * (inverse**3 / x.shape[-1])
+        return scaled.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype), of_weight, None
 
 
 def _feed_forward(module: Any, x: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ def _rotary_instead_of(original: Any) -> Any:
     """transformers' `apply_rotary_pos_emb`, fused where it suits."""
 
     def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-        if not all(suits(x) for x in (q, k, cos, sin)):
+        if not all(suits(x) for x in (q, k, cos, sin)) or cos.dtype != sin.dtype:
             return original(q, k, cos, sin, unsqueeze_dim)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
         return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)
@@ -111,24 +117,24 @@ def _rotary_instead_of(original: Any) -> Any:
 
 
 class _Rotary(torch.autograd.Function):
-    """x (B, H, N, D) turned by cos and sin (B, 1, N, D): x·cos + (-x₂, x₁)·sin, where x₁ and x₂ are the halves of D."""
+    """x (B, H, N, D) turned by cos and sin (B, 1, N, D): x·cos + (-x₂, x₁)·sin, where x₁ and x₂ are the halves of D; in the wider type."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, -sin[..., : x.shape[-1] // 2], sin[..., x.shape[-1] // 2 :])
+        ctx.dtype = x.dtype
+        return _turned(x, cos, sin, back=False).to(torch.promote_types(x.dtype, cos.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        half = gradient.shape[-1] // 2
-        return _turned(gradient, cos, sin[..., half:], -sin[..., :half]), None, None
+        return _turned(gradient, *ctx.saved_tensors, back=True).to(ctx.dtype), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, of_second: Tensor, of_first: Tensor) -> Tensor:
-    """x·cos, and to its first half the second times `of_second`, to its second half the first times `of_first`."""
-    half = x.shape[-1] // 2
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:
+    """x turned, or turned `back` as the gradient is, in float32."""
+    x, cos, sin, half = x.float(), cos.float(), sin.float(), x.shape[-1] // 2
+    of_second, of_first = (sin[..., half:], -sin[..., :half]) if back else (-sin[..., :half], sin[..., half:])
     found = x * cos
     found[..., :half].addcmul_(x[..., half:], of_second)
     found[..., half:].addcmul_(x[..., :half], of_first)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lexalign.logprobs import casts
+
 TILE = 1 << 21
 """Logits held at once, in numbers: small enough to stay near the processor, large enough for a good matrix product."""
 TOKENS = 512
@@ -132,7 +134,7 @@ class _OnePass(torch.autograd.Function):
         kind = hidden.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            weight, bias = casts.of_weight(weight, dtype), None if bias is None else bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             keep = ctx.needs_input_grad[0]
             jacobian = torch.empty_like(hidden) if keep else None
@@ -195,7 +197,7 @@ def _score_tile(
         weights = logits.sub(higher[:, None]).exp_()
         total = total * shrink + weights.sum(1)
         if details:
-            spread = spread * shrink + (weights * logits).sum(1)
+            spread = spread * shrink + torch.linalg.vecdot(weights, logits)
         if keep:
             if isinstance(slope, Tensor):
                 slope_of_own = torch.where(inside, slope.gather(1, at)[:, 0], slope_of_own)

@@ -4,8 +4,11 @@ import types
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import Tensor
+
+from lexalign.logprobs import casts
 
 
 def fuse(model: torch.nn.Module) -> int:
@@ -31,32 +34,36 @@ def is_plain(layer: Linear) -> bool:
     )
 
 
-def _forward(layer: Linear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """What PEFT's layer computes, fused where one adapter is active and one type of numbers is used throughout."""
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What PEFT's layer computes, fused where one adapter is active (or none) and one type of numbers is used throughout."""
     active = [name for name in layer.active_adapters if name in layer.lora_A]
-    kind = x.device.type
-    autocast = torch.is_autocast_enabled(kind)
-    plain = not (layer.disable_adapters or layer.merged or args or kwargs) and len(active) == 1
-    if not plain or not (autocast or x.dtype == layer.base_layer.weight.dtype == layer.lora_A[active[0]].weight.dtype):
+    base, dtype, autocast = layer.base_layer, casts.dtype_of(x), torch.is_autocast_enabled(x.device.type)
+    if layer.merged or args or kwargs or not (layer.disable_adapters or len(active) == 1):
         return type(layer).forward(layer, x, *args, **kwargs)
-    (name,) = active
-    dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
-    base = layer.base_layer
-    tensors = [base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
-    with torch.autocast(kind, enabled=False):
-        cast = [tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors]
-        return _LowRankLinear.apply(x, *cast, layer.scaling[name])
+    if layer.disable_adapters:
+        if not autocast or (torch.is_grad_enabled() and x.requires_grad):
+            return type(layer).forward(layer, x)
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if base.bias is None else base.bias.to(dtype)
+            return F.linear(casts.of_activation(x, dtype), casts.of_weight(base.weight, dtype), bias).view(*x.shape[:-1], -1)
+    a, b = (part[active[0]].weight for part in (layer.lora_A, layer.lora_B))
+    if not (autocast or x.dtype == base.weight.dtype == a.dtype):
+        return type(layer).forward(layer, x)
+    with torch.autocast(x.device.type, enabled=False):
+        low = [tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for tensor in (base.bias, a, b)]
+        rows, weight = casts.of_activation(x, dtype), casts.of_weight(base.weight, dtype)
+        return _LowRankLinear.apply(x, rows, weight, *low, layer.scaling[active[0]])
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """x (…, in), weight (out, in) frozen, bias (out,) or None, a (r, in), b (out, r), scale to (…, out).
+    """x (…, in), the same as `rows` (M, in) in the type of `weight` (out, in), which is frozen; bias (out,) or None, a (r, in), b (out, r),
+    scale to (…, out).
 
-    Computed in the type of `weight`; the gradient of x has x's own type, so that in mixed precision it is summed in float32, as PEFT's is.
+    The gradient of x has x's own type, so that in mixed precision it is summed in float32, as PEFT's is.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+    def forward(ctx: Any, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
         low = rows @ a.t()
         y.addmm_(low, b.t(), alpha=scale)
@@ -74,6 +81,6 @@ class _LowRankLinear(torch.autograd.Function):
             base = dy @ weight
             dx = base.addmm_(low_gradient, a) if ctx.dtype == dy.dtype else base.to(ctx.dtype).add_(low_gradient @ a)
             dx = dx.view(*gradient.shape[:-1], weight.shape[1])
-        da = low_gradient.t() @ rows if ctx.needs_input_grad[3] else None
-        db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[4] else None
-        return dx, None, None, da, db, None
+        da = low_gradient.t() @ rows if ctx.needs_input_grad[4] else None
+        db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[5] else None
+        return dx, None, None, None, da, db, None

@@ -7,16 +7,13 @@ from lexalign import memory
 from lexalign.errors import DiskFull
 from lexalign.schema import Experiment
 
-STATE_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}
-"""Optimizer state of each trained parameter."""
-
 
 def needed(experiment: Experiment, sizes: memory.Sizes) -> float:
     """Bytes of all checkpoints there will be at once (one is written before the oldest goes) and of the artifact."""
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None
     weights = (sizes.total if adapter.kind == "full" else sizes.trained) * 4
-    return (train.keep_checkpoints + 1) * (weights + sizes.trained * STATE_BYTES[train.optimizer]) + weights
+    return (train.keep_checkpoints + 1) * (weights + sizes.trained * memory.STATE_BYTES[train.optimizer]) + weights
 
 
 def check(experiment: Experiment, sizes: memory.Sizes, out_dir: Path) -> str:
