@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -92,11 +93,17 @@ class Tried:
     seconds: float
     loss: float
     noted: dict[str, list[float]]
+    checkpointing: bool
+    """Whether it fitted with gradient checkpointing only, or that was on already."""
 
 
-def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Tried | None:
-    """Switch gradient checkpointing on or leave it off, say why, and try the worst batch: where the estimate is doubtful, on CUDA, or if
-    `try_it`. What was tried, if it was.
+Once = Callable[[Callable[[], Tried]], Tried]
+"""Given what tries a step, the step: tried now, or by a run alike."""
+
+
+def settle(trainer: Any, experiment: Experiment, *, try_once: Once | None = None) -> Tried | None:
+    """Switch gradient checkpointing on or leave it off, say why, and try the worst batch: where the estimate is doubtful, on CUDA, and
+    elsewhere as `try_once` has it tried, if that is given. What was tried, if it was.
 
     Raises OutOfMemory where even that batch with gradient checkpointing does not fit.
     """
@@ -115,16 +122,26 @@ def settle(trainer: Any, experiment: Experiment, *, try_it: bool = False) -> Tri
     if generates:
         log.info("The estimate stands alone: to try that batch, answers would have to be drawn for it")
         return None
-    if needed < DOUBTFUL * there and trainer.args.device.type != "cuda" and not try_it:
-        return None
-    found = tried(trainer, batch)
+    find = partial(worst, trainer, experiment, batch, there=there, checkpointing=checkpointing)
+    doubtful = needed >= DOUBTFUL * there or trainer.args.device.type == "cuda"
+    found = find() if doubtful else try_once(find) if try_once else None
+    if found is not None and found.checkpointing and not checkpointing:
+        switch_on(trainer)  # again, or for the first time where a run alike needed it
+    return found
+
+
+def worst(trainer: Any, experiment: Experiment, batch: list[int], *, there: float, checkpointing: bool) -> Tried:
+    """The batch tried, with gradient checkpointing where it does not fit without, and the longest held-out rows. Raises OutOfMemory."""
+    assert experiment.train is not None
+    found = tried(trainer, batch, checkpointing=checkpointing)
     # Where only one of several processes ran out, the others wait for it within the loss: it can but end the run, with what to type.
     alone = group.size() == 1
     if found is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
         switch_on(trainer)
         log.info("Tried: it does not fit; gradient checkpointing on")
-        found = tried(trainer, batch)
+        found = tried(trainer, batch, checkpointing=True)
     if found is None:
+        tokens = sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
         raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {smaller(experiment.train)}")
     log.info("Tried: forward and backward took %.1f s", found.seconds)
     try_evaluation(trainer)
@@ -207,7 +224,7 @@ def inputs_of(trainer: Any, rows: Dataset) -> Any:
     return trainer._prepare_inputs(trainer.data_collator([{name: row[name] for name in columns if name in row} for row in rows]))
 
 
-def tried(trainer: Any, batch: list[int]) -> Tried | None:
+def tried(trainer: Any, batch: list[int], *, checkpointing: bool) -> Tried | None:
     """A forward and backward of a batch that leaves no trace; None where it does not fit."""
     inputs = inputs_of(trainer, trainer.train_dataset.select(batch))
     seen, started = trainer._total_train_tokens, time.monotonic()
@@ -219,7 +236,7 @@ def tried(trainer: Any, batch: list[int]) -> Tried | None:
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
         noted = {name: list(values) for name, values in trainer._metrics["train"].items() if values}
-        return Tried(loss=float(loss), noted=noted, seconds=time.monotonic() - started)
+        return Tried(loss=float(loss.detach()), noted=noted, seconds=time.monotonic() - started, checkpointing=checkpointing)
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise

@@ -10,7 +10,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from lexalign import models
-from lexalign.logprobs import attention, elementwise, exactness, lora
+from lexalign.logprobs import attention, elementwise, exactness, forward, lora
 from lexalign.logprobs.forward import install
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -66,6 +66,23 @@ def test_scores_and_gradient_equal_trls(family, packed, rows):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_responses_empty_prompts_and_single_tokens(family):
     compare(family, True, ALIKE)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_make_a_round_number_change_nothing(family, packed, monkeypatch):
+    monkeypatch.setattr(forward, "steps_of", lambda weight: 7)
+    compare(family, packed, ALIKE)
+
+
+def test_matrix_products_in_bfloat16_have_few_shapes():
+    ours, seen = models_of("llama_untied", packed=True)[1], set()
+    for layer in (module for name, module in ours.named_modules() if name.endswith(("q_proj", "up_proj", "norm"))):
+        layer.register_forward_hook(lambda module, given, out: seen.add(out.shape[-2]))
+    for dtype in (torch.bfloat16, torch.float32):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            margin(scores(ours, batch_of(ALIKE))).backward()
+        assert (seen == {forward.ROUND}) == (dtype == torch.bfloat16), seen
 
 
 def compare(family, packed, rows, cache={}):  # noqa: B006  # the models of a family, made once

@@ -112,6 +112,22 @@ def test_flex_attention_on_cuda_equals_the_pieces(window):
 
 
 @settings(max_examples=60, deadline=None)
+@given(batches(), st.integers(1, 40))
+def test_a_rounded_layout_is_the_same_and_idle_tokens(batch, multiple):
+    ids, lengths, alike = batch
+    layout = shared_prefixes(ids, lengths, alike=alike)
+    more = layout.rounded(multiple)
+    count = len(layout.tokens)
+    assert len(more.tokens) % multiple == 0 and more.idle == len(more.tokens) - count < multiple
+    assert torch.equal(more.tokens[:count], layout.tokens) and torch.equal(more.position_ids[:, :count], layout.position_ids)
+    assert torch.equal(more.slots, layout.slots) and more.groups == layout.groups
+    q, k, v = (torch.randn(1, heads, len(more.tokens), 4) for heads in (2, 1, 1))
+    alone = attention.attend(torch.nn.Module(), *(x[:, :, :count] for x in (q, k, v)), None, layout=layout)[0]
+    together = attention.attend(torch.nn.Module(), q, k, v, None, layout=more)[0]
+    assert torch.equal(together[:, :count], alone) and not together[:, count:].any()
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
 def test_packed_documents_do_not_meet(sizes):
     positions = torch.cat([torch.arange(size) for size in sizes])[None]

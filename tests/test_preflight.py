@@ -134,14 +134,14 @@ def test_held_out_prompts_that_are_trained_on(world):
     assert "1 of 1 held-out prompts are training prompts too" in said and "What about the mill?" in said
 
 
-def test_an_artifact_that_would_not_come_back_the_same(world, monkeypatch):
+def test_an_artifact_that_would_not_come_back_the_same(world, monkeypatch, tmp_path):
     """A run that starts from an adapter stacks its own on it; here the stacking is lost."""
     _, first = world.run(*SHORT, "stage=sft", "model=tiny", "data=tiny_sft", "train.learning_rate=0.01")
     onto = [*SHORT, "stage=align", f"model.path={first}", "model.parent=null", "data=tiny_pairs"]
     assert world.run(*onto)[0].status == "finished"
     monkeypatch.setattr(adapters, "stack", lambda first, second: None)
     with pytest.raises(ArtifactError, match="saved and loaded again, answers otherwise"):
-        world.run(*onto)
+        World(tmp_path).run(*onto)  # in the first one's store, that this artifact comes back right is known
 
 
 def test_a_disk_without_room(world):
@@ -174,6 +174,33 @@ def test_only(world, capsys):
     assert result.status == "planned" and not any(folder.glob("checkpoints/*")) and not (folder / "artifact").exists()
     assert "600" in result.details["rows"] and "equal" in result.details["artifact"] and "nothing was trained" in shown
     assert shown.count("chosen: ") == 3 and "<|bos|><|user|>" in shown
+
+
+def test_what_a_run_alike_has_tried_is_not_tried_again(tmp_path):
+    """The step, whatever the pace and beta; the artifact, whatever the training; the weights are those of a run that tried itself."""
+
+    def run(*words, store="shared"):
+        (tmp_path / store).mkdir(exist_ok=True)
+        result, folder = World(tmp_path / store).run(*SHORT, "stage=align", "model=tiny", "data=tiny_pairs", *words)
+        assert result.status == "finished"
+        log = (folder / "run.log").read_text()
+        step, artifact = "Tried: by a run alike, forward and backward in" in log, "when a run alike in that tried it" in log
+        assert step == ("Tried: forward and backward took" not in log) and "artifact saved, loaded again and equal" in log
+        assert "Reference check at step 0: reward margin" in log
+        return (step, artifact), load_file(folder / "artifact" / "adapter_model.safetensors")
+
+    other = ("train.learning_rate=1e-3", "method.beta=0.3", "train.scheduler=constant")
+    assert run()[0] == (False, False)
+    known, weights = run(*other)
+    tried, same = run(*other, store="fresh")
+    assert (known, tried) == ((True, True), (False, False))
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+    assert run("train.max_length=90")[0] == (False, True)
+    assert run("seed=1")[0] == (False, True)
+    assert run("adapter.rank=4")[0] == (False, False)
+    for file in (tmp_path / "shared" / "store" / "preflight").glob("*/found.json"):
+        file.write_text("torn")
+    assert run()[0] == (False, False) and run()[0] == (True, True)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.data())

@@ -54,7 +54,7 @@ def attend(
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # `split`, because the backward of many slices fills as many whole tensors with zeros.
     sizes = [sum((prefix, *branches)) for prefix, branches in layout.groups]
-    parts = [x.split(sizes, dim=2) for x in (query, key, value)]
+    parts = [x.split([*sizes, layout.idle], dim=2)[:-1] for x in (query, key, value)]
     unread = layout.unread or (0,) * len(layout.groups)
     with torch.autocast(query.device.type, enabled=False):
         found = []
@@ -62,6 +62,8 @@ def attend(
             kind = torch.float32 if dtype == torch.bfloat16 and size <= LONG and query.device.type == "cpu" else dtype
             q, k, v = (x.to(kind) for x in (q, k, v))
             found.append(_group(prefix, branches, q, k, v, scaling, sliding_window, skip).to(dtype))
+    if layout.idle:
+        found.append(query.new_zeros(*query.shape[:2], layout.idle, query.shape[3], dtype=dtype))
     return torch.cat(found, 2).transpose(1, 2), None
 
 

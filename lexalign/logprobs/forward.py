@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-from lexalign.logprobs import attention, head, last_layer
-from lexalign.logprobs.layout import Layout, documents, shared_prefixes
+from lexalign.logprobs import attention, casts, head, last_layer
+from lexalign.logprobs.layout import Layout, documents, rounded, shared_prefixes
 
 IGNORED = -100
+ROUND = 64
+"""Tokens of a matrix product are a multiple of this in bfloat16 on a CPU, where oneDNN compiles a kernel for each new number of rows, which
+takes milliseconds and is kept."""
 
 
 @dataclass
@@ -75,6 +78,9 @@ def token_scores(
     `also` is a token id: log softmax(z / temperature)[also] is given wherever a label is scored (without gradient unless temperature is 1).
     """
     layout = layout_of(input_ids, attention_mask, position_ids, alike) if packed else None
+    lm_head = model.get_output_embeddings()
+    step = steps_of(lm_head.weight)
+    layout = layout.rounded(step) if layout is not None else None
     slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape) if layout is None else layout.slots
     mask = labels[:, 1:] != IGNORED
     read = [slots[:, :-1][mask]]
@@ -86,7 +92,7 @@ def token_scores(
     else:
         if last_layer.is_short(model) and any(map(len, read)):
             kept, places = torch.unique(torch.cat(read), return_inverse=True)
-            layout, read = replace(layout, read=kept), list(places.split([len(part) for part in read]))
+            layout, read = replace(layout, read=rounded(kept, step)), list(places.split([len(part) for part in read]))
         states = model.base_model(
             input_ids=input_ids.reshape(-1)[layout.tokens][None],
             position_ids=layout.position_ids,
@@ -96,9 +102,9 @@ def token_scores(
         )
     hidden = states.last_hidden_state.flatten(0, 1)
     assert layout is None or layout.read is None or len(hidden) == len(layout.read), "the last layer gave other positions than are read"
-    lm_head = model.get_output_embeddings()
-    scored, tempered = hidden.index_select(0, read[0]), also is not None and temperature != 1.0
-    scores = head.score(scored, labels[:, 1:][mask], lm_head, logit_map, details=details, also=None if tempered else also)
+    scored, tempered = hidden.index_select(0, rounded(read[0], step)), also is not None and temperature != 1.0
+    targets = rounded(labels[:, 1:][mask], step)
+    scores = head.score(scored, targets, lm_head, logit_map, details=details, also=None if tempered else also)
     found = {name: spread(getattr(scores, name), mask) for name in head.NAMES}
     if tempered:
         assert not torch.is_grad_enabled() and also is not None, "a tempered score has no gradient"
@@ -106,6 +112,11 @@ def token_scores(
     if positions is not None:
         found["logits"] = head.logits_at(hidden.index_select(0, read[1]), lm_head, logit_map)
     return TokenScores(label_mask=mask, **found)
+
+
+def steps_of(weight: Tensor) -> int:
+    """The number that the rows of a matrix product with this weight should be a multiple of."""
+    return ROUND if weight.device.type == "cpu" and casts.dtype_of(weight) == torch.bfloat16 else 1
 
 
 def layout_of(input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, alike: int) -> Layout:
@@ -119,7 +130,8 @@ def layout_of(input_ids: Tensor, attention_mask: Tensor | None, position_ids: Te
 
 
 def spread(values: Tensor | None, mask: Tensor) -> Tensor | None:
-    """Values of the marked positions back in the batch's shape, zero elsewhere; connected to the model even when none is marked."""
+    """Values of the marked positions (and more behind them, which are dropped) back in the batch's shape, zero elsewhere; connected to the
+    model even when none is marked."""
     return None if values is None else values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 

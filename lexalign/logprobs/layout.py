@@ -1,6 +1,6 @@
 """Which tokens are computed, once each: a padded batch without its padding, and without the prompt a second time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -27,8 +27,16 @@ class Layout:
     """(K,): the tokens whose last hidden states are read, in order; None where all may be."""
     unread: tuple[int, ...] | None = None
     """How many of each group's first tokens need not look at anything, because their states are not read; None where all look."""
+    idle: int = 0
+    """Tokens at the end that belong to no group and look at nothing: they make N a round number."""
     block_masks: dict[int | None, Any] = field(default_factory=dict)
     """FlexAttention's masks of this layout by sliding window, made on first use."""
+
+    def rounded(self, multiple: int) -> "Layout":
+        """The same with as many idle tokens as make N a multiple."""
+        idle = -len(self.tokens) % multiple
+        position_ids = torch.cat((self.position_ids, self.position_ids.new_zeros(1, idle)), 1)
+        return replace(self, tokens=rounded(self.tokens, multiple), position_ids=position_ids, idle=idle)
 
     @property
     def pieces(self) -> list[int]:
@@ -49,6 +57,11 @@ class Layout:
         columns = (torch.tensor([label[i] for label in numbered]).repeat_interleave(lengths) for i in (0, 1))
         group, branch = (column.to(self.tokens.device) for column in columns)
         return group, branch
+
+
+def rounded(places: Tensor, multiple: int) -> Tensor:
+    """Indices (n,) with the last one repeated up to a multiple; nothing stays nothing."""
+    return torch.cat((places, places[-1:].expand(-len(places) % multiple)))
 
 
 def shared_prefixes(input_ids: Tensor, lengths: Tensor, *, alike: int) -> Layout:

@@ -1,8 +1,10 @@
 """The preflight of a run, in order: the rows, the step, the artifact, the disk."""
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lexalign.data.rows import Splits, prompt_of
 from lexalign.data.tokens import Encoder
 from lexalign.errors import DataError
 from lexalign.models import Loaded
-from lexalign.preflight import round_trip, rows, sample, space
+from lexalign.preflight import known, round_trip, rows, sample, space
 from lexalign.ranks import group
 from lexalign.schema import Experiment
 
@@ -44,16 +46,32 @@ def run(
         if wrong := rows.problems(found, settings, splits.counts, max_length=experiment.train.max_length) + overlap(experiment, splits):
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
         show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
-    step = memory.settle(trainer, experiment, try_it=settings.mode != "skip")
+    step = memory.settle(trainer, experiment, try_once=partial(step_of, experiment) if settings.mode != "skip" else None)
     if check_start is not None:
         check_start(trainer, experiment, step)
     if settings.mode != "skip":
         sizes, ids = memory.Sizes.of(trainer.model), first_ids(found, splits, encoder)
         facts["disk"] = group.by_the_first(lambda: space.check(experiment, sizes, out_dir))
-        if settings.round_trip:
-            facts["artifact"] = group.by_the_first(lambda: round_trip.check(trainer, loaded, experiment, out_dir, ids))
+        if settings.round_trip and (cramped := group.by_the_first(lambda: round_trip.no_room(trainer, experiment))):
+            facts["artifact"] = cramped
+        elif settings.round_trip:
+            fact, alike = known.once(
+                experiment,
+                "artifact",
+                {**known.of_the_artifact(experiment), "base": loaded.base},
+                lambda: group.by_the_first(lambda: round_trip.check(trainer, loaded, experiment, out_dir, ids)),
+            )
+            facts["artifact"] = f"{fact}, when a run alike in that tried it" if alike else fact
         log.info("Preflight: %s", "; ".join(f"{name} {fact}" for name, fact in facts.items()))
     return facts
+
+
+def step_of(experiment: Experiment, find: Callable[[], memory.Tried]) -> memory.Tried:
+    """The step that is tried, or was by a run alike."""
+    found, alike = known.once(experiment, "step", known.of_the_step(experiment), lambda: dataclasses.asdict(find()))
+    if alike:
+        log.info("Tried: by a run alike, forward and backward in %.1f s; not again", found["seconds"])
+    return memory.Tried(**found)
 
 
 def ending_tokens(encoder: Encoder) -> set[int]:

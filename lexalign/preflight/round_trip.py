@@ -24,15 +24,20 @@ SPREAD = 0.02
 """Of the noise that stands in for training: an adapter that is still zero would come back right from anywhere."""
 
 
+def no_room(trainer: Any, experiment: Experiment) -> str:
+    """Why the artifact's way is not tried, where a second copy of the model would not fit; empty where it does."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.model.parameters())
+    there = memory.free(experiment)
+    if weights <= memory.ROOM * there:
+        return ""
+    return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {there / memory.GB:.1f} GB free"
+
+
 def check(trainer: Any, loaded: models.Loaded, experiment: Experiment, out_dir: Path, ids: list[int]) -> str:
     """Save the model as a run does at its end, load that as the next run would, and compare logits; what came out, in words.
 
     Raises ArtifactError where they differ.
     """
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.model.parameters())
-    there = memory.free(experiment)
-    if weights > memory.ROOM * there:
-        return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {there / memory.GB:.1f} GB free"
     folder = out_dir / f"{artifacts.ASIDE}{uuid.uuid4().hex}"  # cleared by the next start where this one is killed
     try:
         with as_if_trained(trainer.model, keep=experiment.adapter is not None and experiment.adapter.kind == "full"):

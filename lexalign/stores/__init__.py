@@ -1,1 +1,1 @@
-"""What runs share below `store`, by content and never by name: tokenised rows and the reference's log-probabilities."""
+"""What runs share below `store`, by content and never by name: tokenised rows, the reference's log-probabilities, what preflight found."""

@@ -22,7 +22,7 @@ ABANDONED = 24 * 3600
 """Seconds after which a half-written entry is taken for a killed run's."""
 
 
-SHELVES = ("tokens", "reference")
+SHELVES = ("tokens", "reference", "preflight")
 
 
 def of(experiment: Experiment, name: str) -> "Shelf":
