@@ -39,8 +39,10 @@ FULL = [
     ("W5", "smollm2", "bf16"),
 ]
 ON_CUDA = [("G1", "g25", "bf16"), ("G2", "g25", "bf16"), ("G3", "g25", "bf16")]
-# The sweep: learning rate x beta, then rank x seed.
-HALVES = [{"rate": (1e-3, 5e-4), "beta": (0.05, 0.2)}, {"rank": (8, 32), "seed": (0, 1)}]
+SWEEPS: dict[str, dict[str, tuple]] = {
+    "rate x beta": {"rate": (1e-3, 7e-4, 5e-4, 3e-4), "beta": (0.05, 0.2)},
+    "rank x seed": {"rank": (8, 32), "seed": (0, 1, 2, 3)},
+}
 KEYS = {"rate": "train.learning_rate", "beta": "method.beta", "rank": "adapter.rank", "seed": "seed"}
 
 
@@ -138,33 +140,29 @@ class Bench:
         )
 
     def sweep(self, repeats: int) -> None:
-        """W4: eight short runs, and the same again (W7). TRL's are a process each; ours are two multiruns of four jobs."""
+        """W4: eight short runs by learning rate and beta, eight by rank and seed, and the same again (W7). TRL's are a process each, ours
+        two multiruns on one store."""
         steps = WORKLOADS["W4"].count // BATCH["dpo"]
         job = self.job("W4", "s25", "fp32", steps=steps)
-        cpu: dict[str, list[float]] = {"A": [], "B": [], "D": [], "again": []}
-        wall: dict[str, list[float]] = {arm: [] for arm in cpu}
-        rows = {}
+        found: dict[tuple[str, str], list[list[Seen]]] = {}
         for repeat in range(repeats):
             store = self.scratch / f"sweep-{repeat}"
             for arm in ("A", "B", "D", "again") if repeat % 2 == 0 else ("D", "again", "B", "A"):
-                if arm in "AB":
-                    runs = [self.once(arm, Job(**{**vars(job), **point})) for half in HALVES for point in grid(half)]
-                else:
-                    out = self.scratch / f"sweep-{repeat}-{arm}"
-                    runs = [
-                        run(multirun(job, out / str(at), store, half), self.scratch, threads=self.args.threads)
-                        for at, half in enumerate(HALVES)
-                    ]
-                cpu[arm].append(sum(seen.cpu for seen in runs))
-                wall[arm].append(sum(seen.wall for seen in runs))
-                rows[arm] = sum(seen.reference_rows for seen in runs)
-        for what, seconds in (("CPU", cpu), ("wall", wall)):
-            ratio = {arm: ratios([a / d for a, d in zip(seconds[arm], seconds["D"], strict=True)]) for arm in ("A", "B")}
-            total = {arm: statistics.median(values) for arm, values in seconds.items()}
+                for name, axes in SWEEPS.items():
+                    if arm in "AB":
+                        runs = [self.once(arm, Job(**{**vars(job), **point})) for point in grid(axes)]
+                    else:
+                        out = self.scratch / f"sweep-{repeat}-{arm}-{name.split()[0]}"
+                        runs = [run(multirun(job, out, store, axes), self.scratch, threads=self.args.threads)]
+                    found.setdefault((name, arm), []).append(runs)
+        for name, what in itertools.product(SWEEPS, ("cpu", "wall")):
+            cost = {arm: [sum(getattr(seen, what) for seen in runs) for runs in found[name, arm]] for arm in ("A", "B", "D", "again")}
+            ratio = {arm: ratios([a / d for a, d in zip(cost[arm], cost["D"], strict=True)]) for arm in ("A", "B")}
+            rows = {arm: sum(seen.reference_rows for seen in found[name, arm][0]) for arm in cost}
             self.say(
-                f"| W4 s25 fp32, 8 runs of {steps} steps, {what} s | {ratio['A']} | {ratio['B']} | "
-                + " | ".join(f"{arm} {total[arm]:.0f}, {rows[arm]} reference rows" for arm in ("A", "B", "D"))
-                + f" | again (W7): {total['again']:.1f}, {rows['again']} reference rows |"
+                f"| W4 s25 fp32, {len(grid(SWEEPS[name]))} runs of {steps} steps, {name}, {what} s | {ratio['A']} | {ratio['B']} | "
+                + " | ".join(f"{arm} {statistics.median(cost[arm]):.1f}, {rows[arm]} reference rows" for arm in ("A", "B", "D"))
+                + f" | again (W7): {statistics.median(cost['again']):.1f}, {rows['again']} reference rows |"
             )
 
     def start(self, repeats: int) -> None:
@@ -201,15 +199,15 @@ def ratios(values: list[float]) -> str:
     return shown if len(values) == 1 else f"{shown} ({min(values):.2f} to {max(values):.2f})"
 
 
-def grid(half: dict[str, tuple]) -> list[dict]:
-    """The points of one half of the sweep."""
-    return [dict(zip(half, values, strict=True)) for values in itertools.product(*half.values())]
+def grid(axes: dict[str, tuple]) -> list[dict]:
+    """The points of a sweep."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def multirun(job: Job, out: Path, store: Path, half: dict[str, tuple]) -> list[str]:
-    """`run.py -m` over one half of the sweep."""
+def multirun(job: Job, out: Path, store: Path, axes: dict[str, tuple]) -> list[str]:
+    """`run.py -m` over the points of a sweep."""
     python, script, *settings = ours(job, out, fast=True, store=store)
-    varied = {KEYS[name]: ",".join(map(str, values)) for name, values in half.items()}
+    varied = {KEYS[name]: ",".join(map(str, values)) for name, values in axes.items()}
     kept = [setting for setting in settings if setting.partition("=")[0] not in varied]
     return [python, script, "-m", *kept, *(f"{key}={values}" for key, values in varied.items())]
 

@@ -196,7 +196,9 @@ def test_what_a_run_alike_has_tried_is_not_tried_again(tmp_path):
     assert (known, tried) == ((True, True), (False, False))
     assert all(torch.equal(weights[name], same[name]) for name in same)
     assert run("train.max_length=90")[0] == (False, True)
-    assert run("seed=1")[0] == (False, True)
+    assert run("seed=1")[0] == (True, True)
+    assert run("train.group_by_length=true")[0] == (False, True)
+    assert run("train.group_by_length=true", "seed=1")[0] == (False, True)
     assert run("adapter.rank=4")[0] == (False, False)
     for file in (tmp_path / "shared" / "store" / "preflight").glob("*/found.json"):
         file.write_text("torn")

@@ -33,12 +33,17 @@ def of_the_artifact(experiment: Experiment) -> dict[str, Any]:
 
 
 def of_the_step(experiment: Experiment) -> dict[str, Any]:
-    """What a step at the start depends on: everything but the pace of training, and beta, since the rewards that it multiplies are 0."""
+    """What a step at the start depends on: everything but the pace of training; beta, since the rewards that it multiplies are 0; and the
+    seed, which draws an adapter's first numbers and the order of the rows, unless it also decides which rows are a batch."""
+    train = experiment.train
+    assert train is not None
     made_of = identity.made_of(experiment)
     settings = {name: dict(value) if isinstance(value, dict) else value for name, value in made_of["settings"].items()}
     for part, names in (("train", PACE), ("method", ("beta",))):
         for name in names:
             (settings[part] or {}).pop(name, None)
+    if not train.group_by_length and train.max_tokens is None:
+        settings.pop("seed")
     return {**made_of, "settings": settings, "evaluate": dataclasses.asdict(experiment.evaluate)}
 
 
