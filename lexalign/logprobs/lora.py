@@ -78,8 +78,7 @@ class _LowRankLinear(torch.autograd.Function):
         low_gradient = (dy @ b).mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            base = dy @ weight
-            dx = base.addmm_(low_gradient, a) if ctx.dtype == dy.dtype else base.to(ctx.dtype).add_(low_gradient @ a)
+            dx = (dy @ weight).addmm_(low_gradient, a).to(ctx.dtype)
             dx = dx.view(*gradient.shape[:-1], weight.shape[1])
         da = low_gradient.t() @ rows if ctx.needs_input_grad[4] else None
         db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[5] else None
