@@ -206,7 +206,7 @@ def try_evaluation(trainer: Any) -> None:
     longest = sorted(range(len(rows)), key=lambda row: -lengths[row])[:size]
     trainer.model.eval()
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with torch.no_grad(), trainer.compute_loss_context_manager(), models.arithmetic(trainer.experiment):
             trainer.compute_loss(trainer.model, inputs_of(trainer, rows.select(longest)))
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
@@ -232,7 +232,7 @@ def tried(trainer: Any, batch: list[int], *, checkpointing: bool) -> Tried | Non
     try:
         with torch.random.fork_rng(devices=devices):
             trainer.model.train()
-            with trainer.compute_loss_context_manager():
+            with trainer.compute_loss_context_manager(), models.arithmetic(trainer.experiment):
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
         noted = {name: list(values) for name, values in trainer._metrics["train"].items() if values}

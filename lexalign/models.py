@@ -173,6 +173,14 @@ def resolve_precision(wanted: str, device: str) -> str:
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def arithmetic(experiment: Experiment) -> torch.autocast:
+    """What a training step's forward is computed within: autocast in mixed precision. accelerate puts it around a model only when training
+    begins; what is tried or measured at other times is to be computed alike."""
+    device = hardware.resolve_device(experiment.hardware.device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(experiment.hardware.precision, device))
+    return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
+
+
 def load_tokenizer(experiment: Experiment, found: Source) -> Any:
     """The tokenizer beside the adapter or the model, or the one `model.tokenizer` names; with a pad token of its own."""
     settings = experiment.model

@@ -60,7 +60,8 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     if experiment.evaluate.enabled:
         yardstick = yardstick_for(experiment, splits, encoder, trainer)
         log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
-        before = measure(yardstick, trainer.model)
+        with models.arithmetic(experiment):
+            before = measure(yardstick, trainer.model)
     made_of = facts(experiment, loaded.base, splits)
     told = train(trainer, experiment, made_of, rows=len(splits.train))
     artifact = out_dir / "artifact"
@@ -69,7 +70,8 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training:
     result.counts = {**splits.counts, **told}
     if yardstick is not None:
         log.info("Measuring the model after training")
-        after = measure(yardstick, trainer.model, Reference(measured=before, borrowed=started_from(trainer, loaded)))
+        with models.arithmetic(experiment):
+            after = measure(yardstick, trainer.model, Reference(measured=before, borrowed=started_from(trainer, loaded)))
         measuring.keep(result, yardstick, before, after, out_dir if group.first() else None, NAMES)
         score(result, experiment.method.score)
     measuring.tell(result, tracker, NAMES)

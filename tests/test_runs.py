@@ -299,3 +299,17 @@ def test_dry_run_plans_and_trains_nothing(world, capsys):
     assert "would run first" in (folder / "run.log").read_text()
     planned = result.counts["trainable_parameters"]
     assert planned == world.run("stage=align", "method=gdpo", "model=tiny", *SHORT)[0].counts["trainable_parameters"]
+
+
+def test_mixed_precision_measures_tries_and_trains_in_one_arithmetic(tmp_path):
+    """Weights in float32, products in bfloat16: a run that as good as does not train measures the same before and after, to the bit, and
+    the step that is tried finds policy and reference equal, to the bit."""
+    result, folder = World(tmp_path).run(
+        "stage=align", "model=tiny", "data=tiny_pairs", "hardware.precision=bf16", "model.dtype=float32", "train.learning_rate=1e-12",
+        "train.max_steps=2", "evaluate.limit=8", "evaluate.samples=0", "hardware.threads=1",
+    )  # fmt: skip
+    assert "reward margin 0.00e+00" in (folder / "run.log").read_text()
+    same = ("loss", "perplexity", "reward_accuracy")
+    before, after = result.metrics["before"], result.metrics["after"]
+    assert {name: before[name] for name in same if name in before} == {name: after[name] for name in same if name in after}
+    assert "perplexity" in before

@@ -54,12 +54,12 @@ def looked_at(trainer: Any) -> tuple[float, dict[str, list[float]]]:
     """The loss of the first rows in evaluation mode, and what the trainer notes of them, by name."""
     import torch
 
-    from lexalign import memory
+    from lexalign import memory, models
 
     first = range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))
     batch = memory.inputs_of(trainer, trainer.train_dataset.select(first))
     trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with torch.no_grad(), trainer.compute_loss_context_manager(), models.arithmetic(trainer.experiment):
         loss = float(trainer.compute_loss(trainer.model, batch))
     noted = {name: list(values) for name, values in trainer._metrics["eval"].items()}
     trainer._metrics["eval"].clear()

@@ -64,10 +64,12 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if reference is not None:
         other = load_reference(reference, loaded).to(device)
         log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(yardstick.rows))
-        before = measure(yardstick, other)
+        with models.arithmetic(experiment):
+            before = measure(yardstick, other)
         held_against = Reference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
     log.info("Measuring the model on %d rows", len(yardstick.rows))
-    after = measure(yardstick, policy.to(device), held_against)
+    with models.arithmetic(experiment):
+        after = measure(yardstick, policy.to(device), held_against)
     result = Result(status="finished", stage=experiment.stage.name, counts=splits.counts)
     result.details = {"model": experiment.model.path, "reference": reference.model.path if reference else None}
     measuring.keep(result, yardstick, before, after, out_dir, NAMES)
