@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,9 +69,12 @@ class Bench:
             self.made.add(folder)
         return folder
 
-    def job(self, workload: str, model: str, precision: str, *, steps: int) -> Job:
+    def job(self, workload: str, model: str, precision: str, *, steps: int, whole: bool = False) -> Job:
+        """So many steps, on the rows they visit (a run of less than an epoch would pay its reference within them) or the `whole` data."""
         rows = WORKLOADS[workload]
-        data = self.scratch / "data" / f"{workload}-{model}"
+        if not whole:
+            rows = replace(rows, count=min(rows.count, steps * BATCH[rows.kind]))
+        data = self.scratch / "data" / f"{workload}-{model}-{rows.count}"
         if data not in self.made:
             real.make_rows(data, rows.count) if model == "smollm2" else make_rows(data, rows, SHAPES[model])
             self.made.add(data)
@@ -167,7 +171,7 @@ class Bench:
 
     def start(self, repeats: int) -> None:
         """W6: from nothing to the end of the first optimizer step."""
-        job = self.job("W2", "s25", "fp32", steps=1)
+        job = self.job("W2", "s25", "fp32", steps=1, whole=True)
         found = self.interleaved(job, repeats, "AD")
         wall = ratios([d.first_step / a.first_step for a, d in zip(found["A"], found["D"], strict=True)])
         cpu = ratios([d.cpu / a.cpu for a, d in zip(found["A"], found["D"], strict=True)])
