@@ -9,7 +9,7 @@ from torch.utils.data import SequentialSampler
 
 from lexalign import hardware
 from lexalign.logprobs import elementwise, exactness, lora
-from lexalign.logprobs.forward import install
+from lexalign.logprobs.forward import ROUND, install
 from lexalign.ranks import group
 from lexalign.ranks.shares import as_shared, shared_out
 from lexalign.schema import Experiment
@@ -66,6 +66,8 @@ class FastPath:
             if self.alike > 1
             else "no padding"
         )
+        if self.args.bf16 and self.args.device.type == "cpu":
+            told += f", idle ones up to a multiple of {ROUND} (bfloat16 on a CPU)"
         log.info("Fast path: %s; %d LoRA layers fused, %d other modules", told, low_rank, fused)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
