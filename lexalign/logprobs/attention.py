@@ -46,9 +46,10 @@ def attend(
             kwargs["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     assert dropout == 0.0, "dropout in the attention draws other numbers in another layout"
-    if query.device.type == "cuda":
-        return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2), None
     dtype = casts.dtype_of(value)
+    if query.device.type == "cuda":
+        query, key, value = (x.to(dtype) for x in (query, key, value))  # rotary positions may be in float32 still
+        return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1 and query.device.type != "cpu":  # the CPU's kernel takes fewer keys than queries as they are
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
