@@ -127,6 +127,7 @@ def settle(trainer: Any, experiment: Experiment, *, try_once: Once | None = None
     found = find() if doubtful else try_once(find) if try_once else None
     if found is not None and found.checkpointing and not checkpointing:
         switch_on(trainer)  # again, or for the first time where a run alike needed it
+        log.info("That batch fits with gradient checkpointing only; it is on")
     return found
 
 

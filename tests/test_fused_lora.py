@@ -20,18 +20,23 @@ def both(**settings):
     return plain, fused
 
 
+def grown(layer, x, *, low=False):
+    """What a layer that is read twice gives for x, in mixed precision if `low`, and the gradients of x and of the adapter's weights."""
+    given = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+        out = layer(given) + 2 * layer(given)
+    assert out.dtype == (torch.bfloat16 if low else torch.float32)
+    (out.float() * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+    return [out.detach().float(), given.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
+
+
 @pytest.mark.parametrize("shape", [(32,), (5, 32), (2, 3, 32)])
 def test_values_and_gradients_equal_pefts(shape):
     plain, fused = both()
     assert lora.fuse(fused) == 1
     torch.manual_seed(0)
-    x, out = torch.randn(*shape), None
-    found = []
-    for layer in (plain, fused):
-        given = x.clone().requires_grad_()
-        out = layer(given)
-        (out * torch.arange(out.numel()).view(out.shape)).sum().backward()
-        found.append([out.detach(), given.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad])
+    x = torch.randn(*shape)
+    found = [grown(layer, x) for layer in (plain, fused)]
     for ours, theirs in zip(found[1], found[0], strict=True):
         assert ours.shape == theirs.shape and relative(ours, theirs) < 1e-6
 
@@ -70,14 +75,8 @@ def test_mixed_precision_is_as_near_to_the_truth_as_pefts(kept):
     oracle = copy.deepcopy(plain)
     oracle.base_layer.float()
     torch.manual_seed(0)
-    x, found = torch.randn(20, 32), []
-    for layer in (oracle, plain, fused):
-        given = x.clone().requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=layer is not oracle):
-            out = layer(given) + 2 * layer(given)
-        (out.float() * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
-        assert layer is oracle or out.dtype == torch.bfloat16
-        found.append([out.detach().float(), given.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad])
+    x = torch.randn(20, 32)
+    found = [grown(layer, x, low=layer is not oracle) for layer in (oracle, plain, fused)]
     for true, theirs, ours in zip(*found, strict=True):
         assert relative(ours, true) <= 1.1 * relative(theirs, true) + 1e-3
 

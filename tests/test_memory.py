@@ -50,6 +50,23 @@ def test_the_choice_of_the_user_is_kept(world, monkeypatch):
     assert "gradient checkpointing off (train.gradient_checkpointing=false)" in log_of(off)
 
 
+def test_a_run_alike_knows_that_a_batch_fits_with_it_only(tmp_path, monkeypatch):
+    """The estimate is comfortable, and yet the first try runs out of memory; a run alike switches it on without one."""
+    tries, tried, switched, switch_on = [], memory.tried, [], memory.switch_on
+
+    def first_fails(*args, **kwargs):
+        tries.append(kwargs)
+        return None if len(tries) == 1 else tried(*args, **kwargs)
+
+    monkeypatch.setattr(memory, "tried", first_fails)
+    monkeypatch.setattr(memory, "switch_on", lambda trainer: switched.append(id(trainer)) or switch_on(trainer))
+    logs = [log_of(World(tmp_path).run("stage=sft", *COMMON, *other)[1]) for other in ((), ("seed=1",))]
+    assert tries == [{"checkpointing": False}, {"checkpointing": True}]
+    assert len(set(switched)) == 2
+    assert "Tried: it does not fit; gradient checkpointing on" in logs[0] and "Tried: by a run alike" in logs[1]
+    assert all("That batch fits with gradient checkpointing only; it is on" in log for log in logs)
+
+
 def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
     """The worst batch runs out of memory, with gradient checkpointing too."""
     from lexalign.trainers.sft import SFTTrainer

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lexalign import identity
+from lexalign import artifacts, identity
 from lexalign.ranks import group
 from lexalign.schema import Experiment
 from lexalign.stores import shelf
@@ -67,5 +67,5 @@ def once(experiment: Experiment, what: str, depends_on: dict[str, Any], find: Ca
         if (folder := kept.get(name)) is not None:
             return json.loads((folder / FILE).read_text(encoding="utf-8")), True
         found = find()
-        kept.put(name, lambda aside: (aside / FILE).write_text(json.dumps(found), encoding="utf-8"))  # type: ignore[func-returns-value]
+        kept.put(name, lambda aside: artifacts.write_json(aside / FILE, found))
         return found, False

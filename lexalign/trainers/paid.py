@@ -15,7 +15,7 @@ from tqdm import tqdm
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from lexalign import artifacts, identity
+from lexalign import artifacts, identity, models
 from lexalign.models import Loaded
 from lexalign.ranks import group
 from lexalign.stores import shelf
@@ -145,7 +145,7 @@ class PaidReference(FastPath):
             stack.enter_context(disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs))
             if isinstance(policy, PeftModel):
                 stack.enter_context(use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None))
-            stack.enter_context(self.accelerator.autocast())  # type: ignore[attr-defined]
+            stack.enter_context(models.arithmetic(self.experiment))
             yield
 
     def tell_reference(self) -> None:
