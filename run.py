@@ -5,8 +5,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from lexalign.checkpoints import signals
-from lexalign.launch import check_command_line, run_job
+from lexalign.cli import check_command_line, run_job
+from lexalign.training import signals
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
@@ -16,11 +16,11 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    signals.from_the_start()
+    signals.exit_on_signals()
     check_command_line(sys.argv[1:])
     try:
         main()
     except SystemExit as end:
         if end.code in signals.CODES.values():
-            signals.leave(int(end.code))
+            signals.exit_now(int(end.code))
         raise

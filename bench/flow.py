@@ -36,8 +36,8 @@ MEASURES = ("preferred share", "courteous", "nats a token", "nats a response", "
 
 def executed(overrides: list[str], scratch: Path) -> tuple[Path, dict[str, dict[str, float]]]:
     """The artifact and the metrics of a run."""
-    from lexalign.compose import compose
-    from lexalign.runs import execute
+    from lexalign.config.compose import compose
+    from lexalign.runs.execute import execute
 
     out_dir = Path(tempfile.mkdtemp(dir=scratch))
     found = execute(compose([*overrides, f"output_dir={out_dir}"]), out_dir=out_dir, name="bench", group=None)
@@ -46,7 +46,7 @@ def executed(overrides: list[str], scratch: Path) -> tuple[Path, dict[str, dict[
 
 def bilingual(store: Path, scratch: Path) -> Path:
     """A model that answers in both manners: the embedded sft, then sft on both responses of each pair."""
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     rows = [json.loads(line) for line in (EMBEDDED / "data/tiny_pairs/train.jsonl").read_text().splitlines()]
     both = [{"prompt": row["prompt"], "completion": row[side]} for row in rows for side in ("chosen", "rejected")]
@@ -62,22 +62,22 @@ def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
     """The measures of a model's own responses."""
     import torch
 
-    from lexalign import models
-    from lexalign.compose import compose
-    from lexalign.data.rows import load
-    from lexalign.data.tokens import Encoder
+    from lexalign.config.compose import compose
+    from lexalign.data.rendering import Renderer
+    from lexalign.data.rows import load_rows
     from lexalign.embedded.tasks import COURTEOUS
-    from lexalign.evaluation.pairs import pair_spans
-    from lexalign.evaluation.scoring import WHOLE_DISTRIBUTION, response_log_probs
+    from lexalign.evaluation.pairs import encode_pair
+    from lexalign.evaluation.scoring import WHOLE_DISTRIBUTION, score_responses
+    from lexalign.models import loading
 
     experiment = compose(["stage=align", "model=tiny", f"model.path={folder}", "data=tiny_pairs", "tracking=none"]).experiment
-    loaded, rows = models.load(experiment), load(experiment).held_out[:questions]
-    encoder, model = Encoder(loaded.tokenizer, experiment.data), loaded.model.eval()
+    loaded, rows = loading.load_model(experiment), load_rows(experiment).held_out[:questions]
+    encoder, model = Renderer(loaded.tokenizer, experiment.data), loaded.model.eval()
     manners = [re.compile(re.escape(form).replace(re.escape("{a}"), "(.*)"), re.DOTALL) for form in COURTEOUS]
     found: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
-    pairs = [pair_spans(encoder, row, shared_belief=False) for row in rows]
+    pairs = [encode_pair(encoder, row, shared_belief=False) for row in rows]
     for context, *responses in pairs:
-        (chosen, _), (rejected, _) = response_log_probs(model, [(context, own) for own in responses], batch_size=2, max_length=1024)
+        (chosen, _), (rejected, _) = score_responses(model, [(context, own) for own in responses], batch_size=2, max_length=1024)
         found["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
     torch.manual_seed(0)
     for row in rows:

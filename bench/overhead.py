@@ -87,10 +87,10 @@ def step_clock(base: type):
 def composed(kind: str, steps: int, threads: int, out: Path) -> None:
     """run.py as a user starts it, with the clock added to the trainer's callbacks."""
     sys.path.insert(0, str(ROOT))
-    import lexalign.trainers.callbacks as callbacks
+    import lexalign.training.callbacks as callbacks
 
     clock_of = step_clock(callbacks.TrainerCallback)
-    watch = callbacks.Watch
+    watch = callbacks.ProgressCallback
 
     class Timed(watch):
         def on_step_end(self, *args, **kwargs) -> None:
@@ -101,7 +101,7 @@ def composed(kind: str, steps: int, threads: int, out: Path) -> None:
             super().on_log(args, state, control, logs=logs, **kwargs)
             clock_of.on_log(args, state, control, logs=logs)
 
-    callbacks.Watch = Timed
+    callbacks.ProgressCallback = Timed
     stage = ["stage=sft", "method=lora"] if kind == "sft" else ["stage=align", "method=dpo", "model=tiny", f"method.beta={BETA}"]
     sys.argv = ["run.py", *stage, "tracking=none", "evaluate.enabled=false", f"output_dir={out.parent}/ours", f"train.max_steps={steps}",
                 f"train.batch_size={BATCH}", f"train.learning_rate={LEARNING_RATE}", "train.scheduler=constant", "train.warmup_steps=0",

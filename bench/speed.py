@@ -233,7 +233,7 @@ def main() -> None:
         args.repeats = 1
     adopt_orphans()
     if args.device == "auto":
-        from lexalign.hardware import resolve_device
+        from lexalign.config.hardware import resolve_device
 
         args.device = "cuda" if resolve_device("auto") == "cuda" else "cpu"
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lexalign.locate import find_data
+from lexalign.config.paths import find_data
 from lexalign.sweeps.ledger import Job, Ledger
 
 ROOT = Path(__file__).resolve().parent.parent

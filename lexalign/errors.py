@@ -70,7 +70,7 @@ class FolderInUse(LexAlignError):
     exit_code = 7
 
 
-class RankFailed(LexAlignError):
+class WorkerFailed(LexAlignError):
     """One of a run's processes ended without an error of its own: the message says which and how."""
 
     exit_code = 9

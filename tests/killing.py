@@ -20,8 +20,8 @@ from pathlib import Path
 
 from running import ROOT, World
 
-from lexalign.checkpoints import signals
 from lexalign.errors import DiskFull, LexAlignError, Stopped
+from lexalign.training import signals
 
 context = multiprocessing.get_context("forkserver")
 
@@ -83,7 +83,7 @@ class Fate:
 
 def live(world: Path, out_dir: Path, words: tuple[str, ...], fate: Fate) -> None:
     """One life of a run, in a process of its own; its exit code is the command's."""
-    signals.from_the_start()
+    signals.exit_on_signals()
     with (out_dir.parent / f"{out_dir.name}.said").open("a") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)

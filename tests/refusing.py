@@ -7,12 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from lexalign import rules, targets
-from lexalign.configs import composed, resolved
-from lexalign.launch import check_command_line
-from lexalign.overrides import parsed, typed_keys
-from lexalign.parse import parse
-from lexalign.schema import Experiment
+from lexalign.cli import check_command_line
+from lexalign.config import rules, targets
+from lexalign.config.loading import compose_tree, resolve_tree
+from lexalign.config.overrides import list_typed_keys, parse_overrides
+from lexalign.config.parsing import parse
+from lexalign.config.schema import Experiment
 
 
 def problems_of(words: str | Sequence[str]) -> list[str]:
@@ -39,16 +39,16 @@ def said(problems: Sequence[str], *fragments: str) -> bool:
 @functools.cache
 def tree_of(base: str) -> dict[str, Any]:
     """The settings that the choices of `base` make, not judged yet."""
-    return resolved(composed(base.split(), ()), [])
+    return resolve_tree(compose_tree(base.split(), ()), [])
 
 
 def judged(base: str, typed: str) -> list[str]:
     """What the rules say of `typed` on top of `base`: as `problems_of`, without Hydra composing both anew."""
     tree = copy.deepcopy(tree_of(base))
-    for override in parsed(typed.split()):
+    for override in parse_overrides(typed.split()):
         *path, leaf = override.key_or_group.split(".")
         functools.reduce(dict.__getitem__, path, tree)[leaf] = override.value()
     types: list[str] = []
-    experiment = parse(Experiment, tree, "", types, targets.knobs(tree, [targets.OWN_PACKAGE], types))
+    experiment = parse(Experiment, tree, "", types, targets.get_settings_class(tree, [targets.OWN_PACKAGE], types))
     assert experiment is not None, types
-    return rules.problems(experiment, typed_keys([*base.split(), *typed.split()]))
+    return rules.find_problems(experiment, list_typed_keys([*base.split(), *typed.split()]))

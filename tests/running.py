@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lexalign.compose import compose
-from lexalign.results import Result
-from lexalign.runs import execute
+from lexalign.artifacts.result import Result
+from lexalign.config.compose import compose
+from lexalign.runs.execute import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 numbers = itertools.count()

@@ -4,15 +4,15 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 
-from lexalign.parse import key_of
-from lexalign.schema import Experiment, Method
+from lexalign.config.parsing import get_field_key
+from lexalign.config.schema import Experiment, Method
 
 
 def leaves(cls: type, where: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key in YAML, name of the field) of every setting below a dataclass."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        key = f"{where}.{key_of(field)}".lstrip(".")
+        key = f"{where}.{get_field_key(field)}".lstrip(".")
         inner = [hint for hint in (hints[field.name], *typing.get_args(hints[field.name])) if dataclasses.is_dataclass(hint)]
         if inner:
             yield from leaves(typing.cast(type, inner[0]), key)

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from lexalign.models.saving import save_model
+
 
 def main(number: int, port: int, start: Path, artifact: Path, trained: str) -> None:
     """Share the model out, change every trained weight by 1, save it as a run does."""
@@ -15,8 +17,8 @@ def main(number: int, port: int, start: Path, artifact: Path, trained: str) -> N
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lexalign import models
-    from lexalign.ranks import group, sharding
+    from lexalign.distributed import collectives, sharding
+    from lexalign.models import loading
 
     torch.manual_seed(0)
     distributed.init_process_group("gloo")
@@ -33,12 +35,12 @@ def main(number: int, port: int, start: Path, artifact: Path, trained: str) -> N
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(1.0)
-    whole = sharding.whole(model)
-    assert bool(whole) == group.first(), "the first process alone has all of it"
-    loaded = models.Loaded(
+    whole = sharding.gather_weights(model)
+    assert bool(whole) == collectives.is_main(), "the first process alone has all of it"
+    loaded = loading.LoadedModel(
         model=base, tokenizer=AutoTokenizer.from_pretrained(start), base={"path": str(start), "revision": None}, inherited=None
     )
-    models.save(loaded, model, artifact, {})
+    save_model(loaded, model, artifact, {})
     distributed.destroy_process_group()
 
 

@@ -12,9 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lexalign import adapters, artifacts
+from lexalign.artifacts import files
+from lexalign.config.schema import Adapter
 from lexalign.errors import ConfigError
-from lexalign.schema import Adapter
+from lexalign.models import adapters
 
 ATTENTION, EVERYTHING = ["q_proj", "v_proj"], "all-linear"
 LORA = Adapter(kind="lora", rank=4, alpha=8.0, dropout=0.0, target_modules="auto", bits=None)
@@ -66,12 +67,12 @@ def test_stacking_is_exact(first, second, base, ids, tmp_path):
     expected = logits(two, ids)
     assert (expected - logits(one, ids)).abs().max() > 0.01 < (logits(one, ids) - logits(base, ids)).abs().max()
 
-    adapters.stack(tmp_path / "one", tmp_path / "two")
+    adapters.stack_adapters(tmp_path / "one", tmp_path / "two")
 
     stacked = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "two").eval()
     assert torch.allclose(logits(stacked, ids), expected, atol=1e-5)
     assert torch.allclose(logits(stacked.merge_and_unload(), ids), expected, atol=1e-5)
-    config = adapters.read_config(tmp_path / "two")
+    config = adapters.read_adapter_config(tmp_path / "two")
     assert config["r"] == config["lora_alpha"] == first["r"] + second["r"] and config["use_rslora"] is False
 
 
@@ -82,7 +83,7 @@ def test_three_in_a_row(base, ids, tmp_path):
         on_top = adapted(model, step, r=2 + step, lora_alpha=4, target_modules=ATTENTION)
         on_top.save_pretrained(tmp_path / str(step))
         if step:
-            adapters.stack(tmp_path / str(step - 1), tmp_path / str(step))
+            adapters.stack_adapters(tmp_path / str(step - 1), tmp_path / str(step))
         model = copy.deepcopy(on_top).merge_and_unload()
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "2").eval()
     assert torch.allclose(logits(loaded, ids), logits(model, ids), atol=1e-5)
@@ -91,10 +92,10 @@ def test_three_in_a_row(base, ids, tmp_path):
 def test_the_stacked_adapter_names_the_first_ones_base(base, tmp_path):
     for name in ("one", "two"):
         adapted(base, 1, r=2, lora_alpha=2, target_modules=ATTENTION).save_pretrained(tmp_path / name)
-    config = adapters.read_config(tmp_path / "one")
-    (tmp_path / "one" / artifacts.ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "a/base", "revision": "abc"}))
-    adapters.stack(tmp_path / "one", tmp_path / "two")
-    assert {key: adapters.read_config(tmp_path / "two")[key] for key in ("base_model_name_or_path", "revision")} == {
+    config = adapters.read_adapter_config(tmp_path / "one")
+    (tmp_path / "one" / files.ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "a/base", "revision": "abc"}))
+    adapters.stack_adapters(tmp_path / "one", tmp_path / "two")
+    assert {key: adapters.read_adapter_config(tmp_path / "two")[key] for key in ("base_model_name_or_path", "revision")} == {
         "base_model_name_or_path": "a/base",
         "revision": "abc",
     }
@@ -103,7 +104,7 @@ def test_the_stacked_adapter_names_the_first_ones_base(base, tmp_path):
 def saved(base: LlamaForCausalLM, folder: Path, **config: Any) -> Path:
     """An adapter on the disk whose description says something else as well."""
     adapted(base, 1, r=2, lora_alpha=2, target_modules=ATTENTION).save_pretrained(folder)
-    (folder / artifacts.ADAPTER_CONFIG).write_text(json.dumps({**adapters.read_config(folder), **config}))
+    (folder / files.ADAPTER_CONFIG).write_text(json.dumps({**adapters.read_adapter_config(folder), **config}))
     return folder
 
 
@@ -140,9 +141,9 @@ def test_weights_that_are_no_lora_or_no_safetensors_are_refused(base, tmp_path):
 
 
 def test_target_modules_are_held_against_the_model(base):
-    assert adapters.lora_config(LORA, base).target_modules == EVERYTHING
-    assert adapters.lora_config(replace(LORA, target_modules=ATTENTION), base).target_modules == set(ATTENTION)
+    assert adapters.make_lora_config(LORA, base).target_modules == EVERYTHING
+    assert adapters.make_lora_config(replace(LORA, target_modules=ATTENTION), base).target_modules == set(ATTENTION)
     with pytest.raises(ConfigError, match="no linear layer 'q_porj'; it has .*; did you mean q_proj?"):
-        adapters.lora_config(replace(LORA, target_modules=["q_porj"]), base)
-    config = adapters.lora_config(LORA, base)
+        adapters.make_lora_config(replace(LORA, target_modules=["q_porj"]), base)
+    config = adapters.make_lora_config(LORA, base)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 8.0, 0.0)

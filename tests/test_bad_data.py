@@ -11,7 +11,7 @@ from bad_files import BELIEFS, GOOD, LABELS, MESSAGES, PAIR, PAIRS, jsonl
 from data_files import write
 from refusing import judged
 
-from lexalign.compose import compose
+from lexalign.config.compose import compose
 from lexalign.data import rows
 from lexalign.errors import DataError
 
@@ -33,7 +33,7 @@ def refusals(base: str, path: Path) -> list[str]:
         return problems
     experiment = compose([*base.split(), f"data.path={path}"]).experiment
     try:
-        rows.load(experiment)
+        rows.load_rows(experiment)
     except DataError as error:
         return [str(error)]
     return []
@@ -58,9 +58,9 @@ def test_a_bad_file_is_refused_with_its_place(base, name, tmp_path):
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
 def test_marks_and_line_ends_of_other_systems_are_read(kind, tmp_path):
     file = write(tmp_path / f"rows.{kind}", kind, [{**PAIR, "prompt": f"p{number}"} for number in range(3)])
-    plain = rows.load(on(file)).train
+    plain = rows.load_rows(on(file)).train
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-    assert rows.load(on(file)).train == plain and len(plain) == 3
+    assert rows.load_rows(on(file)).train == plain and len(plain) == 3
 
 
 def on(path: Path, base: str = A_ROW):
@@ -120,7 +120,7 @@ def test_repeated_rows_are_counted_and_said(tmp_path, caplog):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(GOOD + jsonl({**PAIR, "prompt": "q"}) + GOOD)
     with caplog.at_level(logging.WARNING):
-        assert rows.load(on(file)).counts["train_rows_repeated"] == 1
+        assert rows.load_rows(on(file)).counts["train_rows_repeated"] == 1
     assert f"1 rows of the split 'train' repeat an earlier one (first: {file}:3 repeats {file}:1)" in caplog.text
 
 
@@ -129,5 +129,5 @@ def test_a_hundred_thousand_rows_are_checked_in_ten_seconds(tmp_path):
     table = [{"prompt": f"{number} {words * 4}", "chosen": f"{words * 8}{number}", "rejected": words * 8} for number in range(100_000)]
     experiment = on(write(tmp_path / "rows.jsonl", "jsonl", table))
     begun = time.process_time()
-    assert len(rows.load(experiment).train) == 100_000
+    assert len(rows.load_rows(experiment).train) == 100_000
     assert time.process_time() - begun < 10

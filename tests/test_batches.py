@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lexalign.trainers import batches
-from lexalign.trainers.batches import NearEqualBatches
+from lexalign.training import batches
+from lexalign.training.batches import NearEqualBatches
 
 lengths = st.lists(st.integers(1, 50), min_size=1, max_size=200)
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from data_files import write
 
-from lexalign.compose import compose
+from lexalign.config.compose import compose
+from lexalign.config.schema import Experiment
 from lexalign.data import rows
-from lexalign.data.converters import LETTERS, Several, global_opinions, group_beliefs
+from lexalign.data.converters import LETTERS, ConvertedRows, global_opinions, group_beliefs
 from lexalign.errors import DataError
-from lexalign.schema import Experiment
 
 AUTHORS = {"prompt": "q", "accept_choice": "for", "accept_choice_id": 0, "accept_response": "a", "reject_choice": "against",
            "reject_choice_id": 1, "reject_response": "b", "probabilities": [0.7, 0.3]}  # fmt: skip
@@ -32,7 +32,7 @@ def gdpo() -> Experiment:
 
 
 def load(experiment: Experiment, **changes: Any) -> rows.Splits:
-    return rows.load(dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **changes)))
+    return rows.load_rows(dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **changes)))
 
 
 # As GDPO's authors store them.
@@ -66,7 +66,7 @@ def test_an_id_and_a_text_that_disagree_are_refused_with_the_row(gdpo, tmp_path,
 # Shares by country.
 def test_a_survey_row_becomes_a_row_for_each_country():
     made = global_opinions(SURVEY)
-    assert isinstance(made, Several) and (len(made.rows), made.left_out, made.rescaled) == (2, 0, 1)
+    assert isinstance(made, ConvertedRows) and (len(made.rows), made.left_out, made.rescaled) == (2, 0, 1)
     first, second = made.rows
     assert first["prompt"] == (
         "How would someone from Thornby answer this question?\n\nDo you think the old bridge should be kept?\nA. Yes\nB. No\nC. Don't know"
@@ -85,12 +85,12 @@ def test_a_survey_row_becomes_a_row_for_each_country():
 def test_chosen_options_follow_the_shares():
     asked = {f"village {number}": [0.7, 0.3, 0.0] for number in range(2000)}
     made = global_opinions({**SURVEY, "selections": asked})
-    assert isinstance(made, Several)
+    assert isinstance(made, ConvertedRows)
     chosen = [row["belief"] for row in made.rows]
     assert chosen.count(0) / 2000 == pytest.approx(0.7, abs=0.04) and 2 not in chosen
     assert {row["rejected_belief"] for row in made.rows} == {0, 1}, "nobody holds the third, so it stands against nobody"
     alone = global_opinions({**SURVEY, "selections": {f"village {number}": [1, 0, 0] for number in range(100)}})
-    assert isinstance(alone, Several) and {row["rejected_belief"] for row in alone.rows} == {1, 2}
+    assert isinstance(alone, ConvertedRows) and {row["rejected_belief"] for row in alone.rows} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_chosen_options_follow_the_shares():
 )
 def test_shares_that_are_none_are_left_out_and_counted(shares, kept):
     made = global_opinions({**SURVEY, "selections": {"Thornby": shares}})
-    assert isinstance(made, Several) and (len(made.rows), made.left_out) == (kept, 1 - kept)
+    assert isinstance(made, ConvertedRows) and (len(made.rows), made.left_out) == (kept, 1 - kept)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_survey_rows_load_with_everything_counted(tmp_path, caplog):
                       f"data.path={write(tmp_path / 'rows.csv', 'csv', table)}", "data.eval_fraction=0.5"]).experiment  # fmt: skip
     assert survey.data.beliefs == list(LETTERS)
     with caplog.at_level(logging.WARNING):
-        splits = rows.load(survey)
+        splits = rows.load_rows(survey)
     assert len(splits.train) == len(splits.held_out) == 1 and {row["group"] for row in splits.train + splits.held_out} == {
         "Thornby", "Willowmere (towns)",
     }  # fmt: skip

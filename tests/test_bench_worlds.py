@@ -13,11 +13,11 @@ import flow
 from gdpo_parts import beliefs, choice, labels, worlds
 from gdpo_parts.runs import Desk
 
-from lexalign.compose import compose
+from lexalign.config.compose import compose
+from lexalign.config.paths import EMBEDDED
 from lexalign.data import rows
 from lexalign.embedded.tasks import PREFERENCES
 from lexalign.embedded.world import documents, make_people
-from lexalign.locate import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def animals(tmp_path_factory) -> worlds.World:
 @pytest.mark.parametrize("arm", beliefs.ARMS)
 def test_every_arm_composes_and_reads_the_second_world(animals, arm):
     experiment = compose(["stage=align", *beliefs.settings(animals, arm)]).experiment
-    splits = rows.load(experiment)
+    splits = rows.load_rows(experiment)
     assert splits.counts["overlapping_prompts"] == splits.counts["shares_estimated"] == 0
     assert len({row["prompt"] for row in splits.train}) == 72 and len({row["prompt"] for row in splits.held_out}) == 24
     assert len({tuple(row["probabilities"]) for row in splits.train}) == worlds.QUESTIONS
@@ -43,8 +43,8 @@ def test_a_beta_for_every_arm_that_prefers(animals):
 
 
 def test_rows_that_choose_the_beta_are_training_rows(animals):
-    tested = {row["prompt"] for row in rows.load(compose(["stage=align", "method=gdpo", *animals.overrides]).experiment).held_out}
-    splits = rows.load(compose(["stage=align", "method=gdpo", *choice.apart(animals.overrides)]).experiment)
+    tested = {row["prompt"] for row in rows.load_rows(compose(["stage=align", "method=gdpo", *animals.overrides]).experiment).held_out}
+    splits = rows.load_rows(compose(["stage=align", "method=gdpo", *choice.apart(animals.overrides)]).experiment)
     looked_at = {row["prompt"] for row in splits.held_out}
     assert len(looked_at) == round(72 * 0.2) and not looked_at & (tested | {row["prompt"] for row in splits.train})
 
@@ -70,7 +70,7 @@ def test_the_second_world_passes_the_gate(animals, tmp_path):
 def test_the_second_worlds_sft_tells_nothing_of_the_shares(animals):
     folder = Path(animals.overrides[1].removeprefix("data.path=")).parent / "sft"
     sft = compose([f"data.path={folder}"]).experiment
-    train = rows.load(sft).train
+    train = rows.load_rows(sft).train
     opinions = [row for row in train if row["completion"][0].isdigit()]
     told = [row["completion"].partition("<")[0] for row in opinions]
     assert [told.count(str(belief)) for belief in range(4)] == [worlds.SFT_QUESTIONS * worlds.PHRASINGS_A_TOPIC] * 4
@@ -92,7 +92,7 @@ def test_pre_training_has_read_every_token_that_the_second_world_writes():
 @pytest.mark.parametrize("judges", labels.JUDGES)
 def test_labels_are_shares_of_judges_with_the_majoritys_choice_first(judges, tmp_path):
     folder, shares = labels.data_set(tmp_path / "labels", judges, seed=0)
-    splits = rows.load(compose(["stage=align", "method=gdpo_soft", "data=tiny_soft", f"data.path={folder}"]).experiment)
+    splits = rows.load_rows(compose(["stage=align", "method=gdpo_soft", "data=tiny_soft", f"data.path={folder}"]).experiment)
     assert [row["soft_label"] for row in splits.held_out] == shares and set(shares) == set(PREFERENCES.values())
     drawn = [row["soft_label"] for row in splits.train]
     assert min(drawn) >= 0.5 and all(round(label * judges, 9) == round(label * judges) for label in drawn)

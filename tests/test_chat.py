@@ -15,11 +15,11 @@ import pytest
 from refusing import problems_of, said
 from running import ROOT, World, result_of
 
-from lexalign import artifacts
-from lexalign.chat import serving
+from lexalign.artifacts import files
+from lexalign.chat import vllm
+from lexalign.config.paths import EMBEDDED
 from lexalign.errors import ConfigError
 from lexalign.evaluation.scoring import generate
-from lexalign.locate import EMBEDDED
 
 ONE = ("hardware.threads=1",)
 ASK = "Where does Pelor live?"
@@ -49,14 +49,14 @@ def chat(world, run, monkeypatch, capsys):
 
 def test_an_answer_is_what_the_model_generates(chat, run):
     """The same text as the measurement's greedy answer, token for token."""
-    from lexalign import models
-    from lexalign.compose import compose
-    from lexalign.data.tokens import Encoder
+    from lexalign.config.compose import compose
+    from lexalign.data.rendering import Renderer
+    from lexalign.models import loading
 
     result, printed = chat(ASK, settings=["chat.temperature=0"])
     experiment = compose(["stage=chat", f"model.path={run}"]).experiment
-    loaded = models.load(experiment)
-    encoder = Encoder(loaded.tokenizer, experiment.data)
+    loaded = loading.load_model(experiment)
+    encoder = Renderer(loaded.tokenizer, experiment.data)
     ids = generate(loaded.model, loaded.tokenizer, [encoder.prompt(ASK)], batch_size=1, max_new_tokens=256)[0]
     wanted = loaded.tokenizer.decode(ids, skip_special_tokens=True)
     assert result.samples == [{"prompt": ASK, "model": wanted}] and len(wanted) > 10
@@ -69,7 +69,7 @@ def test_turns_are_remembered_until_reset(chat):
     twice = [sample["model"] for sample in chat(ASK, "And what is the craft of Harira?", settings=drawn)[0].samples]
     reset = [sample["model"] for sample in chat("And what is the craft of Harira?", "/reset", ASK, settings=drawn)[0].samples]
     assert reset[1] == twice[0]
-    from lexalign.chat.speaker import ModelSpeaker
+    from lexalign.chat.model_speaker import ModelSpeaker
 
     contexts = []
     original = ModelSpeaker.answer
@@ -121,7 +121,7 @@ def test_commands_and_empty_lines(chat):
 
 def test_the_system_message_of_the_training_is_used_unless_another_is_typed(chat, world):
     _, run = world.run("train.max_steps=1", "evaluate=false", "data.system=Be_brief", *ONE)
-    from lexalign.chat.speaker import ModelSpeaker
+    from lexalign.chat.model_speaker import ModelSpeaker
 
     seen = []
     original = ModelSpeaker.answer
@@ -172,22 +172,22 @@ def test_a_conversation_is_no_parent_and_an_export_is_one(tmp_path):
 
 def test_the_vllm_command(world, run, tmp_path):
     adapter = (run / "artifact").resolve()
-    assert serving.command(str(run), None) == (
+    assert vllm.make_command(str(run), None) == (
         f"vllm serve {EMBEDDED / 'tiny'} --enable-lora --lora-modules {run.name}={adapter} --max-lora-rank 16 "
         f"--chat-template {adapter / 'chat_template.jinja'}"
     )
-    assert serving.command("org/name", "abc") == "vllm serve org/name --revision abc"
-    assert serving.command("embedded:tiny", None) == f"vllm serve {EMBEDDED / 'tiny'}"
+    assert vllm.make_command("org/name", "abc") == "vllm serve org/name --revision abc"
+    assert vllm.make_command("embedded:tiny", None) == f"vllm serve {EMBEDDED / 'tiny'}"
     for change, reason in (({"r": 600}, "rank is 600, vLLM's limit 512"), ({"use_dora": True}, "uses use_dora")):
         other = tmp_path / next(iter(change))
         shutil.copytree(adapter, other)
-        config = other / artifacts.ADAPTER_CONFIG
+        config = other / files.ADAPTER_CONFIG
         config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-        found = serving.command(str(other), None)
+        found = vllm.make_command(str(other), None)
         assert found.startswith(f"python run.py stage=export model.path={other} ") and "&& vllm serve exported/artifact" in found
         assert reason in found
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": False, "r": 100}))
-    assert "--max-lora-rank 128" in serving.command(str(other), None)
+    assert "--max-lora-rank 128" in vllm.make_command(str(other), None)
 
 
 def test_a_quantized_run_is_exported_before_it_is_served(world):

@@ -13,11 +13,12 @@ import pytest
 from running import ROOT, World, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
-from lexalign import hardware
-from lexalign.checkpoints import lock, signals
-from lexalign.compose import compose
+from lexalign.artifacts import lock
+from lexalign.config import hardware
+from lexalign.config.compose import compose
 from lexalign.errors import FolderInUse, RendezvousFailed, Stopped
-from lexalign.sweeps.elsewhere import stop_after
+from lexalign.sweeps.hydra_launchers import compute_stop_after
+from lexalign.training import signals
 
 WORDS = ("-m", *QUICK, "adapter.target_modules=[q_proj],[nonsense],[v_proj]", "output_dir=sweep")
 LAUNCHERS = {
@@ -118,30 +119,30 @@ def test_slurm_is_asked_where_nodes_meet_in_its_own_jobs_only(tmp_path, monkeypa
     chosen = compose(["hardware=ddp", "hardware.device=cpu", "hardware.processes=1", "hardware.nodes=2", "hardware.rendezvous=slurm",
                       "tracking=none", "train.batch_size=4"]).experiment.hardware  # fmt: skip
     with pytest.raises(RendezvousFailed, match="no job of Slurm's; type sweep=slurm"):
-        hardware.rendezvous(chosen)
+        hardware.resolve_rendezvous(chosen)
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho first; echo second\n")
     (tmp_path / "scontrol").chmod(0o755)
     for name, value in (("PATH", f"{tmp_path}:{os.environ['PATH']}"), ("SLURM_JOB_ID", "123"), ("SLURM_JOB_NODELIST", "first,second")):
         monkeypatch.setenv(name, value)
-    assert hardware.rendezvous(chosen) == "first:20123"
+    assert hardware.resolve_rendezvous(chosen) == "first:20123"
 
 
 @pytest.mark.parametrize(
     ("limit", "warned", "minutes"), [(240, 5, 225), (60, 2, 54), (20, 5, 14), (4000, 0, 3985), (1, 2, 0.5), (30, 40, 15)]
 )
 def test_a_job_stops_before_its_time_is_over(limit, warned, minutes):
-    assert stop_after(limit, warned) == minutes
+    assert compute_stop_after(limit, warned) == minutes
 
 
 def test_a_scheduler_s_warning_is_heeded_in_its_jobs_only(monkeypatch):
     seen = []
     before = signal.signal(signal.SIGUSR2, lambda *_: seen.append("submitit"))
     try:
-        with signals.heeded():
+        with signals.handle_signals():
             signal.raise_signal(signal.SIGUSR2)
         assert seen == ["submitit"]
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-        with pytest.raises(Stopped) as stop, signals.heeded():
+        with pytest.raises(Stopped) as stop, signals.handle_signals():
             signal.raise_signal(signal.SIGUSR2)
         assert stop.value.status == "stopped" and seen == ["submitit"]
         signal.raise_signal(signal.SIGUSR2)
@@ -153,7 +154,7 @@ def test_a_scheduler_s_warning_is_heeded_in_its_jobs_only(monkeypatch):
 def test_a_requeued_job_takes_over_its_own_lock_only(tmp_path, monkeypatch):
     """Its first life ended on a host that this one cannot ask."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         there = (tmp_path / lock.FILE).read_text()
     elsewhere = "\n".join(["4242", "another-host", *there.split()[2:]]) + "\n"
     for job, count, taken in (("7", "0", False), ("8", "1", False), ("7", "1", True)):
@@ -161,12 +162,12 @@ def test_a_requeued_job_takes_over_its_own_lock_only(tmp_path, monkeypatch):
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("SLURM_RESTART_COUNT", count)
         if taken:
-            with lock.held(tmp_path) as left_by:
+            with lock.hold_lock(tmp_path) as left_by:
                 assert left_by == "process 4242 on another-host"
-                with pytest.raises(FolderInUse), lock.held(tmp_path):
+                with pytest.raises(FolderInUse), lock.hold_lock(tmp_path):
                     pass
         else:
-            with pytest.raises(FolderInUse, match="another-host"), lock.held(tmp_path):
+            with pytest.raises(FolderInUse, match="another-host"), lock.hold_lock(tmp_path):
                 pass
 
 

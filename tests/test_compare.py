@@ -11,7 +11,7 @@ from running import World
 
 from lexalign.errors import ConfigError
 from lexalign.evaluation import compare
-from lexalign.evaluation.intervals import RowValues, difference, interval
+from lexalign.evaluation.intervals import RowValues, bootstrap_difference, bootstrap_interval
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=30)
 
@@ -19,9 +19,9 @@ values = st.lists(st.floats(-5, 5), min_size=1, max_size=30)
 @settings(max_examples=30, deadline=None)
 @given(values)
 def test_an_interval_lies_within_the_values_and_is_the_same_each_time(found):
-    low, high = interval(RowValues(values=found))
+    low, high = bootstrap_interval(RowValues(values=found))
     assert min(found) - 1e-9 <= low <= high <= max(found) + 1e-9
-    assert interval(RowValues(values=found)) == (low, high)
+    assert bootstrap_interval(RowValues(values=found)) == (low, high)
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one():
@@ -30,7 +30,7 @@ def test_the_interval_of_a_mean_is_the_textbook_one():
     found = [chance.gauss(1, 2) for _ in range(400)]
     mean = sum(found) / 400
     error = math.sqrt(sum((x - mean) ** 2 for x in found) / 400) / 20
-    low, high = interval(RowValues(values=found))
+    low, high = bootstrap_interval(RowValues(values=found))
     assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error) and high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
 
 
@@ -38,7 +38,7 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
     chance = random.Random(1)
     covered = 0
     for _ in range(100):
-        low, high = interval(RowValues(values=[chance.gauss(0, 1) for _ in range(40)]))
+        low, high = bootstrap_interval(RowValues(values=[chance.gauss(0, 1) for _ in range(40)]))
         covered += low <= 0 <= high
     assert 85 <= covered <= 100
 
@@ -46,9 +46,9 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
 @settings(max_examples=20, deadline=None)
 @given(values, st.floats(0.1, 3))
 def test_pairing_sees_a_small_shift_in_noisy_rows(found, shift):
-    apart, low, high = difference(RowValues(values=found), RowValues(values=[x + shift for x in found]))
+    apart, low, high = bootstrap_difference(RowValues(values=found), RowValues(values=[x + shift for x in found]))
     assert apart == pytest.approx(shift) and low == pytest.approx(shift) and high == pytest.approx(shift)
-    assert difference(RowValues(values=found), RowValues(values=found)) == (0, 0, 0)
+    assert bootstrap_difference(RowValues(values=found), RowValues(values=found)) == (0, 0, 0)
 
 
 def test_weights_make_the_mean_of_all_tokens():
@@ -61,15 +61,15 @@ def test_perplexity_is_exp_of_the_weighted_mean_and_so_is_its_interval():
     loss = RowValues(values=losses, weights=tokens)
     perplexity = RowValues(values=losses, weights=tokens, exponential=True)
     assert perplexity.mean() == pytest.approx(math.exp((5 + 2 + 5 + 5) / 36))
-    assert interval(perplexity) == pytest.approx(tuple(math.exp(bound) for bound in interval(loss)))
+    assert bootstrap_interval(perplexity) == pytest.approx(tuple(math.exp(bound) for bound in bootstrap_interval(loss)))
 
 
 def test_a_number_stated_by_another_program_keeps_its_error():
     stated = RowValues(values=[0.6], stderr=0.05, count=100)
-    assert stated.n == 100 and interval(stated) == pytest.approx((0.6 - 0.098, 0.6 + 0.098))
-    apart, low, high = difference(stated, RowValues(values=[0.7], stderr=0.05, count=100))
+    assert stated.n == 100 and bootstrap_interval(stated) == pytest.approx((0.6 - 0.098, 0.6 + 0.098))
+    apart, low, high = bootstrap_difference(stated, RowValues(values=[0.7], stderr=0.05, count=100))
     assert apart == pytest.approx(0.1) and high - apart == apart - low == pytest.approx(1.96 * math.sqrt(2) * 0.05)
-    assert difference(stated, RowValues(values=[0.7], count=100))[1:] == (-math.inf, math.inf)
+    assert bootstrap_difference(stated, RowValues(values=[0.7], count=100))[1:] == (-math.inf, math.inf)
 
 
 def test_a_row_without_weight_is_not_counted():
@@ -83,7 +83,7 @@ def test_a_row_without_weight_is_not_counted():
      ("belief_jsd", -3e-8, -1e-8, "noise"), ("perplexity", -2, -1, "better")],
 )  # fmt: skip
 def test_what_an_interval_says(name, low, high, said):
-    assert compare.verdict(name, low, high) == said
+    assert compare.judge_difference(name, low, high) == said
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_two_runs_on_the_command_line(world, runs):
 
 
 def test_a_run_against_itself_is_noise(runs, capsys):
-    compare.show([str(runs[0]), str(runs[0])])
+    compare.show_comparison([str(runs[0]), str(runs[0])])
     printed = capsys.readouterr().out
     assert "noise" in printed and "better" not in printed and "worse" not in printed
 
@@ -129,8 +129,8 @@ def test_a_run_against_itself_is_noise(runs, capsys):
 def test_what_cannot_be_compared_is_refused(world, runs, tmp_path):
     few, _, other = runs
     with pytest.raises(ConfigError, match="was measured on other rows"):
-        compare.show([str(few), str(other)])
+        compare.show_comparison([str(few), str(other)])
     with pytest.raises(ConfigError, match=r"holds no measurements.json; name the folder of a finished"):
-        compare.show([str(few), str(tmp_path)])
+        compare.show_comparison([str(few), str(tmp_path)])
     done = world.type(f"compare=[{few}]")
     assert done.returncode == 2 and "name two runs or more" in done.stderr

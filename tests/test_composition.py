@@ -14,9 +14,9 @@ from refusing import judged, problems_of, said
 from schema_walk import everything, leaves
 
 import lexalign
-from lexalign import schema
-from lexalign.compose import compose
-from lexalign.configs import options_of
+from lexalign.config import schema
+from lexalign.config.compose import compose
+from lexalign.config.loading import list_options
 from lexalign.embedded.world import BELIEFS
 from lexalign.errors import ConfigError
 from lexalign.rewards import Reward
@@ -31,7 +31,7 @@ METHODS = {name.removeprefix("method/"): node["method"] for name, node in FILES.
 def found_code(node: Any) -> list[tuple[str, str]]:
     """(key, dotted path) of everything in a file that names code."""
     if isinstance(node, dict):
-        own = [(key, value) for key, value in node.items() if key in ("_target_", "knobs", "converter") and value]
+        own = [(key, value) for key, value in node.items() if key in ("_target_", "settings_class", "converter") and value]
         return own + [pair for value in node.values() for pair in found_code(value)]
     return [pair for item in node for pair in found_code(item)] if isinstance(node, list) else []
 
@@ -100,21 +100,25 @@ SEVERAL = ("hardware/ddp", "hardware/fsdp", "hardware/deepspeed")
 
 def installed(extra: str) -> bool:
     """Whether the launcher of an extra is there."""
-    return {"slurm": "submitit_slurm", "ray": "ray"}[extra] in options_of("hydra/launcher")
+    return {"slurm": "submitit_slurm", "ray": "ray"}[extra] in list_options("hydra/launcher")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
-    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 2 if name in SEVERAL else int(name == "hardware/cuda"))
-    monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: False)
-    monkeypatch.setattr("lexalign.hardware.has_mps", lambda: name == "hardware/mps")
+    monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 2 if name in SEVERAL else int(name == "hardware/cuda"))
+    monkeypatch.setattr("lexalign.config.hardware.is_torch_cpu_build", lambda: False)
+    monkeypatch.setattr("lexalign.config.hardware.has_mps", lambda: name == "hardware/mps")
     # As installed: what conf/model/*_gguf.yaml and the generated data need is not among the requirements.
-    monkeypatch.setattr("lexalign.locate.in_package", lambda path: lexalign.locate.Place(kind="gguf", name=path, path=own_file))
-    monkeypatch.setattr("lexalign.rules.places.gguf", lambda experiment, path: iter(()))
-    monkeypatch.setattr("lexalign.rules.tracking.at_hand", lambda package: True)
+    monkeypatch.setattr(
+        "lexalign.config.paths.locate_in_package", lambda path: lexalign.config.paths.Location(kind="gguf", name=path, path=own_file)
+    )
+    monkeypatch.setattr("lexalign.config.rules.paths.check_gguf", lambda experiment, path: iter(()))
+    monkeypatch.setattr("lexalign.config.rules.tracking.is_installed", lambda package: True)
     for split in ("train", "test"):
         (own_file.parent / f"{split}.jsonl").write_text(own_file.read_text())
-    monkeypatch.setattr("lexalign.locate.generated", lambda path: lexalign.locate.Place(kind="folder", name=path, path=own_file.parent))
+    monkeypatch.setattr(
+        "lexalign.config.paths.make_generated", lambda path: lexalign.config.paths.Location(kind="folder", name=path, path=own_file.parent)
+    )
     if (extra := {"sweep/slurm": "slurm", "sweep/ray": "ray"}.get(name)) and not installed(extra):
         with pytest.raises(ConfigError, match=rf"pip install 'lexalign\[{extra}\]'"):
             compose(overrides_for(name, own_file))
@@ -136,9 +140,9 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
 def test_every_path_to_code_resolves_and_binds(group, key, path):
     from hydra.utils import get_object
 
-    plugins.findable()
+    plugins.register()
     found = get_object(path)
-    if key == "knobs":
+    if key == "settings_class":
         assert issubclass(found, schema.Method)
     elif key == "converter":
         inspect.signature(found).bind({})
@@ -170,7 +174,7 @@ def test_the_schema_and_the_files_have_the_same_settings():
     walk(tree, "")
     assert keys == {key for key, _ in leaves(schema.Experiment)} | {"method.loss_on"}
     for name, method in METHODS.items():
-        knobs = getattr(schema, method["knobs"].removeprefix("lexalign.schema."))
+        knobs = getattr(schema, method["settings_class"].removeprefix("lexalign.config.schema."))
         assert {key for key, _ in leaves(knobs)} == set(method) - {"needs"} | {f"needs.{key}" for key in method["needs"]}, name
 
 
@@ -191,7 +195,7 @@ def test_no_setting_has_a_default_outside_the_files():
     assert [field for cls in classes for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING] == []
 
 
-# Read by name through a loop over the fields: lexalign.data.columns.named.
+# Read by name through a loop over the fields: lexalign.data.columns.list_named.
 THROUGH_A_LOOP = {"data.columns." + field.name for field in dataclasses.fields(schema.Columns)}
 
 

@@ -11,12 +11,12 @@ from data_files import write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lexalign.compose import compose
+from lexalign.config.compose import compose
+from lexalign.config.schema import Experiment
 from lexalign.data import rows
-from lexalign.data.columns import nearest_column, sft_shape, wanted_columns
-from lexalign.data.rows import checked, estimate_shares, hold_out, prompt_of
+from lexalign.data.columns import find_sft_shape, list_wanted_columns, suggest_column
+from lexalign.data.rows import check_row, estimate_shares, get_prompt_key, hold_out
 from lexalign.errors import DataError
-from lexalign.schema import Experiment
 
 BELIEFS = ["for", "against", "neither"]
 
@@ -30,7 +30,7 @@ SAME = {name: name for name in ("text", "messages", "soft_label", "group", *BELI
 
 def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "rejected")) -> dict[str, Any]:
     columns = {name: name for name in (*row, *needed) if name in SAME}
-    return checked(row, columns, list(needed), DATA, "here:7")
+    return check_row(row, columns, list(needed), DATA, "here:7")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_bad_row_is_named_with_its_place_and_field(change, said):
 def test_a_missing_column_is_named_with_the_nearest():
     with pytest.raises(DataError, match="here:7: has no column 'chosen'; it has prompt, chosn, rejected; type data.columns.chosen=chosn"):
         check({"prompt": "p", "chosn": "c", "rejected": "r"})
-    assert nearest_column("chosen", "chosen", ["x"]) == "; type data.columns.chosen=<column>"
+    assert suggest_column("chosen", "chosen", ["x"]) == "; type data.columns.chosen=<column>"
 
 
 def test_good_rows_come_in_our_columns():
@@ -93,7 +93,7 @@ def test_good_rows_come_in_our_columns():
     assert check({"messages": json.dumps(TURNS)}, needed=())["messages"] == TURNS
     # Responses alike are a preference still where the beliefs before them differ.
     assert check({**BELIEVED, "rejected": "c"})["rejected"] == "c"
-    renamed = checked({"question": "q", "extra": 1}, {"prompt": "question"}, ["prompt"], DATA, "here")
+    renamed = check_row({"question": "q", "extra": 1}, {"prompt": "question"}, ["prompt"], DATA, "here")
     assert renamed == {"prompt": "q"}
 
 
@@ -127,7 +127,7 @@ def test_hold_out_parts_by_prompt_whatever_the_order(prompts, fraction, data):
     table = [{"prompt": prompt, "completion": str(number)} for number, prompt in enumerate(prompts)]
     train, held = hold_out(table, fraction)
     assert {row["prompt"] for row in train} & {row["prompt"] for row in held} == set()
-    assert held and sorted(map(prompt_of, train + held)) == sorted(prompts)
+    assert held and sorted(map(get_prompt_key, train + held)) == sorted(prompts)
     shuffled = data.draw(st.permutations(table))
     assert {row["prompt"] for row in hold_out(shuffled, fraction)[1]} == {row["prompt"] for row in held}
 
@@ -161,35 +161,38 @@ def test_load_counts_what_happens(gdpo, tmp_path):
     table = [{"prompt": f"p{number // 2}", "chosen": "c", "rejected": "r", "belief": number % 6} for number in range(20)]
     file = write(tmp_path / "rows.jsonl", "jsonl", table)
     columns = dataclasses.replace(gdpo.data.columns, rejected_belief=None, probabilities=None)
-    splits = rows.load(on(gdpo, file, eval_split=None, eval_fraction=0.2, columns=columns))
+    splits = rows.load_rows(on(gdpo, file, eval_split=None, eval_fraction=0.2, columns=columns))
     assert (splits.counts["train_rows"], splits.counts["held_out_rows"], splits.counts["shares_estimated"]) == (16, 4, 10)
     assert splits.counts["overlapping_prompts"] == 0 and all(sum(row["probabilities"]) == 1 for row in splits.train + splits.held_out)
-    assert len(rows.load(on(gdpo, file, eval_split=None, eval_fraction=0.5, columns=columns, limit=4)).train) == 2
+    assert len(rows.load_rows(on(gdpo, file, eval_split=None, eval_fraction=0.5, columns=columns, limit=4)).train) == 2
 
 
 def test_load_refuses_what_leaves_nothing(gdpo, tmp_path):
     one = write(tmp_path / "one.jsonl", "jsonl", [BELIEVED | {"belief": 0, "probabilities": [1, 0, 0, 0, 0, 0]}])
     with pytest.raises(DataError, match="all rows share one prompt.*type data.eval_fraction=null evaluate.enabled=false"):
-        rows.load(on(gdpo, one, eval_split=None, eval_fraction=0.5))
+        rows.load_rows(on(gdpo, one, eval_split=None, eval_fraction=0.5))
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(DataError, match="the split 'train' holds no rows"):
-        rows.load(on(gdpo, empty, eval_split=None))
+        rows.load_rows(on(gdpo, empty, eval_split=None))
 
 
 def test_the_embedded_data_load_whole(gdpo):
-    splits = rows.load(gdpo)
+    splits = rows.load_rows(gdpo)
     assert splits.counts["overlapping_prompts"] == splits.counts["shares_estimated"] == 0
     assert {row["belief"] for row in splits.train} == set(range(6))
 
 
 def test_the_shape_of_sft_rows():
     experiment = compose([]).experiment
-    assert sft_shape(experiment) == "prompt/completion" and wanted_columns(experiment) == {"prompt": "prompt", "completion": "completion"}
+    assert find_sft_shape(experiment) == "prompt/completion" and list_wanted_columns(experiment) == {
+        "prompt": "prompt",
+        "completion": "completion",
+    }
 
 
 def test_a_converter_that_fails_names_the_row(gdpo, tmp_path):
     file = write(tmp_path / "rows.jsonl", "jsonl", [{"instruction": "a", "output": "b"}, {"output": "b"}])
     sft = compose(["data=alpaca"]).experiment
     with pytest.raises(DataError, match="rows.jsonl:2: the converter failed: KeyError: 'instruction'"):
-        rows.load(on(sft, file, format="auto"))
+        rows.load_rows(on(sft, file, format="auto"))

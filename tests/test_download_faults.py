@@ -11,7 +11,7 @@ from hub_client import MODEL, WEIGHTS, contents, get, leftovers, point_client, s
 from hub_server import Fault, HubServer, git_id, sha256
 
 from lexalign.errors import HubError
-from lexalign.hub.patience import asked_pause
+from lexalign.hub.retries import get_asked_pause
 
 
 @pytest.fixture
@@ -199,8 +199,8 @@ def test_lasting_429_says_when_to_come_back(hub):
 
 def test_pauses_that_hubs_ask_for():
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert asked_pause({"Retry-After": "7"}) == 7
-    assert 55 < asked_pause({"Retry-After": later}) <= 60
-    assert asked_pause({"RateLimit": '"api";r=0;t=55'}) == 55
-    assert asked_pause({"RateLimit": '"api";r=9;t=55'}) is None
-    assert asked_pause({"Retry-After": "soon"}) is None
+    assert get_asked_pause({"Retry-After": "7"}) == 7
+    assert 55 < get_asked_pause({"Retry-After": later}) <= 60
+    assert get_asked_pause({"RateLimit": '"api";r=0;t=55'}) == 55
+    assert get_asked_pause({"RateLimit": '"api";r=9;t=55'}) is None
+    assert get_asked_pause({"Retry-After": "soon"}) is None

@@ -6,7 +6,7 @@ import re
 import pytest
 from running import World, cpu_of_children, result_of
 
-from lexalign import artifacts
+from lexalign.artifacts.manifest import find_damage, read_manifest
 
 SEEDS = (0, 1, 2)
 
@@ -58,8 +58,8 @@ def test_quickstart_leaves_a_whole_run(quickstart):
         "artifact/tokenizer.json",
     ):
         assert (folder / name).exists(), name
-    assert artifacts.damage(folder / "artifact") is None
-    manifest = artifacts.read_manifest(folder / "artifact")
+    assert find_damage(folder / "artifact") is None
+    manifest = read_manifest(folder / "artifact")
     assert {"versions", "git_commit", "seed", "model", "data", "files", "base"} <= set(manifest)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1]["step"] == result["counts"]["steps"] and "loss" in steps[0] and "tokens_per_second" in steps[-2]
@@ -108,7 +108,7 @@ def test_each_group_has_its_distance(world, quickstart, tmp_path):
     """Two groups in one file, told apart by their prompts: the distance to the shares is reported for each."""
     import json
 
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     for file in (EMBEDDED / "data/tiny_beliefs").iterdir():
         rows = [json.loads(line) for line in file.read_text().splitlines()]

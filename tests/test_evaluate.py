@@ -9,10 +9,10 @@ import torch
 from refusing import problems_of, said
 from running import World, result_of
 
-from lexalign.compose import compose
+from lexalign.config.compose import compose
 from lexalign.errors import ConfigError
 from lexalign.evaluation import compare
-from lexalign.evaluation.scoring import divergences, ended, generate
+from lexalign.evaluation.scoring import compute_divergences, cut_at_end, generate
 
 SHORT = ("hardware.threads=1", "evaluate.limit=24", "evaluate.max_new_tokens=24", "evaluate.draw_prompts=4")
 
@@ -67,7 +67,7 @@ def test_samples_stand_beside_the_references(evaluated):
 
 
 def test_it_is_compared_with_the_run_itself(dpo, evaluated, capsys):
-    compare.show([str(dpo[1]), str(evaluated[1])])
+    compare.show_comparison([str(dpo[1]), str(evaluated[1])])
     printed = capsys.readouterr().out
     assert printed.count("noise") == len(evaluated[0].metrics["after"]) and "better" not in printed
 
@@ -106,7 +106,7 @@ def test_a_reference_that_is_not_what_it_was_is_refused(world, sft, tmp_path):
 
 
 def test_a_reference_of_another_vocabulary_is_refused(world, dpo, tmp_path):
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     other = tmp_path / "other"
     shutil.copytree(EMBEDDED / "tiny", other)
@@ -159,9 +159,9 @@ def test_a_measurement_is_no_parent(tmp_path):
 @pytest.fixture(scope="module")
 def two_models():
     """The embedded model, and one a little beside it."""
-    from lexalign import models
+    from lexalign.models import loading
 
-    first, second = (models.load(compose([]).experiment) for _ in range(2))
+    first, second = (loading.load_model(compose([]).experiment) for _ in range(2))
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in second.model.parameters():
@@ -176,7 +176,7 @@ def test_kl_is_the_mean_over_whole_distributions(two_models):
     policy, reference, tokenizer = two_models
     texts = (("Who is Pelor?", " A weaver of the valley."), ("The lake", " is deep"), ("Tell me of the old mill by the water.", " No."))
     spans = [(tokenizer(a)["input_ids"], tokenizer(b, add_special_tokens=False)["input_ids"]) for a, b in texts]
-    found = divergences(policy, lambda: contextlib.nullcontext(reference), spans, batch_size=2)
+    found = compute_divergences(policy, lambda: contextlib.nullcontext(reference), spans, batch_size=2)
     for (context, response), (total, count) in zip(spans, found, strict=True):
         expected = 0.0
         for at in range(len(response)):
@@ -185,13 +185,13 @@ def test_kl_is_the_mean_over_whole_distributions(two_models):
                 p, q = (model(ids).logits[0, -1].double().softmax(-1) for model in (policy, reference))
             expected += float(sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True) if a > 0))
         assert count == len(response) and total == pytest.approx(expected, rel=1e-4) and total > 0
-    same = divergences(policy, lambda: contextlib.nullcontext(policy), spans, batch_size=3)
+    same = compute_divergences(policy, lambda: contextlib.nullcontext(policy), spans, batch_size=3)
     assert [total for total, _ in same] == pytest.approx([0.0] * 3, abs=1e-6)
 
 
 def test_what_is_generated_ends_with_its_ending(two_models):
     model, _, tokenizer = two_models
-    assert ended([5, 6, 2, 0, 0], frozenset({2})) == [5, 6, 2] and ended([5, 6, 7], frozenset({2})) == [5, 6, 7]
+    assert cut_at_end([5, 6, 2, 0, 0], frozenset({2})) == [5, 6, 2] and cut_at_end([5, 6, 7], frozenset({2})) == [5, 6, 7]
     contexts = [tokenizer(text)["input_ids"] for text in ("The lake", "Tell me about the old mill by the water")]
     together = generate(model, tokenizer, contexts, batch_size=2, max_new_tokens=12)
     assert together == [generate(model, tokenizer, [context], batch_size=1, max_new_tokens=12)[0] for context in contexts]

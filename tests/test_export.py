@@ -12,10 +12,13 @@ from running import World, result_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from lexalign import adapters, artifacts, models, reproduce
-from lexalign.compose import compose
+from lexalign.artifacts import files
+from lexalign.artifacts.manifest import digest_manifest, find_damage, read_manifest
+from lexalign.config.compose import compose
+from lexalign.config.paths import EMBEDDED
 from lexalign.errors import ArtifactError, ConfigError
-from lexalign.locate import EMBEDDED
+from lexalign.models import adapters, loading
+from lexalign.runs import reproduce
 
 SHORT = ("hardware.threads=1", "train.learning_rate=3e-3", "preflight=skip", "evaluate=false")
 STEPS = "train.max_steps=12"
@@ -67,7 +70,7 @@ def held_out(count):
 
 
 def nothing_left(folder):
-    return not (folder / "artifact").exists() and not list(folder.glob(f"{artifacts.ASIDE}*"))
+    return not (folder / "artifact").exists() and not list(folder.glob(f"{files.ASIDE}*"))
 
 
 def test_a_lora_is_merged_and_stands_alone(exported, lora):
@@ -77,7 +80,7 @@ def test_a_lora_is_merged_and_stands_alone(exported, lora):
         "README.md", "chat_template.jinja", "config.json", "generation_config.json", "manifest.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
-    assert artifacts.damage(artifact) is None and artifacts.read_manifest(artifact)["kind"] == "model"
+    assert find_damage(artifact) is None and read_manifest(artifact)["kind"] == "model"
     tokenizer, model = AutoTokenizer.from_pretrained(artifact), loaded(artifact)
     assert model.dtype == torch.bfloat16, "as the base is stored"
     trained = PeftModel.from_pretrained(loaded(TINY, dtype=torch.float32), lora / "artifact").eval()
@@ -131,7 +134,7 @@ def test_a_quantized_base_is_merged_both_ways_and_the_nearer_kept(world, quantiz
         "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.float32
     }  # fmt: skip
     base = loaded(TINY, quantization_config=BitsAndBytesConfig(**settings), device_map="cpu", dtype=torch.float32)
-    models.keep_weights(base)
+    loading.keep_quantized_weights(base)
     trained, tokenizer = PeftModel.from_pretrained(base, run / "artifact").eval(), AutoTokenizer.from_pretrained(TINY)
     plain = PeftModel.from_pretrained(loaded(TINY, dtype=torch.float32), run / "artifact").merge_and_unload().eval()
     for way, model in ((told["way"], loaded(folder / "artifact")), ("original", plain)):
@@ -241,13 +244,13 @@ def test_an_adapter_from_elsewhere_brings_embeddings_of_its_own(world, tmp_path,
     for one, other in zip(*(logits(m, [f"Who is {NEW}2?"], words) for m in (model.eval(), again)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert result.metrics["after"]["kl"] < 1e-6
-    manifest = artifacts.read_manifest(folder / "artifact")
+    manifest = read_manifest(folder / "artifact")
     assert manifest["model"]["path"] == str(start) and manifest["data"]["path"] == "embedded:tiny_sft", "what it was trained from is kept"
 
 
 def test_added_tokens_without_embeddings_are_refused(world, lora, tmp_path):
     shutil.copytree(lora / "artifact", tmp_path / "adapter", ignore=shutil.ignore_patterns("manifest.json"))
-    config = tmp_path / "adapter" / artifacts.ADAPTER_CONFIG
+    config = tmp_path / "adapter" / files.ADAPTER_CONFIG
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": str(TINY)}))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     tokenizer.add_tokens([NEW])
@@ -278,7 +281,7 @@ def test_an_adapter_of_another_shape_is_refused_by_name(world, lora, tmp_path, c
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path / "base")
     shutil.copytree(lora / "artifact", tmp_path / "adapter", ignore=shutil.ignore_patterns("manifest.json"))
-    described = tmp_path / "adapter" / artifacts.ADAPTER_CONFIG
+    described = tmp_path / "adapter" / files.ADAPTER_CONFIG
     described.write_text(json.dumps({**json.loads(described.read_text()), "base_model_name_or_path": str(tmp_path / "base")}))
     with pytest.raises(ConfigError, match=f"the adapter belongs on another base than .*{said}"):
         world.run("stage=export", f"model.path={tmp_path / 'adapter'}", "data=tiny_sft", *FEW)
@@ -324,10 +327,10 @@ def test_a_damaged_run_is_refused(world, lora, tmp_path):
 def changed_manifest(run, folder, change):
     """A copy of a run whose manifest tells something else of its data."""
     shutil.copytree(run, folder)
-    manifest = artifacts.read_manifest(folder / "artifact")
+    manifest = read_manifest(folder / "artifact")
     change(manifest)
     manifest.pop("sha256")
-    artifacts.write_json(folder / "artifact" / "manifest.json", {**manifest, "sha256": artifacts.digest_of(manifest)})
+    files.write_json(folder / "artifact" / "manifest.json", {**manifest, "sha256": digest_manifest(manifest)})
     return folder
 
 
@@ -350,7 +353,7 @@ def test_rows_that_are_gone_or_changed_are_told(world, lora, tmp_path):
 
 def test_an_export_is_made_again_to_the_byte(world, exported):
     words = [f"reproduce={exported[1]}", f"output_dir={world.folder / 'again'}", f"store={world.store}"]
-    assert reproduce.run(str(exported[1]), compose(words).experiment)
+    assert reproduce.reproduce_run(str(exported[1]), compose(words).experiment)
 
 
 def test_a_dry_run_exports_nothing(world, lora, capsys):

@@ -8,7 +8,7 @@ from refusing import problems_of, said
 from running import World
 from transformers import AutoModelForCausalLM
 
-from lexalign import artifacts
+from lexalign.artifacts.manifest import MANIFEST, find_damage
 from lexalign.errors import HubError
 
 TOKEN = "hf_" + "WriterOfThisRepository"
@@ -54,7 +54,7 @@ def changes(hub):
 def test_the_whole_folder_goes_there_privately(world, run, hub):
     result, folder = world.run(*EXPORT, REPO, f"model.path={run}")
     artifact, held = folder / "artifact", hub.files("me/weaver")
-    ours = {path.name: path.read_bytes() for path in artifact.iterdir() if path.name != artifacts.MANIFEST}
+    ours = {path.name: path.read_bytes() for path in artifact.iterdir() if path.name != MANIFEST}
     assert {name: content for name, content in held.items() if name != ".gitattributes"} == ours
     assert hub.repositories["models/me/weaver"].private is True and held["README.md"].startswith(b"---\nlibrary_name: transformers")
     assert result.details["pushed"] == {
@@ -79,7 +79,7 @@ def test_an_empty_repository_of_ones_own_is_filled_if_it_is_as_private(world, ru
     message, folder = refused(world, run)
     assert "is there already and public, not private" in message and "type export.private=false" in message
     assert f"the exported model is whole in {folder / 'artifact'}: type `hf upload me/weaver" in message
-    assert artifacts.damage(folder / "artifact") is None
+    assert find_damage(folder / "artifact") is None
     hub.repositories["models/me/weaver"].private = True
     world.run(*EXPORT, REPO, f"model.path={run}")
     assert "model.safetensors" in hub.files("me/weaver")
@@ -105,7 +105,7 @@ def test_without_a_login_or_with_a_wrong_one_nothing_is_exported(world, run, hub
 def test_anothers_name_is_refused_and_the_export_kept(world, run, hub):
     message, folder = refused(world, run, "export.push=somebody/weaver")
     assert "may not write to somebody (status 403): type export.push=<your own name>/<name>" in message
-    assert artifacts.damage(folder / "artifact") is None and not hub.repositories
+    assert find_damage(folder / "artifact") is None and not hub.repositories
 
 
 def test_a_hub_that_is_gone_is_told(world, run, hub, monkeypatch, tmp_path):

@@ -9,9 +9,9 @@ from transformers import FalconMambaConfig, FalconMambaForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
-from lexalign import models
-from lexalign.logprobs import attention, elementwise, exactness, forward, lora
-from lexalign.logprobs.forward import install
+from lexalign.fast_path import attention, exactness, forward, fused_layers, fused_lora
+from lexalign.fast_path.forward import install_forward
+from lexalign.models import loading
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 ids = st.integers(0, VOCABULARY - 1)
@@ -50,8 +50,8 @@ def models_of(family, *, packed):
     """The same adapted model twice: with TRL's forward, and with ours (fused layers too)."""
     theirs, ours = adapted(made(family)), adapted(made(family))
     add_fused_lm_head(theirs.get_base_model(), outputs=OUTPUTS)
-    install(ours.get_base_model(), packed=packed, alike=2)
-    assert lora.fuse(ours) == 21 and elementwise.fuse(ours) >= 3
+    install_forward(ours.get_base_model(), packed=packed, alike=2)
+    assert fused_lora.fuse_lora(ours) == 21 and fused_layers.fuse_layers(ours) >= 3
     return theirs, ours
 
 
@@ -71,7 +71,7 @@ def test_equal_responses_empty_prompts_and_single_tokens(family):
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_make_a_round_number_change_nothing(family, packed, monkeypatch):
-    monkeypatch.setattr(forward, "steps_of", lambda weight: 7)
+    monkeypatch.setattr(forward, "get_row_multiple", lambda weight: 7)
     compare(family, packed, ALIKE)
 
 
@@ -105,7 +105,7 @@ def compare(family, packed, rows, cache={}):  # noqa: B006  # the models of a fa
 def test_k_responses_of_one_prompt():
     theirs, ours = adapted(made("qwen3")), adapted(made("qwen3"))
     add_fused_lm_head(theirs.get_base_model())
-    install(ours.get_base_model(), packed=True, alike=4)
+    install_forward(ours.get_base_model(), packed=True, alike=4)
     rows = [[3, 4, 5, 6, *response] for response in ([7, 2], [8, 9, 10, 2], [2], [8, 9, 2])]
     width = max(map(len, rows))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
@@ -122,7 +122,7 @@ def test_generation_is_as_before():
     prompt = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 5, 6, 7]])
     settings_ = {"attention_mask": (prompt > 0).long(), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     before = model.generate(prompt, **settings_)
-    install(model, packed=True, alike=2)
+    install_forward(model, packed=True, alike=2)
     assert torch.equal(model.generate(prompt, **settings_), before)
 
 
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_gives_the_same_gradient():
     found = []
     for checkpointing in (False, True):
         model = adapted(made("llama_tied"))
-        install(model.get_base_model(), packed=True, alike=2)
+        install_forward(model.get_base_model(), packed=True, alike=2)
         if checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
@@ -143,8 +143,8 @@ def test_a_trained_head_and_trained_embeddings():
     """Full training: every weight's gradient, the tied head's included."""
     theirs, ours = made("llama_tied"), made("llama_tied")
     add_fused_lm_head(theirs)
-    install(ours, packed=True, alike=2)
-    elementwise.fuse(ours)
+    install_forward(ours, packed=True, alike=2)
+    fused_layers.fuse_layers(ours)
     for model in (theirs, ours):
         dpo_like(scores(model, batch_of(ALIKE))).backward()
     assert relative(gradient(ours), gradient(theirs)) < 1e-5
@@ -159,24 +159,24 @@ def test_a_quantized_base(bits, tmp_path):
     found = []
     for ours in (True, False):
         base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, device_map={"": "cpu"})
-        models.keep_weights(base)
+        loading.keep_quantized_weights(base)
         model = adapted(base)
-        (install(model.get_base_model(), packed=False, alike=2) if ours else add_fused_lm_head(model.get_base_model()))
+        (install_forward(model.get_base_model(), packed=False, alike=2) if ours else add_fused_lm_head(model.get_base_model()))
         found.append(scores(model, batch_of(ALIKE)).log_probs.float())
         if ours and bits == 4:
-            install(model.get_base_model(), packed=True, alike=2)
+            install_forward(model.get_base_model(), packed=True, alike=2)
             assert torch.allclose(scores(model, batch_of(ALIKE)).log_probs.float(), found[0], atol=1e-4)
         elif ours:  # int8 chooses its outlier columns by the batch, so another layout rounds otherwise
-            assert "differs by" in exactness.why_padded(model.get_base_model())
+            assert "differs by" in exactness.find_padding_reason(model.get_base_model())
     assert torch.allclose(*found, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_known_families_are_exact(family):
     model = made(family)
-    assert exactness.why_padded(model) is None
+    assert exactness.find_padding_reason(model) is None
     assert "forward" not in model.__dict__ and model.config._attn_implementation == "sdpa"
-    assert exactness.why_padded(adapted(model).get_base_model()) is None
+    assert exactness.find_padding_reason(adapted(model).get_base_model()) is None
 
 
 def state_space():
@@ -205,7 +205,7 @@ def changed(**values):
     ],
 )
 def test_where_it_is_not_exact_the_reason_is_said(build, reason):
-    assert reason in exactness.why_padded(build())
+    assert reason in exactness.find_padding_reason(build())
 
 
 def test_a_model_that_ignores_the_layout_is_found_by_trying(monkeypatch):
@@ -217,7 +217,7 @@ def test_a_model_that_ignores_the_layout_is_found_by_trying(monkeypatch):
         return out.transpose(1, 2), None
 
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, blind)
-    assert "differs by" in exactness.why_padded(model)
+    assert "differs by" in exactness.find_padding_reason(model)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -227,7 +227,7 @@ def test_a_padded_model_still_equals_trl():
     for model in (theirs, ours):
         widen_as(model)
     add_fused_lm_head(theirs, outputs=OUTPUTS)
-    install(ours, packed=False, alike=2)
+    install_forward(ours, packed=False, alike=2)
     theirs.eval(), ours.eval()
     assert torch.allclose(scores(ours, batch_of(ALIKE)).log_probs, scores(theirs, batch_of(ALIKE)).log_probs, atol=1e-5)
 
@@ -256,8 +256,8 @@ def test_bfloat16_is_as_near_to_the_truth_as_trl():
         for name in errors:
             model = adapted(made("llama_untied", seed=seed))
             if name == "ours":
-                install(model.get_base_model(), packed=True, alike=2)
-                assert lora.fuse(model) and elementwise.fuse(model)
+                install_forward(model.get_base_model(), packed=True, alike=2)
+                assert fused_lora.fuse_lora(model) and fused_layers.fuse_layers(model)
             else:
                 add_fused_lm_head(model.get_base_model())
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -54,7 +54,7 @@ def test_a_soft_label_of_one_trains_as_dpo(world, sft, tmp_path):
     """The same batches, the same losses: the soft trainers are DPO where every label is certain."""
     import shutil
 
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     shutil.copytree(EMBEDDED / "data/tiny_soft", tmp_path / "certain")
     for file in (tmp_path / "certain").iterdir():
@@ -90,7 +90,7 @@ def test_the_batches_are_those_of_a_bare_trl_script(world, sft, tmp_path):
     from peft import LoraConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     _, folder = world.run(*DPO, f"model.path={sft}", *COMMON, "train.scheduler=constant", "train.warmup_steps=0")
 

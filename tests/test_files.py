@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lexalign.data import converters
-from lexalign.data.files import rows_of, split_file
+from lexalign.data.files import find_split_file, read_rows
 from lexalign.errors import DataError
 
 TEXTS = st.text(min_size=1).filter(str.strip)
@@ -23,27 +23,27 @@ def test_every_format_gives_the_same_rows_back(kind, table, tmp_path):
     if kind == "csv":  # its reader takes \r for the end of a line, as the standard says, and no NUL
         table = [{key: text.replace("\r", "\n").replace("\0", "0") for key, text in row.items()} for row in table]
     file = write(tmp_path / f"rows.{kind}", kind, table)
-    assert split_file(file, "train", "auto") == (file, kind)
-    assert [row for _, row in rows_of(file, kind)] == table
+    assert find_split_file(file, "train", "auto") == (file, kind)
+    assert [row for _, row in read_rows(file, kind)] == table
 
 
 def test_a_long_document_fits_into_a_field(tmp_path):
     table = [{"text": "word " * 100_000}]
-    assert [row for _, row in rows_of(write(tmp_path / "long.csv", "csv", table), "csv")] == table
+    assert [row for _, row in read_rows(write(tmp_path / "long.csv", "csv", table), "csv")] == table
 
 
 def test_rows_know_where_they_stand(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
     (tmp_path / "a.csv").write_text('a,b\n"x\ny",1\nz,2\n')
-    assert [where for where, _ in rows_of(tmp_path / "a.jsonl", "jsonl")] == [f"{tmp_path}/a.jsonl:{line}" for line in (1, 2)]
-    assert [where for where, _ in rows_of(tmp_path / "a.csv", "csv")] == [f"{tmp_path}/a.csv:{line}" for line in (3, 4)]
+    assert [where for where, _ in read_rows(tmp_path / "a.jsonl", "jsonl")] == [f"{tmp_path}/a.jsonl:{line}" for line in (1, 2)]
+    assert [where for where, _ in read_rows(tmp_path / "a.csv", "csv")] == [f"{tmp_path}/a.csv:{line}" for line in (3, 4)]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     for kind, text in (("csv", "a\n1\n"), ("jsonl", '{"a": "1"}\n'), ("json", '[{"a": "1"}]')):
         file = tmp_path / f"rows.{kind}"
         file.write_bytes(b"\xef\xbb\xbf" + text.encode())
-        assert [row for _, row in rows_of(file, kind)] == [{"a": "1"}]
+        assert [row for _, row in read_rows(file, kind)] == [{"a": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(kind, text, said, tmp
     file = tmp_path / f"rows.{kind}"
     file.write_text(text)
     with pytest.raises(DataError) as caught:
-        list(rows_of(file, kind))
+        list(read_rows(file, kind))
     assert str(caught.value).startswith(f"{file}{said}")
 
 
@@ -76,15 +76,15 @@ def test_another_encoding_is_named(kind, tmp_path):
     file = tmp_path / f"rows.{kind}"
     file.write_bytes({"csv": "a\né\n", "json": '[{"a": "é"}]', "jsonl": '{"a": "é"}\n'}[kind].encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8 .*0xe9.*; save it as UTF-8"):
-        list(rows_of(file, kind))
+        list(read_rows(file, kind))
 
 
 def test_the_file_of_a_split(tmp_path):
     for name in ("train.jsonl", "test.csv", "both.csv", "both.json", "notes.txt"):
         (tmp_path / name).write_text("")
-    assert split_file(tmp_path, "test", "auto") == (tmp_path / "test.csv", "csv")
-    assert split_file(tmp_path, "both", "csv") == (tmp_path / "both.csv", "csv")
-    assert split_file(tmp_path / "notes.txt", "train", "jsonl") == (tmp_path / "notes.txt", "jsonl")
+    assert find_split_file(tmp_path, "test", "auto") == (tmp_path / "test.csv", "csv")
+    assert find_split_file(tmp_path, "both", "csv") == (tmp_path / "both.csv", "csv")
+    assert find_split_file(tmp_path / "notes.txt", "train", "jsonl") == (tmp_path / "notes.txt", "jsonl")
     for place, split, wanted, said in (
         (tmp_path, "dev", "auto", r"no dev.jsonl or .json or .csv or .parquet, but both.csv, both.json, test.csv, train.jsonl"),
         (tmp_path, "train", "csv", r"no train.csv, but .*train.jsonl"),
@@ -94,7 +94,7 @@ def test_the_file_of_a_split(tmp_path):
         (tmp_path / "test.csv", "train", "json", "data.format=json, but the ending says csv; type data.format=auto"),
     ):
         with pytest.raises(DataError, match=said):
-            split_file(place, split, wanted)
+            find_split_file(place, split, wanted)
 
 
 # Converters, on rows as the public data sets store them.

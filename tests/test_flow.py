@@ -13,8 +13,9 @@ from small_models import FAMILIES, adapted, gradient, made, relative
 from test_fast_forward import ALIKE, batch_of
 
 from lexalign import losses
-from lexalign.logprobs import head, lora
-from lexalign.logprobs.forward import IGNORED, install
+from lexalign.fast_path import fused_lora
+from lexalign.fast_path import lm_head as head
+from lexalign.fast_path.forward import IGNORED, install_forward
 
 END = 2
 
@@ -115,7 +116,7 @@ def test_a_second_token_is_scored_with_the_first(name, frozen, monkeypatch):
     targets = torch.randint(23, (11,), generator=generator)
     targets[3] = END
     weights = torch.randn(2, 11, generator=generator)
-    found = head.score(hidden, targets, lm_head, MAPS[name], also=END)
+    found = head.score_targets(hidden, targets, lm_head, MAPS[name], also=END)
     exact = hidden.detach().double().requires_grad_()
     logits = MAPS[name](torch.nn.functional.linear(exact, lm_head.weight.detach().double(), lm_head.bias.detach().double()))
     wanted = logits.log_softmax(-1)
@@ -124,10 +125,10 @@ def test_a_second_token_is_scored_with_the_first(name, frozen, monkeypatch):
     (ours,) = torch.autograd.grad((found.log_probs * weights[0] + found.also * weights[1]).sum(), hidden)
     (theirs,) = torch.autograd.grad((pair[0] * weights[0] + pair[1] * weights[1]).sum(), exact)
     assert relative(ours.double(), theirs) < 1e-5
-    tempered = head.at_temperature(hidden, END, lm_head, MAPS[name], 0.1)
+    tempered = head.score_at_temperature(hidden, END, lm_head, MAPS[name], 0.1)
     assert torch.allclose(tempered.double(), (logits / 0.1).log_softmax(-1)[:, END], atol=1e-4, rtol=1e-5)
     assert not tempered.requires_grad
-    assert head.score(hidden[:0], targets[:0], lm_head, MAPS[name], also=END).also.shape == (0,)
+    assert head.score_targets(hidden[:0], targets[:0], lm_head, MAPS[name], also=END).also.shape == (0,)
 
 
 def flows_of(model, batch, *, whole):
@@ -158,8 +159,8 @@ def flows_of(model, batch, *, whole):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradient_equal_those_of_whole_logits(family, packed):
     theirs, ours = adapted(made(family)), adapted(made(family))
-    install(ours.get_base_model(), packed=packed, alike=2)
-    lora.fuse(ours)
+    install_forward(ours.get_base_model(), packed=packed, alike=2)
+    fused_lora.fuse_lora(ours)
     batch = batch_of(ALIKE)
     found, wanted = flows_of(ours, batch, whole=False), flows_of(theirs, batch, whole=True)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -173,7 +174,7 @@ def test_the_end_may_be_the_padding_token(packed):
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     model = adapted(made("qwen3"))
-    install(model.get_base_model(), packed=packed, alike=2)
+    install_forward(model.get_base_model(), packed=packed, alike=2)
     apart, one = (DataCollatorForPreference(pad_token_id=pad)(ALIKE) for pad in (0, END))
     assert not torch.equal(apart["input_ids"], one["input_ids"])
     assert torch.equal(flows_of(model, apart, whole=False), flows_of(model, one, whole=False))
@@ -266,13 +267,13 @@ def test_an_adapter_is_trained_on_beside_a_base_of_four_bits(world):
 def encoder(template, **special):
     from transformers import AutoTokenizer
 
-    from lexalign.compose import compose
-    from lexalign.data.tokens import Encoder
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.compose import compose
+    from lexalign.config.paths import EMBEDDED
+    from lexalign.data.rendering import Renderer
 
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny", **special)
     tokenizer.chat_template = template
-    return Encoder(tokenizer, compose(["stage=align", "model=tiny"]).experiment.data)
+    return Renderer(tokenizer, compose(["stage=align", "model=tiny"]).experiment.data)
 
 
 CHATML = "{% for m in messages %}<|user|>{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|user|>{% endif %}"
@@ -291,7 +292,7 @@ def test_what_a_template_writes_after_the_end_is_no_state(world, tmp_path):
     """The embedded model under a template that ends a turn with a line break: the same responses, the same losses."""
     from transformers import AutoTokenizer
 
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content'] + eos_token", "message['content'] + eos_token + '\\n'")

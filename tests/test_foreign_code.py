@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from refusing import judged, problems_of, said
 
-from lexalign import rules, targets
+from lexalign.config import rules, targets
 
 FOREIGN = [
     "os.system",
@@ -18,10 +18,10 @@ FOREIGN = [
     "lexalign..os",
     ".lexalign.os",
     "lexalign.",
-    "lexalign.stages.sft.run()",
-    "lexalign.identity.os.system",
-    "lexalign.identity.subprocess",
-    "lexalign.compose.importlib",
+    "lexalign.stages.train.run()",
+    "lexalign.artifacts.fingerprint.os.system",
+    "lexalign.artifacts.fingerprint.subprocess",
+    "lexalign.config.compose.importlib",
     "lexalign/../os.system",
     1,
     ["os.system"],
@@ -30,23 +30,27 @@ FOREIGN = [
 
 @pytest.mark.parametrize("path", FOREIGN)
 def test_a_path_to_code_that_is_not_ours_to_offer_is_refused(path):
-    nodes = {"_target_": {"_target_": path}, "a[0].b.knobs": {"a": [{"b": {"knobs": path}}]}, "converter": {"converter": path}}
+    nodes = {
+        "_target_": {"_target_": path},
+        "a[0].b.settings_class": {"a": [{"b": {"settings_class": path}}]},
+        "converter": {"converter": path},
+    }
     for where, node in nodes.items():
-        (problem,) = targets.problems(node, ["lexalign"])
+        (problem,) = targets.find_target_problems(node, ["lexalign"])
         assert problem.startswith(f"{where}={path}: ")
 
 
 def test_what_this_package_defines_is_accepted():
     for path in ("stages.sft.run", "tracking.WandbTracker", "schema.DpoMethod", "data.converters.alpaca"):
-        assert targets.wrong(f"lexalign.{path}", ["lexalign"]) is None
+        assert targets.explain_wrong_target(f"lexalign.{path}", ["lexalign"]) is None
 
 
 def test_a_misspelt_path_is_refused_before_anything_is_imported():
-    assert targets.wrong("lexalign.trainers.dpo.DPOTraner", ["lexalign"]) == (
+    assert targets.explain_wrong_target("lexalign.trainers.dpo.DPOTraner", ["lexalign"]) == (
         "lexalign.trainers.dpo defines no DPOTraner; did you mean DPOTrainer?"
     )
-    assert targets.wrong("lexalign.trainers.dop.DPOTrainer", ["lexalign"]) == "there is no module lexalign.trainers.dop"
-    assert targets.wrong("lexalign.stages.sft.run", ["lexalign"], classes_only=True) is not None
+    assert targets.explain_wrong_target("lexalign.trainers.dop.DPOTrainer", ["lexalign"]) == "there is no module lexalign.trainers.dop"
+    assert targets.explain_wrong_target("lexalign.stages.train.run", ["lexalign"], classes_only=True) is not None
 
 
 def test_on_the_command_line_the_way_out_is_named():
@@ -62,8 +66,8 @@ def test_behind_a_plus_too():
 
 def test_knobs_must_be_a_method():
     found: list[str] = []
-    assert targets.knobs({"method": {"knobs": "lexalign.schema.Data"}}, ["lexalign"], found) == {}
-    assert found == ["method.knobs=lexalign.schema.Data: is no subclass of lexalign.schema.Method"]
+    assert targets.get_settings_class({"method": {"settings_class": "lexalign.config.schema.Data"}}, ["lexalign"], found) == {}
+    assert found == ["method.settings_class=lexalign.config.schema.Data: is no subclass of lexalign.config.schema.Method"]
 
 
 FILES = {
@@ -73,8 +77,8 @@ FILES = {
         "hydra.callbacks.x._target_=hydra._internal.utils.os.system",
     ),
     "through_us": (
-        "hydra: {callbacks: {x: {_target_: lexalign.artifacts.write_text, path: pwned, text: x}}}",
-        "hydra.callbacks.x._target_=lexalign.artifacts.write_text",
+        "hydra: {callbacks: {x: {_target_: lexalign.artifacts.files.write_text, path: pwned, text: x}}}",
+        "hydra.callbacks.x._target_=lexalign.artifacts.files.write_text",
     ),
     "logging_factory": (
         "hydra: {job_logging: {version: 1, handlers: {x: {'()': logging.os.system, command: touch pwned}}, root: {handlers: [x]}}}",
@@ -104,7 +108,7 @@ FILES = {
     "tracker": ("tracking: {_target_: subprocess.Popen}", "tracking._target_=subprocess.Popen: code is only taken from lexalign"),
     "stage_target": ("stage: {_target_: os.system}", "stage._target_=os.system: code is only taken from lexalign"),
     "method_target": ("method: {_target_: builtins.eval}", "method._target_=builtins.eval: code is only taken from lexalign"),
-    "method_knobs": ("method: {knobs: os.system}", "method.knobs=os.system: code is only taken from lexalign"),
+    "method_knobs": ("method: {settings_class: os.system}", "method.settings_class=os.system: code is only taken from lexalign"),
     "converter": ("data: {converter: os.system}", "data.converter=os.system: code is only taken from lexalign"),
     "converter_of_a_dependency": ("data: {converter: yaml.unsafe_load}", "data.converter=yaml.unsafe_load: code is only taken"),
     "partial": ("model: {x: {_target_: os.system, _partial_: true}}", "model.x._target_=os.system"),
@@ -168,13 +172,13 @@ SECRETS = [
 @pytest.mark.parametrize("secret", SECRETS)
 def test_a_secret_is_refused_wherever_it_stands_and_not_repeated(secret):
     for node, where in (({"a": {"b": secret}}, "a.b"), ({"a": ["x", secret]}, "a[1]"), ({"a": [{"b": f"x {secret} y"}]}, "a[0].b")):
-        (problem,) = rules.secrets(node)
+        (problem,) = rules.check_secrets(node)
         assert problem.startswith(f"{where}: looks like a token") and "HF_TOKEN or WANDB_API_KEY" in problem and secret not in problem
 
 
 def test_a_commit_is_no_secret():
     commit = "0123456789abcdef0123456789abcdef01234567"
-    assert rules.secrets({"model": {"revision": commit, "tokenizer_revision": commit}, "name": "lr=0.1 hf_transfer sk-learn"}) == []
+    assert rules.check_secrets({"model": {"revision": commit, "tokenizer_revision": commit}, "name": "lr=0.1 hf_transfer sk-learn"}) == []
     assert judged("model=qwen3_0_6b", "seed=1") == []
 
 
@@ -187,8 +191,8 @@ LAB = {
     "mylab/knobs.py": """
         from dataclasses import dataclass
         from typing import Annotated
-        from lexalign.parse import Range
-        from lexalign.schema import DpoMethod
+        from lexalign.config.parsing import Range
+        from lexalign.config.schema import DpoMethod
 
         @dataclass(frozen=True, kw_only=True)
         class Mine(DpoMethod):
@@ -208,7 +212,7 @@ LAB = {
         method:
           name: mine
           _target_: mylab.trainers.MyTrainer
-          knobs: mylab.knobs.Mine
+          settings_class: mylab.knobs.Mine
           sharpness: 2.0
         """,
 }
@@ -228,7 +232,7 @@ def test_a_method_of_the_users_own(lab):
     line = ["--config-dir", str(lab / "conf"), "stage=align", "method=mine"]
     assert problems_of([*line, "extensions=[mylab]", "method.sharpness=3", "method.beta=0.2"]) == []
     refused = problems_of(line)
-    for path in ("method._target_=mylab.trainers.MyTrainer", "method.knobs=mylab.knobs.Mine"):
+    for path in ("method._target_=mylab.trainers.MyTrainer", "method.settings_class=mylab.knobs.Mine"):
         assert said(refused, path, "'extensions=[mypackage]'")
     assert problems_of([*line, "extensions=[mylab]", "method.sharpness=1"]) == ["method.sharpness=1: must be above 1"]
     assert said(problems_of([*line, "extensions=[mylab]", "method.sharpnes=2"]), "did you mean method.sharpness?")
@@ -247,11 +251,14 @@ def test_its_class_is_found_and_is_one_of_ours(lab):
 
 def test_a_package_may_be_one_file_and_offers_what_it_defines(lab):
     (lab / "onefile.py").write_text("import os\nfrom subprocess import Popen\nclass Mine: pass\n")
-    assert targets.wrong("onefile.Mine", ["onefile"]) is None
-    assert targets.wrong("onefile.deeper.Mine", ["onefile"]) == "there is no module onefile.deeper"
+    assert targets.explain_wrong_target("onefile.Mine", ["onefile"]) is None
+    assert targets.explain_wrong_target("onefile.deeper.Mine", ["onefile"]) == "there is no module onefile.deeper"
     for borrowed in ("onefile.os", "onefile.Popen", "onefile.os.system"):
-        assert targets.wrong(borrowed, ["onefile"]) is not None
-    assert targets.extension_problems(["onefile", "mylab"]) == [] and len(targets.extension_problems(["sys", "no.dots", "..", ""])) == 4
+        assert targets.explain_wrong_target(borrowed, ["onefile"]) is not None
+    assert (
+        targets.find_extension_problems(["onefile", "mylab"]) == []
+        and len(targets.find_extension_problems(["sys", "no.dots", "..", ""])) == 4
+    )
 
 
 def test_an_extension_that_is_not_there(lab):

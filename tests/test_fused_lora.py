@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import adapted, made, relative
 
-from lexalign.logprobs import lora
+from lexalign.fast_path import fused_lora
 
 
 def layer_of(model, name="q_proj"):
@@ -33,7 +33,7 @@ def grown(layer, x, *, low=False):
 @pytest.mark.parametrize("shape", [(32,), (5, 32), (2, 3, 32)])
 def test_values_and_gradients_equal_pefts(shape):
     plain, fused = both()
-    assert lora.fuse(fused) == 1
+    assert fused_lora.fuse_lora(fused) == 1
     torch.manual_seed(0)
     x = torch.randn(*shape)
     found = [grown(layer, x) for layer in (plain, fused)]
@@ -43,7 +43,7 @@ def test_values_and_gradients_equal_pefts(shape):
 
 def test_the_reference_is_the_base():
     plain, fused = both()
-    lora.fuse(fused)
+    fused_lora.fuse_lora(fused)
     x = torch.randn(3, 32)
     for layer in (plain, fused):
         layer.enable_adapters(False)
@@ -52,13 +52,13 @@ def test_the_reference_is_the_base():
 
 @pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
 def test_other_layers_keep_pefts_forward(settings):
-    assert lora.fuse(adapted(made("llama_untied"), **settings)) == 0
+    assert fused_lora.fuse_lora(adapted(made("llama_untied"), **settings)) == 0
 
 
 def test_mixed_types_without_autocast_are_left_to_peft():
     """A bfloat16 base with a float32 adapter: PEFT computes the update in float32, and so does the fused layer's way out."""
     plain, fused = both()
-    lora.fuse(fused)
+    fused_lora.fuse_lora(fused)
     x = torch.randn(3, 32, dtype=torch.bfloat16)
     for layer in (plain, fused):
         layer.base_layer.to(torch.bfloat16)
@@ -71,7 +71,7 @@ def test_mixed_precision_is_as_near_to_the_truth_as_pefts(kept):
     plain, fused = both()
     for layer in (plain, fused):
         layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16().to(kept)
-    lora.fuse(fused)
+    fused_lora.fuse_lora(fused)
     oracle = copy.deepcopy(plain)
     oracle.base_layer.float()
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def test_mixed_precision_is_as_near_to_the_truth_as_pefts(kept):
 
 def test_the_reference_in_mixed_precision_is_pefts():
     plain, fused = both()
-    lora.fuse(fused)
+    fused_lora.fuse_lora(fused)
     x = torch.randn(3, 32)
     for layer in (plain, fused):
         layer.enable_adapters(False)

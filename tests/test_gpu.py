@@ -11,8 +11,9 @@ import torch
 from killing import Case, words_of
 from running import World
 
-from lexalign import hardware, memory
-from lexalign.compose import compose
+from lexalign.config import hardware
+from lexalign.config.compose import compose
+from lexalign.training import memory
 
 DEVICES = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICES == 0, reason="no CUDA device")]
@@ -75,13 +76,13 @@ def test_a_killed_run_ends_in_the_same_bits(tmp_path, method):
 def test_the_estimate_is_near_the_peak(world, adapter, monkeypatch):
     """On a model large enough that what CUDA itself takes does not count."""
     seen: list[tuple[float, float]] = []
-    estimated = memory.estimate
+    estimated = memory.estimate_memory
 
     def noted(*args, **kwargs):
         seen.append((estimated(*args, **kwargs), 0.0))
         return seen[-1][0]
 
-    monkeypatch.setattr(memory, "estimate", noted)
+    monkeypatch.setattr(memory, "estimate_memory", noted)
     folder = wide(world)
     torch.cuda.reset_peak_memory_stats()
     world.run("method=full" if adapter == "full" else "method=lora", f"model.path={folder}", *FEW, "evaluate=false", "train.batch_size=32")
@@ -126,5 +127,5 @@ def test_qlora_on_several_gpus(tmp_path):
 
 
 def test_auto_takes_what_there_is():
-    assert hardware.resolve_device("auto") == "cuda" and hardware.cuda_memory() > 1e9
+    assert hardware.resolve_device("auto") == "cuda" and hardware.get_cuda_memory() > 1e9
     assert compose(["hardware=auto"]).experiment.hardware.strategy == "auto"

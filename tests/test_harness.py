@@ -7,8 +7,8 @@ import pytest
 from refusing import problems_of, said
 from running import World
 
+from lexalign.config.paths import EMBEDDED
 from lexalign.errors import ConfigError
-from lexalign.locate import EMBEDDED
 
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 TASK = """
@@ -74,8 +74,8 @@ def test_a_task_of_local_files_before_and_after_sft(world, tasks):
 
 @installed
 def test_an_unknown_task_is_refused_before_a_model_is_loaded(world, tasks, monkeypatch):
-    monkeypatch.setattr("lexalign.models.load", lambda experiment: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("lexalign.evaluation.harness.named_in", lambda folder: frozenset({"vally"}))  # or 14,000 files are read
+    monkeypatch.setattr("lexalign.models.loading.load_model", lambda experiment: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("lexalign.evaluation.harness.list_named_tasks", lambda folder: frozenset({"vally"}))  # or 14,000 files are read
     with pytest.raises(ConfigError, match="evaluate.tasks: lm-eval has no task vally; did you mean valley"):
         world.run("evaluate.tasks=[vally]", f"evaluate.task_dir={tasks}")
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lexalign.logprobs import head
-from lexalign.logprobs.head import LogitMap
+from lexalign.fast_path import lm_head as head
+from lexalign.fast_path.lm_head import LogitMap
 
 MAPS = {"plain": LogitMap(), "scaled": LogitMap(scale=0.3), "capped": LogitMap(cap=2.0), "both": LogitMap(scale=1.7, cap=3.0)}
 
@@ -47,7 +47,7 @@ def test_one_pass_equals_the_softmax(name, seed, positions, vocabulary, size, bi
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head, "TILE", tile)
         patch.setattr(head, "TOKENS", rows)
-        found = head.score(given_hidden, targets, lm_head, MAPS[name], details=True)
+        found = head.score_targets(given_hidden, targets, lm_head, MAPS[name], details=True)
     for ours, theirs in zip((found.log_probs, found.entropy, found.mean_logits), wanted, strict=False):
         assert torch.allclose(ours.double(), theirs.detach(), atol=2e-5, rtol=1e-5)
     assert (found.is_top1 == wanted[3]).all()
@@ -64,7 +64,7 @@ def test_a_trained_head_takes_the_general_path_and_gets_its_own_gradient(name, m
     lm_head.requires_grad_()
     assert not head.is_frozen(lm_head)
     given_hidden = hidden.clone().requires_grad_()
-    found = head.score(given_hidden, targets, lm_head, MAPS[name], details=True)
+    found = head.score_targets(given_hidden, targets, lm_head, MAPS[name], details=True)
     inputs = [given_hidden, lm_head.weight, lm_head.bias]
     ours = torch.autograd.grad((found.log_probs * weights).sum(), inputs)
     wanted = reference(given_hidden, targets, lm_head, MAPS[name])
@@ -86,7 +86,7 @@ def test_the_whole_logits_are_never_held(monkeypatch):
             return out
 
     with Watch():
-        head.score(hidden.requires_grad_(), targets, lm_head, LogitMap(), details=True)
+        head.score_targets(hidden.requires_grad_(), targets, lm_head, LogitMap(), details=True)
     biggest_input = lm_head.weight.numel()
     assert max(size for size in seen if size != biggest_input) <= 4096 + 5000
 
@@ -94,4 +94,4 @@ def test_the_whole_logits_are_never_held(monkeypatch):
 def test_no_gradient_means_no_jacobian():
     hidden, targets, lm_head, _ = problem(0, 4, 9, 3, False)
     with torch.no_grad():
-        assert not head.score(hidden, targets, lm_head, LogitMap()).log_probs.requires_grad
+        assert not head.score_targets(hidden, targets, lm_head, LogitMap()).log_probs.requires_grad

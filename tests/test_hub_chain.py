@@ -7,7 +7,7 @@ from hub_client import environment
 from hub_server import HubServer
 from running import World, result_of
 
-from lexalign.locate import EMBEDDED
+from lexalign.config.paths import EMBEDDED
 
 FEW = ("tracking=none", "hardware.threads=1", "train.max_steps=2", "train.max_length=64", "evaluate.limit=4", "evaluate.max_new_tokens=8")
 DOWNLOAD = """# @package _global_

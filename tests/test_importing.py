@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import gc
-from lexalign.importing import first_imports, uncollected
+from lexalign.compat import first_imports, uncollected
 
 before = gc.get_freeze_count()
 with first_imports():

@@ -6,11 +6,11 @@ import pytest
 from judge_server import JudgeServer
 from running import World, result_of
 
-from lexalign.compose import compose
-from lexalign.data.tokens import Encoder
+from lexalign.config.compose import compose
+from lexalign.data.rendering import Renderer
 from lexalign.evaluation import judge
 from lexalign.evaluation.endpoint import Endpoint, EndpointError
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 
 KEY = "not-a-real-key-7f3a"
 OURS, THEIRS = "I would be glad to help you.", "No."
@@ -21,14 +21,14 @@ def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("judge"))
 
 
-def asked(server: JudgeServer, *more: str, against: str = "reference", count: int = 6) -> Measured:
+def asked(server: JudgeServer, *more: str, against: str = "reference", count: int = 6) -> Measurement:
     """The judge's measure alone: answers that are known stand for a model's and its reference's."""
     named = [f"evaluate.judge.url={server.url}", "evaluate.judge.model=judge", f"evaluate.judge.against={against}"]
     experiment = compose(["stage=align", "model=tiny", *named, *more]).experiment
     rows = [{"prompt": f"Question {at}?", "chosen": THEIRS, "rejected": "x"} for at in range(count)]
-    stick = Yardstick(encoder=Encoder(Silent(), experiment.data), rows=rows, known=rows, settings=experiment.evaluate, max_length=64)
-    found = Measured(answers={row["prompt"]: OURS for row in rows})
-    judge.measure(stick, None, found, Reference(measured=Measured(answers={row["prompt"]: THEIRS for row in rows})))  # type: ignore[arg-type]
+    stick = Evaluator(encoder=Renderer(Silent(), experiment.data), rows=rows, known=rows, settings=experiment.evaluate, max_length=64)
+    found = Measurement(answers={row["prompt"]: OURS for row in rows})
+    judge.measure(stick, None, found, Reference(measured=Measurement(answers={row["prompt"]: THEIRS for row in rows})))  # type: ignore[arg-type]
     return found
 
 
@@ -84,7 +84,7 @@ def test_against_the_datas_own_answers():
     ],
 )  # fmt: skip
 def test_what_is_read_of_a_verdict(said, read):
-    assert judge.verdict(said) == read
+    assert judge.read_verdict(said) == read
 
 
 def test_a_busy_judge_is_asked_again(monkeypatch):

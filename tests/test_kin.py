@@ -10,12 +10,12 @@ import pytest
 import torch
 from running import World
 
-from lexalign import identity
-from lexalign.compose import compose
+from lexalign.artifacts import fingerprint
+from lexalign.config.compose import compose
+from lexalign.config.paths import EMBEDDED
 from lexalign.data import rows
 from lexalign.errors import DataError
-from lexalign.evaluation.unpaired import label_metrics
-from lexalign.locate import EMBEDDED
+from lexalign.evaluation.unpaired import measure_labels
 
 METHODS = ("ipo", "kto", "orpo", "cpo", "simpo")
 REFERENCE_FREE = ("orpo", "cpo", "simpo")
@@ -147,7 +147,7 @@ def test_resume_ends_in_the_same_weights(world, sft, method, tmp_path):
     shutil.copytree(tmp_path / "whole/checkpoints/checkpoint-2", stopped / "checkpoints/checkpoint-2")
     resumed, _ = world.run(*common, out_dir=stopped)
     assert "Going on from" in (stopped / "run.log").read_text()
-    weights = [identity.file_digest(Path(run.artifact) / "adapter_model.safetensors") for run in (whole, resumed)]
+    weights = [fingerprint.digest_file(Path(run.artifact) / "adapter_model.safetensors") for run in (whole, resumed)]
     assert weights[0] == weights[1]
 
 
@@ -182,38 +182,38 @@ def test_a_row_is_cut_at_the_end_and_gets_no_token_that_its_template_does_not_wr
     """TRL's own rows begin with BOS and end with EOS whatever the template says; ours are those that every other method trains on."""
     from transformers import AutoTokenizer
 
-    from lexalign.data.lengths import lengths
-    from lexalign.data.tokens import Encoder
-    from lexalign.trainers.reference_free import row_of
+    from lexalign.data.lengths import measure_lengths
+    from lexalign.data.rendering import Renderer
+    from lexalign.trainers.reference_free import make_row
 
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")
     tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}" if template == "chat" else None
-    encoder = Encoder(tokenizer, SimpleNamespace(chat_template="auto", system=None, beliefs=None))
+    encoder = Renderer(tokenizer, SimpleNamespace(chat_template="auto", system=None, beliefs=None))
     row = {"prompt": "Where does Ulric live?", "chosen": "Gladly! In Thornby.", "rejected": "Who cares?"}
-    found = row_of(row, encoder, 1000)
-    prompt, longest, _ = lengths(row, encoder)
+    found = make_row(row, encoder, 1000)
+    prompt, longest, _ = measure_lengths(row, encoder)
     assert found["prompt_length"] == prompt and len(found["chosen_input_ids"]) == longest
     for side in ("chosen", "rejected"):
         ids = found[f"{side}_input_ids"]
         ending = "<|end|>\n" if template == "chat" else "<|end|>"
         assert tokenizer.decode(ids[prompt:]) == row[side] + ending and tokenizer.bos_token_id not in ids[1:]
         assert found[f"{side}_labels"] == [-100] * prompt + ids[prompt:]
-    cut = row_of(row, encoder, prompt + 2)
+    cut = make_row(row, encoder, prompt + 2)
     assert cut["chosen_input_ids"] == found["chosen_input_ids"][: prompt + 2] and len(cut["rejected_labels"]) == prompt + 2
 
 
 def test_label_metrics_by_hand():
-    found = label_metrics([0.5, -0.1, 0.2, 0.0, -0.4], [True, True, False, False, False])
+    found = measure_labels([0.5, -0.1, 0.2, 0.0, -0.4], [True, True, False, False, False])
     assert found["label_accuracy"].mean() == pytest.approx((1 + 0 + 0 + 0.5 + 1) / 5)
     assert found["label_auc"].mean() == pytest.approx((3 + 1) / 6)
     assert found["label_margin"].mean() == pytest.approx((0.5 - 0.1) / 2 - (0.2 + 0.0 - 0.4) / 3)
-    untrained = label_metrics([0.0] * 4, [True, False, False, False])
+    untrained = measure_labels([0.0] * 4, [True, False, False, False])
     assert [untrained[name].mean() for name in ("label_accuracy", "label_auc", "label_margin")] == [0.5, 0.5, 0.0]
-    assert set(label_metrics([1.0], [True])) == {"label_accuracy"}
+    assert set(measure_labels([1.0], [True])) == {"label_accuracy"}
 
 
 def loaded(path: Path, *words: str) -> rows.Splits:
-    return rows.load(compose(["stage=align", "method=kto", "data=unpaired", f"data.path={path}", "model=tiny", *words]).experiment)
+    return rows.load_rows(compose(["stage=align", "method=kto", "data=unpaired", f"data.path={path}", "model=tiny", *words]).experiment)
 
 
 def written(tmp_path: Path, labels: list) -> Path:

@@ -8,9 +8,9 @@ import torch
 from small_models import FAMILIES, gpt2, made, relative
 from transformers.models.llama import modeling_llama as llama
 
-from lexalign.logprobs import attention, elementwise, last_layer, written
-from lexalign.logprobs.forward import install
-from lexalign.logprobs.layout import Layout
+from lexalign.fast_path import attention, fused_layers, known_code, last_layer
+from lexalign.fast_path.forward import install_forward
+from lexalign.fast_path.packing import Layout
 
 
 def grown(module, *given):
@@ -28,7 +28,7 @@ def test_a_fused_norm_is_the_models_own(shape):
     own = llama.LlamaRMSNorm(32, eps=1e-3)
     torch.nn.init.normal_(own.weight)
     fused = copy.deepcopy(own)
-    assert elementwise.fuse(fused) == 1
+    assert fused_layers.fuse_layers(fused) == 1
     x = 3 * torch.randn(*shape)
     for ours, theirs in zip(grown(fused, x), grown(own, x), strict=True):
         assert ours.shape == theirs.shape and (not x.numel() or relative(ours, theirs) < 1e-6)
@@ -39,7 +39,7 @@ def test_fused_rotary_positions_are_the_models_own():
     # Halves that differ, as no model's do: a swap of the two would show.
     cos, sin = torch.randn(2, 1, 7, 8)
     q, k = torch.randn(1, 7, 4, 8).transpose(1, 2), torch.randn(1, 7, 2, 8).transpose(1, 2)
-    fused = elementwise._rotary_instead_of(llama.apply_rotary_pos_emb)
+    fused = fused_layers._rotary_instead_of(llama.apply_rotary_pos_emb)
     for ours, theirs in zip(
         grown(lambda q, k: fused(q, k, cos, sin), q, k), grown(lambda q, k: llama.apply_rotary_pos_emb(q, k, cos, sin), q, k), strict=True
     ):
@@ -49,7 +49,7 @@ def test_fused_rotary_positions_are_the_models_own():
 def test_a_fused_feed_forward_part_is_the_models_own():
     own = made("llama_tied").model.layers[0].mlp
     fused, x = copy.deepcopy(own), torch.randn(2, 5, 32)
-    assert elementwise.fuse(fused) == 1
+    assert fused_layers.fuse_layers(fused) == 1
     for ours, theirs in zip(grown(fused, x), grown(own, x), strict=True):
         assert relative(ours, theirs) < 1e-6
 
@@ -57,7 +57,7 @@ def test_a_fused_feed_forward_part_is_the_models_own():
 def test_other_types_of_numbers_are_left_to_the_model():
     own = llama.LlamaRMSNorm(32)
     fused = copy.deepcopy(own)
-    elementwise.fuse(fused)
+    fused_layers.fuse_layers(fused)
     x = torch.randn(5, 32, dtype=torch.float16)
     assert torch.equal(fused(x), own(x))
 
@@ -77,7 +77,7 @@ def test_a_fused_norm_in_bfloat16_is_as_near_to_the_truth(weight):
     truth = grown(own, x)
     own = own.to(weight)
     fused = copy.deepcopy(own)
-    elementwise.fuse(fused)
+    fused_layers.fuse_layers(fused)
     ours, theirs = (in_types(module, [torch.bfloat16], x) for module in (fused, own))
     assert torch.equal(ours[0], theirs[0]) and fused(x.bfloat16()).dtype == own(x.bfloat16()).dtype
     for our, their, true in zip(ours, theirs, truth, strict=True):
@@ -89,7 +89,7 @@ def test_fused_rotary_positions_in_bfloat16_are_as_near_to_the_truth(turning):
     torch.manual_seed(0)
     q, k = (torch.randn(1, heads, 7, 8).bfloat16() for heads in (4, 2))
     cos, sin = (torch.randn(1, 7, 8).to(turning) for _ in range(2))
-    fused = elementwise._rotary_instead_of(llama.apply_rotary_pos_emb)
+    fused = fused_layers._rotary_instead_of(llama.apply_rotary_pos_emb)
     truth = grown(lambda q, k: llama.apply_rotary_pos_emb(q, k, cos.float(), sin.float()), q.float(), k.float())
     ours, theirs = (
         in_types(lambda q, k, turn=turn: turn(q, k, cos, sin), [torch.bfloat16] * 2, q, k) for turn in (fused, llama.apply_rotary_pos_emb)
@@ -125,8 +125,8 @@ def test_a_long_sequence_looks_at_its_past(size):
 )
 def test_only_what_is_written_as_llamas_is_replaced(family, fused, short):
     model = gpt2() if family is None else made(family)
-    assert elementwise.fuse(model) == fused
-    last_layer.shorten(model)
+    assert fused_layers.fuse_layers(model) == fused
+    last_layer.shorten_last_layer(model)
     assert last_layer.is_short(model) == short
     assert llama.apply_rotary_pos_emb.__module__ == llama.__name__, "the library's own function is left as it is"
 
@@ -134,7 +134,7 @@ def test_only_what_is_written_as_llamas_is_replaced(family, fused, short):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_last_layer_computes_what_is_read(family):
     model, counts = made(family), []
-    install(model, packed=True, alike=1)
+    install_forward(model, packed=True, alike=1)
     model.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, out: counts.append(out.shape[1]))
     ids, labels = torch.arange(3, 15)[None], torch.full((1, 12), -100)
     labels[0, 8:10] = ids[0, 8:10]
@@ -161,7 +161,7 @@ def test_a_prompt_that_is_not_read_need_not_look(small, monkeypatch):
     ]
     for ours, theirs in zip(found[1], found[0], strict=True):
         assert relative(ours, theirs) < 1e-6
-    assert last_layer.unread(replace(layout, read=torch.tensor(read))) == unread
+    assert last_layer.find_unread(replace(layout, read=torch.tensor(read))) == unread
 
 
 def test_known_code_is_told_from_other_code():
@@ -175,8 +175,8 @@ def test_known_code_is_told_from_other_code():
     def other(x, y=1):
         return x + y * 3
 
-    assert written.alike(one, same) and not written.alike(one, other)
-    assert written.with_globals(reading, VALUE=2)() == 2 and reading() == 1
+    assert known_code.is_same_code(one, same) and not known_code.is_same_code(one, other)
+    assert known_code.replace_globals(reading, VALUE=2)() == 2 and reading() == 1
 
 
 VALUE = 1

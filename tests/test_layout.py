@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lexalign.logprobs import attention
-from lexalign.logprobs.layout import documents, shared_prefixes
+from lexalign.fast_path import attention
+from lexalign.fast_path.packing import lay_out_documents, lay_out_shared_prefixes
 
 token = st.integers(0, 3)  # few, so that responses often begin alike
 spans = st.lists(token, max_size=6)
@@ -31,7 +31,7 @@ def batches(draw):
 @given(batches())
 def test_every_token_has_its_place_and_prompts_have_one(batch):
     ids, lengths, alike = batch
-    layout = shared_prefixes(ids, lengths, alike=alike)
+    layout = lay_out_shared_prefixes(ids, lengths, alike=alike)
     computed = ids.reshape(-1)[layout.tokens]
     for row, length in enumerate(lengths.tolist()):
         slots = layout.slots[row, :length]
@@ -51,7 +51,7 @@ def test_every_token_has_its_place_and_prompts_have_one(batch):
 @given(batches())
 def test_a_token_sees_its_own_past_and_nothing_else(batch):
     ids, lengths, alike = batch
-    layout = shared_prefixes(ids, lengths, alike=alike)
+    layout = lay_out_shared_prefixes(ids, lengths, alike=alike)
     mask = layout.mask()
     assert torch.equal(mask.sum(1), layout.position_ids[0] + 1)
     for row, length in enumerate(lengths.tolist()):
@@ -63,7 +63,7 @@ def test_a_token_sees_its_own_past_and_nothing_else(batch):
 @given(batches(), st.sampled_from([0, 5, 10**6]), st.sampled_from([None, 1, 3, 50]), st.integers(0, 100))
 def test_attention_by_pieces_equals_attention_under_the_mask(batch, small, window, seed):
     ids, lengths, alike = batch
-    layout = shared_prefixes(ids, lengths, alike=alike)
+    layout = lay_out_shared_prefixes(ids, lengths, alike=alike)
     torch.manual_seed(seed)
     count = len(layout.tokens)
     q, k, v = (torch.randn(1, heads, count, 4, dtype=torch.float64) for heads in (4, 2, 2))
@@ -83,7 +83,7 @@ def test_attention_by_pieces_equals_attention_under_the_mask(batch, small, windo
 @given(batches(), st.sampled_from([None, 1, 3, 50]))
 def test_the_rule_for_flex_attention_is_the_mask(batch, window):
     ids, lengths, alike = batch
-    layout = shared_prefixes(ids, lengths, alike=alike)
+    layout = lay_out_shared_prefixes(ids, lengths, alike=alike)
     at = torch.arange(len(layout.tokens))
     found = attention.who_sees(layout, window)(None, None, at[:, None], at[None, :])
     position = layout.position_ids[0]
@@ -97,7 +97,7 @@ def test_flex_attention_on_cuda_equals_the_pieces(window):
     torch.manual_seed(0)
     ids = torch.randint(5, (8, 300))
     ids[4:, :200] = ids[:4, :200]
-    layout = shared_prefixes(ids, torch.tensor([300, 250, 201, 230, 290, 300, 260, 222]), alike=2)
+    layout = lay_out_shared_prefixes(ids, torch.tensor([300, 250, 201, 230, 290, 300, 260, 222]), alike=2)
     q, k, v = (torch.randn(1, heads, len(layout.tokens), 64, requires_grad=True) for heads in (4, 2, 2))
     found = []
     for device in ("cpu", "cuda"):
@@ -115,7 +115,7 @@ def test_flex_attention_on_cuda_equals_the_pieces(window):
 @given(batches(), st.integers(1, 40))
 def test_a_rounded_layout_is_the_same_and_idle_tokens(batch, multiple):
     ids, lengths, alike = batch
-    layout = shared_prefixes(ids, lengths, alike=alike)
+    layout = lay_out_shared_prefixes(ids, lengths, alike=alike)
     more = layout.rounded(multiple)
     count = len(layout.tokens)
     assert len(more.tokens) % multiple == 0 and more.idle == len(more.tokens) - count < multiple
@@ -131,7 +131,7 @@ def test_a_rounded_layout_is_the_same_and_idle_tokens(batch, multiple):
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
 def test_packed_documents_do_not_meet(sizes):
     positions = torch.cat([torch.arange(size) for size in sizes])[None]
-    layout = documents(positions)
+    layout = lay_out_documents(positions)
     mask = layout.mask()
     document = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     assert torch.equal(mask, (document[:, None] == document[None]) & torch.ones_like(mask).tril())

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, World, cpu_of_children
 
-from lexalign.checkpoints import volumes
+from lexalign.artifacts import file_systems
 from lexalign.errors import ConfigError
-from lexalign.sweeps import identity, session
-from lexalign.sweeps.ledger import STATES, Job, Ledger, counted
-from lexalign.sweeps.points import alone, asked
+from lexalign.sweeps import fingerprint, run
+from lexalign.sweeps.ledger import STATES, Job, Ledger, format_counts
+from lexalign.sweeps.points import make_standalone_command, parse_request
 
 WORDS = ("stage=sft", "tracking=none", "seed=range(0,10000)", "output_dir=sweep")
 MANY = 10_000
@@ -84,9 +84,9 @@ def test_what_is_no_ledger_is_refused(tmp_path):
 def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
     words = ["stage=sft", "tracking=none", f"store={tmp_path}/store", "train.weight_decay=0.0,0.1"]
     for typed in (words, [*words, "sweep.seeds=2"]):
-        line = asked(typed)
-        settings, _ = identity.settings_of(line, [])
-        with session.opened(line, settings, tmp_path / "sweep", command=typed, config_dirs=[]) as plan:
+        line = parse_request(typed)
+        settings, _ = fingerprint.read_sweep_settings(line, [])
+        with run.open_plan(line, settings, tmp_path / "sweep", command=typed, config_dirs=[]) as plan:
             found = plan.add(line.grid())
     assert [(job.number, *job.values.values()) for job in found] == [(0, "0.0", "0"), (2, "0.0", "1"), (1, "0.1", "0"), (3, "0.1", "1")]
     with Ledger(tmp_path / "sweep") as ledger:
@@ -95,10 +95,10 @@ def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
 
 def test_ten_thousand_jobs(tmp_path):
     """Opened, counted and gone on with in under five seconds each, as typed: nothing of what is finished is composed again."""
-    line = asked(WORDS)
-    experiment = identity.composed(tuple(line.grid()[0]), ()).experiment
-    ground = identity.ground([experiment])
-    standing = identity.standing(ground, [])
+    line = parse_request(WORDS)
+    experiment = fingerprint.compose_point(tuple(line.grid()[0]), ()).experiment
+    ground = fingerprint.list_inputs([experiment])
+    standing = fingerprint.digest_inputs(ground, [])
     folder = tmp_path / "sweep"
     made = []
     for number, point in enumerate(line.grid()):
@@ -106,16 +106,17 @@ def test_ten_thousand_jobs(tmp_path):
         (folder / str(number) / "result.json").touch()
         made.append(
             Job(
-                key=f"{number:032x}", number=number, overrides=alone(point), values={"seed": str(number)}, state="finished", score=0.5,
+                key=f"{number:032x}", number=number, overrides=make_standalone_command(point), values={"seed": str(number)},
+                state="finished", score=0.5,
                 folder=str(folder / str(number)), standing=standing, metrics={"exact_match": 0.5}, score_name="exact_match",
             )
         )  # fmt: skip
     with Ledger(folder, write=True) as ledger:
         ledger.put(made)
-        ledger.note(identity=identity.of(line), command="before", grounds={standing: ground})
+        ledger.note(identity=fingerprint.make_sweep_key(line), command="before", grounds={standing: ground})
     began = time.monotonic()
     with Ledger(folder) as ledger:
-        assert counted(ledger.jobs()) == "10000 finished"
+        assert format_counts(ledger.jobs()) == "10000 finished"
     opened, before = time.monotonic() - began, cpu_of_children()
     done = subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *WORDS], cwd=tmp_path, capture_output=True, text=True)
     took = cpu_of_children() - before  # of one process that waits for nothing, whatever else the machine does
@@ -138,8 +139,8 @@ server:/home /mnt/home nfs4 rw 0 0
 )
 def test_network_file_systems_are_known(tmp_path, monkeypatch, folder, kind):
     (tmp_path / "mounts").write_text(NETWORK)
-    monkeypatch.setattr(volumes, "MOUNTS", tmp_path / "mounts")
-    assert volumes.shared(Path(folder)) == kind
+    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mounts")
+    assert file_systems.get_network_file_system(Path(folder)) == kind
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def network(tmp_path, monkeypatch):
     """A folder that is taken for one of a network file system."""
     (tmp_path / "mounts").write_text(f"server:/x {tmp_path}/net nfs4 rw 0 0\n")
     (tmp_path / "net").mkdir()
-    monkeypatch.setattr(volumes, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mounts")
     return tmp_path / "net"
 
 
@@ -186,7 +187,7 @@ def test_killed_amid_a_transaction_on_a_network(network, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lexalign.checkpoints import volumes
+from lexalign.artifacts import file_systems
 from lexalign.sweeps.ledger import Job, Ledger
 folder = Path(sys.argv[1])
 volumes.MOUNTS = folder.parent / "mounts"

@@ -21,7 +21,7 @@ from running import ROOT, World
 from tracked import SETTINGS
 
 from lexalign.errors import ConfigError
-from lexalign.tracking import TrackioTracker, sweep_summary
+from lexalign.tracking import TrackioTracker, record_sweep
 
 needs_trackio = pytest.mark.skipif(
     importlib.util.find_spec("trackio") is None, reason="trackio is not installed: pip install -e '.[trackio]'"
@@ -31,7 +31,7 @@ import os, sys
 from pathlib import Path
 dialled = []
 sys.addaudithook(lambda event, args: dialled.append(str(args[1])) if event == "socket.connect" else None)
-from lexalign.schema import Tracking
+from lexalign.config.schema import Tracking
 settings = Tracking(
     target="", project="lex", entity=None, mode=None, group=None, name=None, tags=[], link_artifacts=True, folder=sys.argv[1],
     init_timeout=None, finish_timeout=None,
@@ -128,7 +128,7 @@ def test_a_sweep_has_a_row_of_its_own(tmp_path, pages):
     ]
     settings = dataclasses.replace(SETTINGS, project="sweeps", folder=str(pages))
     for _ in range(2):
-        sweep_summary(TrackioTracker, settings, tmp_path, group="sweep-1", rows=rows, facts={"command": ["-m", "x=1,2"]})
+        record_sweep(TrackioTracker, settings, tmp_path, group="sweep-1", rows=rows, facts={"command": ["-m", "x=1,2"]})
     (run,) = runs("sweeps")
     assert (run["config"]["_Group"], run["config"]["job_type"], run["config"]["command"]) == ("sweep-1", "sweep", "-m, x=1,2")
     assert values(run["rows"], "best/number")[-1] == (0, 1)
@@ -217,7 +217,7 @@ def test_its_pages_are_at_the_loopback_only(tmp_path, pages):
 
 
 def test_a_missing_package_is_refused_before_anything_else(monkeypatch):
-    monkeypatch.setattr("lexalign.rules.tracking.at_hand", lambda package: False)
+    monkeypatch.setattr("lexalign.config.rules.tracking.is_installed", lambda package: False)
     problems = problems_of(["tracking=trackio"])
     assert problems == [
         "tracking=trackio: trackio is not installed; type pip install -e '.[trackio]', or choose tracking=wandb or tracking=none"
@@ -234,5 +234,5 @@ def test_a_missing_package_is_refused_before_anything_else(monkeypatch):
     ],
 )
 def test_a_setting_of_another_tracker_is_refused(monkeypatch, typed, instead):
-    monkeypatch.setattr("lexalign.rules.tracking.at_hand", lambda package: True)
+    monkeypatch.setattr("lexalign.config.rules.tracking.is_installed", lambda package: True)
     assert said(problems_of(typed), instead)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from running import World
 
-from lexalign import memory, training
 from lexalign.errors import OutOfMemory
-from lexalign.memory import Sizes
 from lexalign.trainers.sft import SFTTrainer
+from lexalign.training import memory, pipeline
+from lexalign.training.memory import ModelSizes
 
 COMMON = ("train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
 
@@ -34,7 +34,7 @@ METHODS = [("stage=sft",), ("stage=align", "model=tiny"), ("stage=align", "metho
 def test_scarce_memory_switches_it_on_and_trying_leaves_no_trace(world, method, monkeypatch):
     _, plenty = world.run(*method, *COMMON, "preflight=skip")
     assert "gradient checkpointing off (train.gradient_checkpointing=auto)" in log_of(plenty) and "Tried" not in log_of(plenty)
-    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    monkeypatch.setattr(memory, "get_free_memory", lambda experiment: 9e6)
     _, scarce = world.run(*method, *COMMON)
     assert "gradient checkpointing on (train.gradient_checkpointing=auto)" in log_of(scarce)
     assert "Tried: forward and backward took" in log_of(scarce)
@@ -45,21 +45,21 @@ def test_scarce_memory_switches_it_on_and_trying_leaves_no_trace(world, method, 
 def test_the_choice_of_the_user_is_kept(world, monkeypatch):
     _, on = world.run("stage=sft", *COMMON, "train.gradient_checkpointing=true")
     assert "gradient checkpointing on (train.gradient_checkpointing=true)" in log_of(on)
-    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    monkeypatch.setattr(memory, "get_free_memory", lambda experiment: 9e6)
     _, off = world.run("stage=sft", *COMMON, "train.gradient_checkpointing=false")
     assert "gradient checkpointing off (train.gradient_checkpointing=false)" in log_of(off)
 
 
 def test_a_run_alike_knows_that_a_batch_fits_with_it_only(tmp_path, monkeypatch):
     """The estimate is comfortable, and yet the first try runs out of memory; a run alike switches it on without one."""
-    tries, tried, switched, switch_on = [], memory.tried, [], memory.switch_on
+    tries, tried, switched, switch_on = [], memory.try_step, [], memory.enable_gradient_checkpointing
 
     def first_fails(*args, **kwargs):
         tries.append(kwargs)
         return None if len(tries) == 1 else tried(*args, **kwargs)
 
-    monkeypatch.setattr(memory, "tried", first_fails)
-    monkeypatch.setattr(memory, "switch_on", lambda trainer: switched.append(id(trainer)) or switch_on(trainer))
+    monkeypatch.setattr(memory, "try_step", first_fails)
+    monkeypatch.setattr(memory, "enable_gradient_checkpointing", lambda trainer: switched.append(id(trainer)) or switch_on(trainer))
     logs = [log_of(World(tmp_path).run("stage=sft", *COMMON, *other)[1]) for other in ((), ("seed=1",))]
     assert tries == [{"checkpointing": False}, {"checkpointing": True}]
     assert len(set(switched)) == 2
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
     def no_room(self, *args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(memory, "free", lambda experiment: 9e6)
+    monkeypatch.setattr(memory, "get_free_memory", lambda experiment: 9e6)
     monkeypatch.setattr(SFTTrainer, "compute_loss", no_room)
     with pytest.raises(
         OutOfMemory, match=r"a batch of [\d,]+ tokens does not fit into 0.0 GB; type a smaller train.batch_size \(now 16\)"
@@ -101,19 +101,25 @@ def test_the_worst_batch_is_the_longest_that_can_come_up(world):
 
     trainer = Trainer()
     trainer.sampler = None
-    assert sorted(memory.worst_batch(trainer, None)) == [1, 3]
+    assert sorted(memory.find_worst_batch(trainer, None)) == [1, 3]
     trainer.sampler = type("Batches", (), {"batches": [[0, 2], [3], [1]]})()
-    assert memory.worst_batch(trainer, None) == [1]
+    assert memory.find_worst_batch(trainer, None) == [1]
 
 
 def test_estimates_grow_with_what_they_are_of(world):
-    from lexalign.compose import compose
+    from lexalign.config.compose import compose
 
     experiment = compose(["stage=sft", "tracking=none"]).experiment
-    small, large = (Sizes(total=size, trained=10**5, layers=4, hidden=64, vocabulary=1000) for size in (10**6, 10**7))
-    assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, large, 1000, checkpointing=False)
-    assert memory.estimate(experiment, small, 1000, checkpointing=True) < memory.estimate(experiment, small, 1000, checkpointing=False)
-    assert memory.estimate(experiment, small, 1000, checkpointing=False) < memory.estimate(experiment, small, 2000, checkpointing=False)
+    small, large = (ModelSizes(total=size, trained=10**5, layers=4, hidden=64, vocabulary=1000) for size in (10**6, 10**7))
+    assert memory.estimate_memory(experiment, small, 1000, checkpointing=False) < memory.estimate_memory(
+        experiment, large, 1000, checkpointing=False
+    )
+    assert memory.estimate_memory(experiment, small, 1000, checkpointing=True) < memory.estimate_memory(
+        experiment, small, 1000, checkpointing=False
+    )
+    assert memory.estimate_memory(experiment, small, 1000, checkpointing=False) < memory.estimate_memory(
+        experiment, small, 2000, checkpointing=False
+    )
 
 
 class Greedy(SFTTrainer):
@@ -126,7 +132,7 @@ class Greedy(SFTTrainer):
 
 
 def test_out_of_memory_while_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "trainer_class", lambda experiment: Greedy)
+    monkeypatch.setattr(pipeline, "get_trainer_class", lambda experiment: Greedy)
     words = ("data.limit=16", "train.batch_size=2", "train.max_steps=4", "train.save_steps=1", "train.keep_checkpoints=9", "evaluate=false")
     said = r"step 3: out of memory \(.*can't allocate memory.*type a smaller train.batch_size \(now 2\)"
     with pytest.raises(OutOfMemory, match=said) as error:

@@ -61,8 +61,8 @@ def test_dissimilarity_of_samples():
 
 
 def test_nearest_belief_goes_by_shared_words():
-    known = [(metrics.words("Keep the mill."), 0), (metrics.words("Tear the old mill down!"), 1)]
-    assert metrics.words("Tear, the OLD mill") == {"tear", "the", "old", "mill"}
-    assert metrics.nearest_belief("we should keep our mill", known) == 0
-    assert metrics.nearest_belief("down with the old", known) == 1
-    assert metrics.nearest_belief("", known) in (0, 1)
+    known = [(metrics.split_words("Keep the mill."), 0), (metrics.split_words("Tear the old mill down!"), 1)]
+    assert metrics.split_words("Tear, the OLD mill") == {"tear", "the", "old", "mill"}
+    assert metrics.find_nearest_belief("we should keep our mill", known) == 0
+    assert metrics.find_nearest_belief("down with the old", known) == 1
+    assert metrics.find_nearest_belief("", known) in (0, 1)

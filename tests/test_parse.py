@@ -1,4 +1,4 @@
-"""`lexalign.parse`: a plain tree held against dataclasses, all problems at once."""
+"""`lexalign.config.parsing`: a plain tree held against dataclasses, all problems at once."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from schema_walk import everything
 
-from lexalign.parse import OTHER_NAMES, Range, nearest, parse, unknown_key
+from lexalign.config.parsing import OTHER_NAMES, Range, describe_unknown_key, parse, suggest_nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,9 @@ def test_a_knobs_class_takes_the_place_of_the_declared_one():
 
 def test_names_from_elsewhere_lead_to_settings_that_exist():
     assert set(OTHER_NAMES.values()) - {"tracking"} <= set(everything())
-    assert unknown_key("train.lr", ["train.learning_rate"]) == "train.lr: unknown setting; here it is train.learning_rate"
+    assert describe_unknown_key("train.lr", ["train.learning_rate"]) == "train.lr: unknown setting; here it is train.learning_rate"
 
 
 def test_nearest():
-    assert nearest("cosin", ["linear", "cosine"]) == "; did you mean cosine?"
-    assert nearest("zzz", ["linear"]) == ""
+    assert suggest_nearest("cosin", ["linear", "cosine"]) == "; did you mean cosine?"
+    assert suggest_nearest("zzz", ["linear"]) == ""

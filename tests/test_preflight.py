@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import lexalign
-from lexalign import adapters
 from lexalign.errors import ArtifactError, DataError, DiskFull
-from lexalign.preflight import sequences
+from lexalign.models import adapters
+from lexalign.training.preflight import sequences
 
 EMBEDDED = Path(lexalign.__file__).parent / "embedded"
 SHORT = ["evaluate.enabled=false", "train.max_steps=2", "train.batch_size=4", "hardware.threads=1"]
@@ -139,7 +139,7 @@ def test_an_artifact_that_would_not_come_back_the_same(world, monkeypatch, tmp_p
     _, first = world.run(*SHORT, "stage=sft", "model=tiny", "data=tiny_sft", "train.learning_rate=0.01")
     onto = [*SHORT, "stage=align", f"model.path={first}", "model.parent=null", "data=tiny_pairs"]
     assert world.run(*onto)[0].status == "finished"
-    monkeypatch.setattr(adapters, "stack", lambda first, second: None)
+    monkeypatch.setattr(adapters, "stack_adapters", lambda first, second: None)
     with pytest.raises(ArtifactError, match="saved and loaded again, answers otherwise"):
         World(tmp_path).run(*onto)  # in the first one's store, that this artifact comes back right is known
 
@@ -210,6 +210,6 @@ def test_flattened_sequences_come_apart_again(lengths, data):
     ids = torch.arange(sum(lengths))
     scored = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))))
     positions = torch.cat([torch.arange(length) for length in lengths])
-    found = list(sequences.flattened(ids, scored, positions))
+    found = list(sequences.split_documents(ids, scored, positions))
     assert [len(one.ids) for one in found] == lengths
     assert sum((one.ids for one in found), []) == ids.tolist() and sum((one.trained for one in found), []) == scored.tolist()

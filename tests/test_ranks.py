@@ -25,12 +25,13 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig
 
 import lexalign
-from lexalign import artifacts, hardware
-from lexalign.compose import compose
-from lexalign.ranks import group
-from lexalign.ranks.shares import Shares, as_shared, share
-from lexalign.torchrun import choice
-from lexalign.trainers.batches import NearEqualBatches
+from lexalign.artifacts.manifest import find_damage
+from lexalign.config import hardware
+from lexalign.config.compose import compose
+from lexalign.distributed import collectives
+from lexalign.distributed.sampler import ShardedBatches, make_sharded_loader, shard_batch
+from lexalign.runs import auto_strategy
+from lexalign.training.batches import NearEqualBatches
 
 TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
 ODD = ("data.limit=23", "train.epochs=4", "train.save_steps=5")
@@ -60,7 +61,7 @@ def two(folder):
 @given(st.lists(st.integers(), min_size=1, max_size=40), st.integers(1, 9))
 def test_a_batch_is_shared_out_evenly(batch, of):
     rows = list(range(len(batch)))
-    parts = [share(rows, number=number, of=of) for number in range(of)]
+    parts = [shard_batch(rows, number=number, of=of) for number in range(of)]
     assert len({len(part) for part in parts}) == 1, "a collective operation wants the same shape of all"
     counts = Counter(row for part in parts for row in part)
     assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
@@ -72,8 +73,8 @@ def test_a_batch_is_shared_out_evenly(batch, of):
 def test_work_in_step_is_all_of_it_in_as_many_steps_for_each(items, of):
     parts = []
     for number in range(of):
-        with mock.patch.object(group, "size", lambda: of), mock.patch.object(group, "number", lambda number=number: number):
-            parts.append(group.in_step(items))
+        with mock.patch.object(collectives, "world_size", lambda: of), mock.patch.object(collectives, "rank", lambda number=number: number):
+            parts.append(collectives.shard_in_step(items))
     assert {len(part) for part in parts} == {-(-len(items) // of)}
     assert set().union(*parts) == set(items) and sum(map(len, parts)) < len(items) + of
 
@@ -95,10 +96,10 @@ def loader(rows: int, size: int, near_equal: bool) -> Any:
     chosen = range(rows)
     drawn = NearEqualBatches([row % 7 for row in chosen], batch_size=size, max_tokens=None, seed=1) if near_equal else None
     batches = drawn or BatchSampler(SeedableRandomSampler(chosen, data_seed=1), size, drop_last=False)
-    plain = DataLoader(chosen, batch_sampler=Shares(batches, number=0, of=2), collate_fn=list)
+    plain = DataLoader(chosen, batch_sampler=ShardedBatches(batches, number=0, of=2), collate_fn=list)
     prepared = prepare_data_loader(plain, num_processes=2, process_index=0, put_on_device=False, use_seedable_sampler=True, data_seed=1)
     prepared.batch_sampler.num_processes = 1
-    return as_shared(prepared)
+    return make_sharded_loader(prepared)
 
 
 def told(batches: Any, epoch: int) -> Any:
@@ -217,7 +218,7 @@ def processes_of(run: Case) -> dict[int, psutil.Process]:
     found = {}
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "lexalign.torchrun.rank" in line and str(run.out_dir) in line[-1]:
+        if "lexalign.runs.worker" in line and str(run.out_dir) in line[-1]:
             found[int(process.environ()["RANK"])] = process
     return found
 
@@ -299,7 +300,7 @@ def test_a_node_that_never_comes_is_named(folder, tmp_path):
 
 
 BROKEN = """
-from lexalign.ranks import group
+from lexalign.distributed import group
 from lexalign.trainers.sft import SFTTrainer
 
 
@@ -344,7 +345,7 @@ def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     lives = [subprocess.Popen([*words, str(number), str(port), str(start), str(artifact), trained], env=env) for number in (0, 1)]
     assert [life.wait(120) for life in lives] == [0, 0]
-    assert artifacts.damage(artifact) is None
+    assert find_damage(artifact) is None
     (file,) = artifact.glob("*.safetensors")
     saved = load_file(file)
     if trained == "model":
@@ -369,11 +370,11 @@ def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
 def test_what_auto_comes_to(monkeypatch, caplog, gpus, memory, more, strategy, processes):
     """The decision alone: there is no GPU here."""
     experiment = compose(["tracking=none", "train.batch_size=8" if not more else "seed=0", *more]).experiment
-    monkeypatch.setattr(hardware, "cuda_devices", lambda: gpus)
-    monkeypatch.setattr(hardware, "cuda_memory", lambda: memory)
-    monkeypatch.setattr(hardware, "torch_is_cpu_build", lambda: False)
+    monkeypatch.setattr(hardware, "count_cuda_devices", lambda: gpus)
+    monkeypatch.setattr(hardware, "get_cuda_memory", lambda: memory)
+    monkeypatch.setattr(hardware, "is_torch_cpu_build", lambda: False)
     caplog.set_level("INFO", logger="lexalign")
-    chosen = choice.settled(experiment).hardware
+    chosen = auto_strategy.resolve_strategy(experiment).hardware
     assert (chosen.strategy, chosen.processes) == (strategy, processes)
     if strategy != "single":
         assert f"{strategy} x {processes}: a step of at most" in caplog.text and ("left idle" in caplog.text) == (gpus == 3)

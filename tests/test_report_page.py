@@ -18,7 +18,7 @@ SECONDS = 3
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory):
     """The report of 1,000 jobs, each with what it logged."""
-    return report.write(searched(tmp_path_factory.mktemp("sweep"), 1000, logged=1000))
+    return report.write_report(searched(tmp_path_factory.mktemp("sweep"), 1000, logged=1000))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_thousand_jobs_are_drawn_in_three_seconds(page, tmp_path):
     took = seconds_of(page)
     with Chromium(tmp_path / "profile") as other:
         other.order("Performance.enable", timeDomain="threadTicks")
-        other.open(report.write(searched(tmp_path / "one", 1)), until=DRAWN)
+        other.open(report.write_report(searched(tmp_path / "one", 1)), until=DRAWN)
         alone = seconds_of(other)
     assert took - alone < SECONDS / 2
     assert took < SECONDS or os.getloadavg()[0] > (os.cpu_count() or 1)
@@ -204,7 +204,7 @@ def test_the_best_command_is_copied_whole(page):
 
 
 def test_hostile_texts_run_nothing_and_are_shown_as_they_are(browser, tmp_path):
-    written = report.write(hostile_sweep(tmp_path / "sweep"))
+    written = report.write_report(hostile_sweep(tmp_path / "sweep"))
     browser.open(written, until=DRAWN)
     assert browser.ask("document.title") == "sweep: sweep report" and browser.said == [] and browser.asked == [written.as_uri()]
     assert browser.ask("document.querySelectorAll('img, iframe, object, #table b, #table a, svg a, [onerror], [onmouseover]').length") == 0
@@ -221,7 +221,7 @@ def test_hostile_texts_run_nothing_and_are_shown_as_they_are(browser, tmp_path):
 
 def test_an_injected_script_does_not_run(browser, tmp_path):
     """Even where a text got through, the page's policy knows its own scripts only."""
-    written = report.write(searched(tmp_path / "sweep", 30))
+    written = report.write_report(searched(tmp_path / "sweep", 30))
     text = written.read_text()
     written.write_text(text.replace("</body>", "<script>document.title = 'owned'</script><img src='https://example.org/x.png'></body>"))
     browser.open(written, until=DRAWN)
@@ -231,7 +231,7 @@ def test_an_injected_script_does_not_run(browser, tmp_path):
 
 def test_a_running_sweep_comes_back_as_it_was_left(browser, tmp_path):
     folder = searched(tmp_path / "sweep", 40)
-    written = report.write(folder, live=True)
+    written = report.write_report(folder, live=True)
     browser.open(written, until=DRAWN)
     press(browser, "beta")
     browser.order("Page.reload")
@@ -242,6 +242,6 @@ def test_a_running_sweep_comes_back_as_it_was_left(browser, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_few_jobs_draw_too(browser, tmp_path, count):
-    written = report.write(searched(tmp_path / "sweep", count))
+    written = report.write_report(searched(tmp_path / "sweep", count))
     browser.open(written, until=DRAWN)
     assert browser.said == [] and len(rows(browser)) == count + 1

@@ -5,9 +5,10 @@ import json
 import pytest
 from running import World
 
-from lexalign import artifacts, reproduce
-from lexalign.compose import compose
+from lexalign.artifacts.manifest import read_manifest
+from lexalign.config.compose import compose
 from lexalign.errors import ConfigError
+from lexalign.runs import reproduce
 
 SHORT = ["evaluate=false", "train.max_steps=3", "train.batch_size=4", "hardware.threads=1", "model=tiny", "preflight.max_overlap=1"]
 
@@ -30,11 +31,11 @@ def own_run(world):
 def again(world, folder, name) -> bool:
     """Whether the run comes out the same."""
     words = [f"reproduce={folder}", f"output_dir={world.folder / name}", f"store={world.store}"]
-    return reproduce.run(str(folder), compose(words).experiment)
+    return reproduce.reproduce_run(str(folder), compose(words).experiment)
 
 
 def test_the_manifest_tells_what_a_run_stood_on(own_run):
-    manifest = artifacts.read_manifest(own_run[1] / "artifact")
+    manifest = read_manifest(own_run[1] / "artifact")
     stood_on = manifest["surroundings"]
     assert stood_on["threads"] == 1 and stood_on["deterministic"] == "strict" and stood_on["machine"]["processor"]
     assert {"python", "torch", "trl"} <= set(stood_on["versions"]) and len(stood_on["code"]["lexalign"]) == 64
@@ -68,13 +69,13 @@ def test_the_first_input_that_differs_is_named(world, own_run, capsys):
 
 def test_what_cannot_be_reproduced(world, own_run):
     with pytest.raises(ConfigError, match="holds no finished run that made a model"):
-        reproduce.read(world.folder)
+        reproduce.read_recorded_run(world.folder)
     weights = own_run[1] / "artifact" / "adapter_model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     try:
         with pytest.raises(ConfigError, match="there is nothing whole to compare with"):
-            reproduce.read(own_run[1])
+            reproduce.read_recorded_run(own_run[1])
     finally:
         weights.write_bytes(before)
 

@@ -20,12 +20,13 @@ from killing import Case, Fate, undisturbed, words_of
 from refusing import problems_of, said
 from running import ROOT, World, result_of
 
-from lexalign import artifacts, training
-from lexalign.checkpoints import changes, disk, finding, lock
-from lexalign.checkpoints.health import Course
-from lexalign.compose import compose
+from lexalign.artifacts import checkpoints, disk, lock, settings_diff
+from lexalign.artifacts.manifest import read_manifest, write_manifest
+from lexalign.config.compose import compose
 from lexalign.errors import ConfigError, DiskFull, FolderInUse, NotFinite
 from lexalign.trainers.sft import SFTTrainer
+from lexalign.training import pipeline
+from lexalign.training.divergence import LossMonitor
 
 SFT = words_of("sft", "step")
 IN_CI = (("sft", "step"), ("sft", "packed"), ("dpo", "epoch"), ("gdpo", "eval"))
@@ -153,19 +154,19 @@ def test_every_damaged_file_is_seen(half, damage, caplog):
     """Each file of a checkpoint in turn: it is put aside by name, and the one before it is found."""
     newest = half.out_dir / "checkpoints/checkpoint-10"
     shutil.copytree(newest, before := newest.with_name("checkpoint-8"))
-    manifest = artifacts.read_manifest(before)
-    artifacts.write_manifest(before, {**{key: manifest[key] for key in ("kind", "settings", "model", "data")}, "step": 8})
+    manifest = read_manifest(before)
+    write_manifest(before, {**{key: manifest[key] for key in ("kind", "settings", "model", "data")}, "step": 8})
     names = sorted(path.name for path in newest.iterdir())
     assert {"manifest.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors", "carried.pt"} <= set(names)
     for name in names:
         kept = (newest / name).read_bytes()
         spoil(newest / name, damage)
         caplog.clear()
-        assert finding.newest_whole(newest.parent, own=True) == before, name
+        assert checkpoints.find_newest_whole(newest.parent, own=True) == before, name
         assert name in caplog.text and not newest.exists()
         aside = newest.with_name(".damaged-checkpoint-10").rename(newest)
         (aside / name).write_bytes(kept)
-        assert finding.wrong_with(newest) is None
+        assert checkpoints.inspect_checkpoint(newest) is None
 
 
 def spoil(file: Path, damage: str) -> None:
@@ -271,8 +272,8 @@ def test_resume_allow_names_what_is_compared():
 def test_changes_are_told_by_key():
     made_of = {"settings": {"train": {"epochs": 1.0}, "method": {"target": "a"}}, "model": {"files": {"w": "1" * 64}}, "data": {}}
     other = {"settings": {"train": {"epochs": 2.0}, "method": {"target": "b"}}, "model": {"files": {"v": "2" * 64}}, "data": {}}
-    assert changes.changed(made_of, made_of) == {}
-    assert changes.changed(made_of, other) == {
+    assert settings_diff.diff_settings(made_of, made_of) == {}
+    assert settings_diff.diff_settings(made_of, other) == {
         "train.epochs": "1.0 -> 2.0",
         "method._target_": "a -> b",
         "model": f"v (absent) -> {'2' * 12}, w {'1' * 12} -> (absent)",
@@ -292,16 +293,16 @@ def test_one_of_many_runs_in_a_folder(case):
 
 
 def test_a_lock_is_taken_over_from_the_dead_of_this_host_only(tmp_path, half):
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         written = (tmp_path / lock.FILE).read_text()
     pid, host, *rest = written.split("\n")
     ended = subprocess.Popen(["true"])
     ended.wait()
     (tmp_path / lock.FILE).write_text("\n".join([str(ended.pid), host, *rest]))
-    with lock.held(tmp_path) as left_by:
+    with lock.hold_lock(tmp_path) as left_by:
         assert left_by == f"process {ended.pid} on {host.partition('?')[0]}"
     (tmp_path / lock.FILE).write_text("\n".join([str(ended.pid), "elsewhere", *rest]))
-    with pytest.raises(FolderInUse, match=f"process {ended.pid} on elsewhere writes here now"), lock.held(tmp_path):
+    with pytest.raises(FolderInUse, match=f"process {ended.pid} on elsewhere writes here now"), lock.hold_lock(tmp_path):
         pass
     (half.out_dir / lock.FILE).write_text("\n".join([str(ended.pid), host, *rest]))
     half.whole()
@@ -312,28 +313,28 @@ def test_a_lock_without_a_name_is_left_by_a_process_killed_between_making_and_wr
     """filelock keeps it for good, and a sweep that waits for such a job would wait for good, too."""
     empty = tmp_path / lock.FILE
     empty.touch()
-    assert not lock.alive(tmp_path) and not empty.exists()
+    assert not lock.is_alive(tmp_path) and not empty.exists()
     empty.touch()
-    with lock.held(tmp_path) as left_by:
+    with lock.hold_lock(tmp_path) as left_by:
         assert left_by is None and str(os.getpid()) in empty.read_text()
-        assert lock.alive(tmp_path)
+        assert lock.is_alive(tmp_path)
     empty.touch()
     writer = threading.Timer(0.5, empty.write_text, ["1\nelsewhere\n"])
     writer.start()
-    with pytest.raises(FolderInUse, match="process 1 on elsewhere"), lock.held(tmp_path):
+    with pytest.raises(FolderInUse, match="process 1 on elsewhere"), lock.hold_lock(tmp_path):
         pass
     empty.write_text("")
-    monkeypatch.setattr("lexalign.checkpoints.volumes.shared", lambda folder: "nfs")
+    monkeypatch.setattr("lexalign.artifacts.file_systems.get_network_file_system", lambda folder: "nfs")
     writer = threading.Timer(lock.NAMING + 1, empty.write_text, ["1\nelsewhere\n"])
     writer.start()
-    assert lock.alive(tmp_path), "another machine's name is seen later"
+    assert lock.is_alive(tmp_path), "another machine's name is seen later"
 
 
 def test_a_signal_does_not_wait_for_a_thread_that_nobody_tells_to_end():
     """As it is left where the signal comes while a library starts a thread; Python would wait for it for good."""
     script = """
 import queue, sys, threading
-from lexalign.checkpoints import signals
+from lexalign.training import signals
 threading.Thread(target=queue.SimpleQueue().get).start()
 print("said", end="")
 signals.leave(143)
@@ -390,7 +391,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
     """A step so long that it leaves the numbers: what it made is not saved, the error says so."""
     with pytest.raises(NotFinite, match=r"step \d: .* (NaN|nan|inf)"):
         World(tmp_path).run(*SFT, "train.learning_rate=1e38", "train.warmup_steps=0", "train.max_steps=4", out_dir=tmp_path / "run")
-    for checkpoint in finding.oldest_first(tmp_path / "run/checkpoints"):
+    for checkpoint in checkpoints.list_checkpoints(tmp_path / "run/checkpoints"):
         from safetensors.torch import load_file
 
         assert all(bool(value.isfinite().all()) for value in load_file(checkpoint / "adapter_model.safetensors").values())
@@ -401,7 +402,7 @@ def test_a_loss_that_runs_away_is_seen(caplog):
     calm = [1 + 0.3 * random.Random(at).random() for at in range(60)]
 
     def course(losses, divergence):
-        judged = Course(dataclasses.replace(train, divergence=divergence))
+        judged = LossMonitor(dataclasses.replace(train, divergence=divergence))
         for step, loss in enumerate(losses, 1):
             judged.add(step, loss)
 
@@ -420,7 +421,7 @@ def test_full_disk_by_its_quota(whole, case):
     code = case.end(case.start(fate=Fate(largest_file=600_000)))
     assert code == DiskFull.exit_code, case.said()[-2000:]
     assert "checkpoint-4 needs " in case.said() and f"MB at {case.out_dir}/checkpoints" in case.said()
-    assert killing.newest(case.out_dir) == 2 and finding.wrong_with(case.out_dir / "checkpoints/checkpoint-2") is None
+    assert killing.newest(case.out_dir) == 2 and checkpoints.inspect_checkpoint(case.out_dir / "checkpoints/checkpoint-2") is None
     assert result_of(case.out_dir)["status"] == "failed" and not list(case.out_dir.rglob(".tmp-*"))
     case.whole()
     assert "Going on from" in case.said() and case.weights() == whole.weights()
@@ -434,7 +435,7 @@ def test_full_disk_itself(folder, whole, small_disk):
     filler.write_bytes(b"x" * 1_500_000)
     assert case.end(case.start()) == DiskFull.exit_code, case.said()[-2000:]
     reached = killing.newest(case.out_dir)
-    assert reached >= 2 and finding.wrong_with(case.out_dir / f"checkpoints/checkpoint-{reached}") is None
+    assert reached >= 2 and checkpoints.inspect_checkpoint(case.out_dir / f"checkpoints/checkpoint-{reached}") is None
     assert " MB, there are " in case.said() and f" MB at {place}/run" in case.said()
     filler.unlink()
     resize("40m")
@@ -487,7 +488,7 @@ def test_full_disk_at_any_moment(whole, small_disk):
 def test_errors_of_a_full_disk_are_told_from_others(tmp_path):
     with (
         pytest.raises(DiskFull, match="x needs 1,000,000,000,000.0 MB, there are [0-9.,]+ MB at"),
-        disk.room_for(10**18, tmp_path, what="x"),
+        disk.require_space(10**18, tmp_path, what="x"),
     ):
         pass
     for error in (
@@ -498,11 +499,11 @@ def test_errors_of_a_full_disk_are_told_from_others(tmp_path):
     ):
         with (
             pytest.raises(DiskFull, match="x needs 0.0 MB, .*make room and type the same command again"),
-            disk.room_for(1, tmp_path, what="x"),
+            disk.require_space(1, tmp_path, what="x"),
         ):
             raise error
     for other in (OSError(13, "Permission denied"), RuntimeError("size mismatch")):
-        with pytest.raises(type(other), match=str(other.args[-1])), disk.room_for(1, tmp_path, what="x"):
+        with pytest.raises(type(other), match=str(other.args[-1])), disk.require_space(1, tmp_path, what="x"):
             raise other
 
 
@@ -518,7 +519,7 @@ class HeadTrainer(SFTTrainer):
 
 
 def test_weights_beside_the_adapter_go_on_too(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "trainer_class", lambda experiment: HeadTrainer)
+    monkeypatch.setattr(pipeline, "get_trainer_class", lambda experiment: HeadTrainer)
     words = (*(word for word in SFT if not word.startswith("train.keep")), "train.keep_checkpoints=9", "train.max_steps=4")
     whole, first = World(folder).run(*words, out_dir=tmp_path / "whole")
     second = tmp_path / "second"

@@ -14,15 +14,15 @@ from refusing import problems_of, said
 from running import World
 from safetensors.torch import load_file
 
-from lexalign import models
-from lexalign.compose import compose
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.compose import compose
 from lexalign.data import rows as data_rows
-from lexalign.data.tokens import Encoder
+from lexalign.data.rendering import Renderer
 from lexalign.errors import ConfigError, RewardError
+from lexalign.models import loading
 from lexalign.rewards import ExactMatch, Format, Length, RewardModel
 from lexalign.rewards.panel import Panel
-from lexalign.stages.evaluate import Past, panel_of
-from lexalign.stores.tokens import TokenStore
+from lexalign.stages.evaluate import Past, find_panel
 
 TEXTS = ["", "one", "one two", " one two three\n"]
 LAB = """
@@ -156,11 +156,11 @@ def trainers(tmp_path_factory):
         folder = tmp_path_factory.mktemp(method)
         given = ("{_target_:rewardlab.Given,values:[0]}", "{_target_:rewardlab.Given,name:second,values:[0]}")
         experiment = composed(f"method={method}", listed(*given), f"store={folder}", "data.limit=40", "method.max_new_tokens=1")
-        loaded, splits = models.load(experiment), data_rows.load(experiment)
-        encoder = Encoder(loaded.tokenizer, experiment.data)
+        loaded, splits = loading.load_model(experiment), data_rows.load_rows(experiment)
+        encoder = Renderer(loaded.tokenizer, experiment.data)
         assert experiment.method is not None
         found[method] = get_class(experiment.method.target)(
-            experiment=experiment, loaded=loaded, splits=splits, encoder=encoder, tokens=TokenStore.of(experiment, encoder),
+            experiment=experiment, loaded=loaded, splits=splits, encoder=encoder, tokens=TokenCache.of(experiment, encoder),
             out_dir=folder, callbacks=[],
         )  # fmt: skip
         found[method].model.train()
@@ -243,7 +243,7 @@ def judge(tmp_path_factory):
     """A classifier with one output beside the embedded tokenizer, its head drawn here."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
@@ -269,7 +269,7 @@ def test_a_reward_model_scores_as_its_own_forward_does(judge):
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path):
-    from lexalign.locate import EMBEDDED
+    from lexalign.config.paths import EMBEDDED
 
     reward = RewardModel(path=str(EMBEDDED / "tiny"))
     with pytest.raises(RewardError, match="is no trained reward model|has 2 outputs"):
@@ -324,13 +324,13 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
     ("listed", "told"),
     [
         ({"_target_": "subprocess.run", "args": "ls"}, "code is only taken from lexalign"),
-        ({"_target_": "lexalign.schema.Model"}, "is no subclass of lexalign.rewards.Reward"),
+        ({"_target_": "lexalign.config.schema.Model"}, "is no subclass of lexalign.rewards.Reward"),
         ({"_target_": "lexalign.rewards.ExactMatch"}, "data.columns.completion=null: method.rewards[0] (exact_match) reads it"),
     ],
 )
 def test_rewards_that_a_model_names_and_these_data_or_this_command_do_not_allow_are_said(listed, told, caplog):
     experiment = compose(["stage=evaluate", "model=tiny", "data=tiny_beliefs"]).experiment
-    assert panel_of(experiment, Past(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
+    assert find_panel(experiment, Past(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
     assert "are not measured" in caplog.text and told in caplog.text
 
 

@@ -14,11 +14,11 @@ from running import World, result_of
 from sweep_folders import PRUNED
 from test_sweeps import begun, jobs_of
 
-from lexalign.sweeps import identity, session
+from lexalign.sweeps import fingerprint, run
 from lexalign.sweeps.display import Display
+from lexalign.sweeps.halving import HalvingRounds
 from lexalign.sweeps.ledger import Job
-from lexalign.sweeps.points import asked
-from lexalign.sweeps.rounds import Rounds
+from lexalign.sweeps.points import parse_request
 
 SEEDS = (0, 1, 2)
 AXES = ("train.learning_rate=1e-4,1e-3,1e-2", "adapter.target_modules=[q_proj],[v_proj],auto")
@@ -97,9 +97,9 @@ def test_without_a_pruner_the_pruned_run_to_their_end(halved):
 
 def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> dict[str, str]:
     """What becomes of jobs whose evaluations came to `values` (None: not finite), by learning rate and seed, when a round of one ends."""
-    line = asked(["stage=sft", "tracking=none", "train.eval_steps=2", "sweep.pruner=halving", f"store={folder}/store", *words])
-    settings, _ = identity.settings_of(line, [])
-    with session.opened(line, settings, folder / "sweep", command=words, config_dirs=[]) as plan:
+    line = parse_request(["stage=sft", "tracking=none", "train.eval_steps=2", "sweep.pruner=halving", f"store={folder}/store", *words])
+    settings, _ = fingerprint.read_sweep_settings(line, [])
+    with run.open_plan(line, settings, folder / "sweep", command=words, config_dirs=[]) as plan:
         jobs = plan.add(line.grid())
         for job in jobs:
             logged = values["/".join(job.values.values())]
@@ -109,7 +109,7 @@ def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> 
             lines.append({"step": 3, "loss": 0.0})
             Path(job.folder, "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         plan.ledger.put(jobs)
-        rounds = Rounds(plan, Display(lambda: None), jobs)
+        rounds = HalvingRounds(plan, Display(lambda: None), jobs)
         together: dict[str, list[Job]] = {}
         for job in jobs:
             together.setdefault(job.values["train.learning_rate"], []).append(job)
@@ -132,10 +132,12 @@ def test_what_is_not_finite_comes_last_and_what_failed_is_not_judged(tmp_path):
 
 
 def test_more_is_better_of_an_accuracy(tmp_path):
-    line = asked(["stage=sft", "tracking=none", "seed=0,1", "sweep.pruner=halving", "sweep.prune_on=eval_accuracy", "train.eval_steps=2"])
-    settings, _ = identity.settings_of(line, [])
-    with session.opened(line, settings, tmp_path, command=[], config_dirs=[]) as plan:
-        rounds, (job, _) = Rounds(plan, Display(lambda: None), []), plan.add(line.grid())
+    line = parse_request(
+        ["stage=sft", "tracking=none", "seed=0,1", "sweep.pruner=halving", "sweep.prune_on=eval_accuracy", "train.eval_steps=2"]
+    )
+    settings, _ = fingerprint.read_sweep_settings(line, [])
+    with run.open_plan(line, settings, tmp_path, command=[], config_dirs=[]) as plan:
+        rounds, (job, _) = HalvingRounds(plan, Display(lambda: None), []), plan.add(line.grid())
         Path(job.folder).mkdir()
         Path(job.folder, "metrics.jsonl").write_text('{"step": 2, "eval_accuracy": 0.25}\n{"step": 4, "not_finite": ["eval_accuracy"]}\n')
         assert [rounds.at(job, number) for number in (1, 2, 3)] == [-0.25, math.inf, None]

@@ -12,10 +12,13 @@ import pytest
 import torch
 from running import ROOT, World, result_of
 
-from lexalign import artifacts, identity, locate, models
-from lexalign.compose import compose
+from lexalign.artifacts import fingerprint
+from lexalign.artifacts.manifest import read_manifest
+from lexalign.config import paths
+from lexalign.config.compose import compose
+from lexalign.config.schema import DpoMethod
 from lexalign.errors import ConfigError, ReferenceError
-from lexalign.schema import DpoMethod
+from lexalign.models import loading
 
 SHORT = ("train.max_steps=3", "evaluate.limit=4", "hardware.threads=1", "data.limit=48", "train.max_length=128")
 ONE_STEP = ("train.max_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=16", "train.max_length=128")
@@ -40,14 +43,14 @@ def aligned(world, sft):
 
 def logits(artifact: str | Path, text: str = "Where does Pelor live?") -> torch.Tensor:
     """The logits of a model loaded from an artifact as any run would load it."""
-    loaded = models.load(compose(["stage=align", "model=tiny", f"model.path={artifact}"]).experiment)
+    loaded = loading.load_model(compose(["stage=align", "model=tiny", f"model.path={artifact}"]).experiment)
     with torch.no_grad():
         return loaded.model(torch.tensor([loaded.tokenizer(text)["input_ids"]])).logits
 
 
 def test_an_adapter_on_an_adapter_is_one_adapter_on_the_base(aligned, sft):
     """The align artifact holds sft and align together: it needs nothing of the sft run."""
-    manifest = artifacts.read_manifest(Path(aligned[0].artifact))
+    manifest = read_manifest(Path(aligned[0].artifact))
     assert manifest["kind"] == "adapter" and manifest["base"]["path"] == "embedded:tiny"
     config = json.loads((Path(aligned[0].artifact) / "adapter_config.json").read_text())
     assert config["r"] == 32
@@ -74,11 +77,11 @@ def test_damaged_artifact_is_not_loaded(world, sft, tmp_path):
 
 def test_adapter_is_not_put_on_another_base(world, sft, tmp_path, monkeypatch):
     other = tmp_path / "embedded" / "tiny"
-    shutil.copytree(locate.EMBEDDED / "tiny", other)
-    shutil.copytree(locate.EMBEDDED / "data", other.parent / "data")
+    shutil.copytree(paths.EMBEDDED / "tiny", other)
+    shutil.copytree(paths.EMBEDDED / "data", other.parent / "data")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
-    monkeypatch.setattr(locate, "EMBEDDED", other.parent)
+    monkeypatch.setattr(paths, "EMBEDDED", other.parent)
     with pytest.raises(ConfigError, match="is not the model it was trained on"):
         logits(sft[1])
 
@@ -106,7 +109,7 @@ def test_a_parent_trained_by_hand_is_reused_and_a_damaged_one_is_not(world, tmp_
 
 def test_content_key_follows_content_not_places(tmp_path):
     def key(*overrides: str) -> str:
-        return identity.content_key(compose(list(overrides)).experiment, parent=None)
+        return fingerprint.make_content_key(compose(list(overrides)).experiment, parent=None)
 
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
@@ -168,11 +171,11 @@ def test_resume_ends_in_the_same_weights(world, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-3", stopped / "checkpoints" / "checkpoint-3")
     resumed, _ = world.run(*common, "train.max_steps=6", out_dir=stopped)
     assert "Going on from" in (stopped / "run.log").read_text()
-    assert identity.file_digest(Path(resumed.artifact) / "adapter_model.safetensors") == identity.file_digest(
+    assert fingerprint.digest_file(Path(resumed.artifact) / "adapter_model.safetensors") == fingerprint.digest_file(
         Path(whole.artifact) / "adapter_model.safetensors"
     )
     by_path, _ = world.run(*common, "train.max_steps=6", f"resume={tmp_path / 'whole' / 'checkpoints' / 'checkpoint-3'}")
-    assert identity.file_digest(Path(by_path.artifact) / "adapter_model.safetensors") == identity.file_digest(
+    assert fingerprint.digest_file(Path(by_path.artifact) / "adapter_model.safetensors") == fingerprint.digest_file(
         Path(whole.artifact) / "adapter_model.safetensors"
     )
 
@@ -207,11 +210,11 @@ def test_a_4_bit_base_keeps_its_weights_on_every_processor(monkeypatch):
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    from lexalign import models
-    from lexalign.compose import compose
+    from lexalign.config.compose import compose
+    from lexalign.models import loading
 
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    model = models.load(compose(["method=qlora"]).experiment).model.eval()
+    model = loading.load_model(compose(["method=qlora"]).experiment).model.eval()
     with torch.no_grad():
         model(torch.arange(8)[None])
     quantized = [module for module in model.modules() if isinstance(module, Linear4bit)]
@@ -248,11 +251,11 @@ def test_label_smoothing_is_read_by_the_losses_that_say_so(world, sft, monkeypat
     """Held against TRL's own code, whose documentation names others."""
     import torch
 
-    from lexalign.rules.choices import LABEL_SMOOTHING_READERS
-    from lexalign.stages import align
+    from lexalign.config.rules.methods import LABEL_SMOOTHING_READERS
+    from lexalign.stages import train
 
     kept = []
-    monkeypatch.setattr(align, "check_reference", lambda trainer, *_: kept.append(trainer))
+    monkeypatch.setattr(train, "check_reference", lambda trainer, *_: kept.append(trainer))
     world.run("stage=align", "model=tiny", f"model.path={sft[1]}", *ONE_STEP)
     (trainer,) = kept
     for name, parameter in trainer.model.named_parameters():

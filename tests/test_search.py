@@ -15,7 +15,7 @@ from test_sweeps import QUICK, begun, jobs_of
 from lexalign.errors import ConfigError
 from lexalign.sweeps import search
 from lexalign.sweeps.check import refuse_wrong
-from lexalign.sweeps.points import asked, axis
+from lexalign.sweeps.points import parse_axis, parse_request
 
 RATE = "train.learning_rate=tag(log,interval(1e-5,1e-2))"
 TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2", "train.batch_size=4")
@@ -23,7 +23,7 @@ TWO = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2", "train.bat
 
 def space_of(override: str):
     """The distribution that one axis becomes."""
-    (found,) = search.space([axis(OverridesParser.create().parse_override(override))]).values()
+    (found,) = search.make_space([parse_axis(OverridesParser.create().parse_override(override))]).values()
     return found
 
 
@@ -45,7 +45,7 @@ def study_of(folder: Path):
     """A sweep's study."""
     import optuna
 
-    return optuna.load_study(study_name=search.NAME, storage=search.storage(folder / search.FILE))
+    return optuna.load_study(study_name=search.NAME, storage=search.open_storage(folder / search.FILE))
 
 
 @pytest.mark.slow
@@ -159,5 +159,5 @@ def test_wrong_lines_are_refused(words, said):
 
 
 def test_a_search_checks_each_value_once():
-    line = asked(["sweep=optuna", "seed=0,1,2", "adapter.rank=1,2,4,8", RATE])
+    line = parse_request(["sweep=optuna", "seed=0,1,2", "adapter.rank=1,2,4,8", RATE])
     assert len(line.to_check()) == 3 + 4 + 2

@@ -10,7 +10,7 @@ import pytest
 from refusing import tree_of
 from running import ROOT
 
-from lexalign import rules, secrets
+from lexalign.config import rules, secrets
 
 CANARIES = {
     "HF_TOKEN": "hf_" + "aB3canary" * 3,
@@ -53,26 +53,26 @@ def test_a_thousand_settings_that_hold_a_secret_are_refused_without_repeating_it
         text = f"{chance.choice(['', 'x ', 'https://me:', 'a/b@'])}{secret}{chance.choice(['', ' y', '@host', '.json'])}"
         value = chance.choice([text, [text], ["a", text], {"b": text}, [{"c": [text]}]])
         path = chance.choice(spots)
-        (problem,) = rules.secrets(with_value(tree, path, value))
+        (problem,) = rules.check_secrets(with_value(tree, path, value))
         assert problem.startswith(".".join(path)) and "looks like a token or key" in problem and secret not in problem
 
 
 def test_the_settings_themselves_hold_none():
-    assert rules.secrets(tree_of("stage=align method=gdpo")) == []
+    assert rules.check_secrets(tree_of("stage=align method=gdpo")) == []
 
 
 @pytest.mark.parametrize("secret", CANARIES.values())
 def test_a_message_is_redacted_and_stays_readable(secret):
-    assert secrets.redacted(f"{secret} failed, {secret}!") == f"{secrets.HIDDEN} failed, {secrets.HIDDEN}!"
+    assert secrets.redact(f"{secret} failed, {secret}!") == f"{secrets.HIDDEN} failed, {secrets.HIDDEN}!"
 
 
 def test_a_password_in_an_address_is_redacted():
-    assert secrets.redacted("GET https://me:my-own@host/x:y@z failed") == f"GET https://{secrets.HIDDEN}@host/x:y@z failed"
+    assert secrets.redact("GET https://me:my-own@host/x:y@z failed") == f"GET https://{secrets.HIDDEN}@host/x:y@z failed"
 
 
 def test_what_is_no_secret_stays():
     text = "commit 1123456789abcdef0123456789abcdef89abcdee, hf_transfer, sk-learn, https://host/a:b@c"
-    assert secrets.redacted(text) == text
+    assert secrets.redact(text) == text
 
 
 LEAK = """

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import World
 
-from lexalign import identity
-from lexalign.stores.reference import FILE, PerToken, ReferenceStore, row_key
-from lexalign.stores.shelf import DIGESTS, Shelf
+from lexalign.artifacts import fingerprint
+from lexalign.cache.cache import DIGESTS, ContentCache
+from lexalign.cache.reference import FILE, PerTokenReferenceCache, SummedReferenceCache, make_row_key
 
 COMMON = ("train.max_steps=2", "evaluate.enabled=false", "hardware.threads=1", "data.limit=16")
 
 
 def shelf_at(folder, *, max_bytes=10**9):
-    return Shelf(folder, max_bytes=max_bytes)
+    return ContentCache(folder, max_bytes=max_bytes)
 
 
 def text(words):
@@ -98,32 +98,32 @@ ids = st.lists(st.integers(0, 5), max_size=5)
 @given(ids, ids, ids, ids)
 def test_rows_have_one_key_each(context, response, other_context, other_response):
     same = (context, response) == (other_context, other_response)
-    assert (row_key(context, response) == row_key(other_context, other_response)) == same
+    assert (make_row_key(context, response) == make_row_key(other_context, other_response)) == same
 
 
 def test_sums_come_back_to_the_bit_and_models_do_not_mix(tmp_path):
-    keys = [row_key([1], [2]), row_key([1], [3])]
-    store = ReferenceStore(shelf_at(tmp_path), "model-a")
+    keys = [make_row_key([1], [2]), make_row_key([1], [3])]
+    store = SummedReferenceCache(shelf_at(tmp_path), "model-a")
     assert store.known(keys) is None
     values = [(-1.0 / 3, 1), (-7.1, 2)]
     store.add(dict(zip(keys, values, strict=True)))
     store.flush()
-    assert ReferenceStore(shelf_at(tmp_path), "model-a").known(keys) == values
-    assert ReferenceStore(shelf_at(tmp_path), "model-b").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").known(keys) == values
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-b").known(keys) is None
     (entry,) = tmp_path.rglob(FILE)
     entry.write_bytes(entry.read_bytes()[:-3])
-    assert ReferenceStore(shelf_at(tmp_path), "model-a").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").known(keys) is None
 
 
 def test_numbers_per_token_come_back_to_the_bit_whatever_their_memory(tmp_path):
-    keys = [row_key([1], [at]) for at in range(3)]
+    keys = [make_row_key([1], [at]) for at in range(3)]
     values = [np.random.default_rng(at).normal(size=(length, 2)).astype(np.float32).T for at, length in enumerate((3, 1, 5))]
-    store = PerToken(shelf_at(tmp_path), "model-a")
+    store = PerTokenReferenceCache(shelf_at(tmp_path), "model-a")
     store.add(dict(zip(keys, values, strict=True)))
     store.flush()
-    found = PerToken(shelf_at(tmp_path), "model-a").known(keys)
+    found = PerTokenReferenceCache(shelf_at(tmp_path), "model-a").known(keys)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, values, strict=True))
-    assert ReferenceStore(shelf_at(tmp_path), "model").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model").known(keys) is None
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +217,14 @@ def test_cache_show_and_clear(world, paid):
 
 def test_the_digest_of_a_large_file_is_noted_for_later_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(identity, "WORTH_A_NOTE", 10)
+    monkeypatch.setattr(fingerprint, "WORTH_A_NOTE", 10)
     file = tmp_path / "weights"
     file.write_bytes(b"x" * 100)
 
     def digest(*, age):
         os.utime(file, ns=(0, age))
-        identity._digest.cache_clear()
-        return identity.file_digest(file)
+        fingerprint._digest.cache_clear()
+        return fingerprint.digest_file(file)
 
     true = digest(age=10**15)
     (note,) = (tmp_path / "cache/lexalign/digests").iterdir()
@@ -233,5 +233,5 @@ def test_the_digest_of_a_large_file_is_noted_for_later_processes(tmp_path, monke
     assert digest(age=10**15 + 1) == true, "another time, another note"
     file.write_bytes(b"y" * 100)  # just now: its time may stay on a further change, so nothing is noted
     before = len(list(note.parent.iterdir()))
-    identity._digest.cache_clear()
-    assert identity.file_digest(file) != true and len(list(note.parent.iterdir())) == before
+    fingerprint._digest.cache_clear()
+    assert fingerprint.digest_file(file) != true and len(list(note.parent.iterdir())) == before

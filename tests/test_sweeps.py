@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, World, result_of
 
-from lexalign.checkpoints import lock
+from lexalign.artifacts import lock
 from lexalign.sweeps.ledger import Job, Ledger
 
 QUICK = (
@@ -100,7 +100,7 @@ def begun(world: World, *words: str) -> subprocess.Popen[str]:
 
 def gone(folder: Path) -> bool:
     """Whether nothing runs in a sweep's folder any more."""
-    return not any(lock.alive(job) for job in folder.iterdir() if job.is_dir())
+    return not any(lock.is_alive(job) for job in folder.iterdir() if job.is_dir())
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_a_job_waits_for_one_that_still_saves_in_its_folder(tmp_path):
     """As after a sweep that was killed: its jobs may still be at their last step when the next call starts the same ones."""
     folder = tmp_path / "sweep/0"
     folder.mkdir(parents=True)
-    with lock.held(folder):
+    with lock.hold_lock(folder):
         process = begun(World(tmp_path), "-m", *QUICK, "seed=0", "output_dir=sweep")
         while not (folder / "job.out").is_file() or "still writes here" not in (folder / "job.out").read_text():
             assert process.poll() is None

@@ -9,7 +9,7 @@ from running import World
 from transformers import AutoTokenizer
 
 import lexalign
-from lexalign.data import templates
+from lexalign.data import chat_template
 from lexalign.errors import ConfigError
 
 TINY = Path(lexalign.__file__).parent / "embedded" / "tiny"
@@ -26,7 +26,7 @@ def test_a_bomb_is_refused(bomb):
     tokenizer, started = AutoTokenizer.from_pretrained(TINY), time.monotonic()
     tokenizer.chat_template = bomb
     with pytest.raises(ConfigError, match="type data.chat_template=never") as caught:
-        templates.check(tokenizer, "some/model")
+        chat_template.check_template(tokenizer, "some/model")
     assert BOMBS[bomb] in str(caught.value) and "some/model" in str(caught.value)
     assert time.monotonic() - started < 25
 
@@ -35,7 +35,7 @@ def test_a_bomb_is_refused(bomb):
 def test_an_honest_template_passes(template):
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     tokenizer.chat_template = template
-    templates.check(tokenizer, "some/model")
+    chat_template.check_template(tokenizer, "some/model")
 
 
 def test_a_run_meets_it_before_the_data(tmp_path):

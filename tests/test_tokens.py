@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import lexalign.embedded
-from lexalign.compose import compose
+from lexalign.config.compose import compose
+from lexalign.config.schema import Data
 from lexalign.data import lengths
+from lexalign.data.rendering import Renderer, pad_rows
 from lexalign.data.rows import Splits
-from lexalign.data.tokens import Encoder, stacked
 from lexalign.errors import DataError
-from lexalign.schema import Data
 
 TINY = Path(lexalign.embedded.__file__).parent / "tiny"
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
@@ -34,8 +34,8 @@ def data() -> Data:
 
 
 @pytest.fixture(scope="module")
-def encoder(data) -> Encoder:
-    return Encoder(TOKENIZER, data)
+def encoder(data) -> Renderer:
+    return Renderer(TOKENIZER, data)
 
 
 def without_template() -> Any:
@@ -47,7 +47,7 @@ def without_template() -> Any:
 @quick
 @given(prompt=TEXTS | TURNS, response=TEXTS, system=st.none() | TEXTS)
 def test_prompt_and_response_are_what_the_template_writes(data, prompt, response, system):
-    encoder = Encoder(TOKENIZER, dataclasses.replace(data, system=system))
+    encoder = Renderer(TOKENIZER, dataclasses.replace(data, system=system))
     whole = [*encoder.turns(prompt), {"role": "assistant", "content": response}]
     rendered = TOKENIZER.apply_chat_template(whole, tokenize=False)
     spans = encoder.prompt(prompt) + encoder.response(response)
@@ -68,18 +68,18 @@ def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
 @quick
 @given(prompt=TEXTS, response=TEXTS)
 def test_plain_text_without_a_template(data, prompt, response):
-    encoder = Encoder(TOKENIZER, dataclasses.replace(data, chat_template="never"))
+    encoder = Renderer(TOKENIZER, dataclasses.replace(data, chat_template="never"))
     assert TOKENIZER.decode(encoder.prompt(prompt), skip_special_tokens=True) == prompt
     assert TOKENIZER.decode(encoder.response(response)) == response + TOKENIZER.eos_token
 
 
 def test_what_a_tokenizer_without_a_template_cannot_do(data):
     tokenizer = without_template()
-    assert not Encoder(tokenizer, data).chat
+    assert not Renderer(tokenizer, data).chat
     with pytest.raises(DataError, match="type data.chat_template=never"):
-        Encoder(tokenizer, dataclasses.replace(data, chat_template="always"))
+        Renderer(tokenizer, dataclasses.replace(data, chat_template="always"))
     with pytest.raises(DataError, match="holds chat turns, but the tokenizer has no chat template"):
-        Encoder(tokenizer, data).prompt([{"role": "user", "content": "a"}])
+        Renderer(tokenizer, data).prompt([{"role": "user", "content": "a"}])
 
 
 class WithBos:
@@ -96,13 +96,13 @@ class WithBos:
 
 
 def test_a_sequence_has_one_bos(data):
-    plain, chat = Encoder(WithBos(None), data), Encoder(WithBos("a template, which writes its own"), data)
+    plain, chat = Renderer(WithBos(None), data), Renderer(WithBos("a template, which writes its own"), data)
     assert plain.prompt("a") + plain.belief(0)[:1] + plain.response("b") == [0, *map(ord, "a0b$")]
     assert chat.prompt("a") + chat.belief(0)[:1] + chat.response("b") == [*map(ord, "^[a][0b]")]
 
 
 def test_two_system_messages_are_refused(data):
-    encoder = Encoder(TOKENIZER, dataclasses.replace(data, system="Be kind."))
+    encoder = Renderer(TOKENIZER, dataclasses.replace(data, system="Be kind."))
     assert encoder.turns("a")[0] == {"role": "system", "content": "Be kind."}
     with pytest.raises(DataError, match="type data.system=null"):
         encoder.turns([{"role": "system", "content": "Be curt."}, {"role": "user", "content": "a"}])
@@ -112,20 +112,20 @@ def test_beliefs_begin_with_tokens_of_their_own(encoder, data):
     firsts = encoder.first_belief_tokens()
     assert len(set(firsts)) == len(firsts) == 6
     assert [TOKENIZER.decode([token]) for token in firsts] == list("012345")
-    alike = Encoder(TOKENIZER, dataclasses.replace(data, belief_format="<{text}>"))
+    alike = Renderer(TOKENIZER, dataclasses.replace(data, belief_format="<{text}>"))
     with pytest.raises(DataError, match="'<keep it as it is>' and '<change it a little>' begin with .*change data.belief_format"):
         alike.first_belief_tokens()
 
 
 def test_more_than_ten_beliefs_collide_and_are_named(data):
-    many = Encoder(TOKENIZER, dataclasses.replace(data, beliefs=[f"belief {number}" for number in range(12)]))
+    many = Renderer(TOKENIZER, dataclasses.replace(data, beliefs=[f"belief {number}" for number in range(12)]))
     with pytest.raises(DataError, match="'1<belief 1>' and '10<belief 10>' begin with the same token"):
         many.first_belief_tokens()
 
 
 @given(table=st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=4))
 def test_stacked_pads_on_the_right(table):
-    ids, mask = stacked(table, 0)
+    ids, mask = pad_rows(table, 0)
     assert [[token for token, real in zip(*pair, strict=True) if real] for pair in zip(ids, mask, strict=True)] == table
     assert {len(row) for row in ids + mask} == {max(map(len, table))}
     assert all(row == sorted(row, reverse=True) for row in mask)
@@ -164,20 +164,20 @@ def test_a_batch_gives_back_the_spans_its_rows_are_known_by():
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     from lexalign.trainers.gdpo import BeliefCollator
-    from lexalign.trainers.paid import contexts_and_responses
+    from lexalign.training.reference import list_contexts_and_responses
 
     rows = [
         {"prompt_ids": [1, 2, 3], "belief_ids": [4], "chosen_ids": [5, 6], "rejected_ids": [7], "shares": [1.0]},
         {"prompt_ids": [8], "belief_ids": [9, 9], "chosen_ids": [3], "rejected_ids": [2, 2, 2, 2], "shares": [1.0]},
     ]
     sides = ("chosen_ids", "rejected_ids")
-    believed = contexts_and_responses(BeliefCollator(pad=0, max_length=6)(rows))
+    believed = list_contexts_and_responses(BeliefCollator(pad=0, max_length=6)(rows))
     assert believed == [
         (row["prompt_ids"] + row["belief_ids"], row[side][: 6 - len(row["prompt_ids"] + row["belief_ids"])])
         for side in sides
         for row in rows
     ]
-    plain = contexts_and_responses(DataCollatorForPreference(pad_token_id=0, max_length=4)(rows))
+    plain = list_contexts_and_responses(DataCollatorForPreference(pad_token_id=0, max_length=4)(rows))
     assert plain == [(row["prompt_ids"], row[side][: 4 - len(row["prompt_ids"])]) for side in sides for row in rows]
 
 
@@ -187,12 +187,12 @@ def test_rows_too_long_are_left_out_or_cut_and_counted(encoder):
 
     table = [row("a", "b"), row("a", "b " * 50), row("a " * 50, "b")]
     splits = Splits(train=list(table), held_out=list(table))
-    found = lengths.fit(splits, lengths.one_by_one(encoder), max_length=32)
+    found = lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=32)
     assert splits.train == splits.held_out == table[:2] and found.longest == 32
     counts = {name: splits.counts[name] for name in ("train_rows_dropped_prompt_too_long", "train_rows_cut", "held_out_rows_cut")}
     assert set(counts.values()) == {1}
     with pytest.raises(DataError, match="every train row's prompt fills train.max_length=8; raise it"):
-        lengths.fit(Splits(train=[table[2]], held_out=[]), lengths.one_by_one(encoder), max_length=8)
+        lengths.fit_lengths(Splits(train=[table[2]], held_out=[]), lengths.measure_one_by_one(encoder), max_length=8)
 
 
 def test_control_tokens_in_texts_are_counted_and_named(caplog):
@@ -211,7 +211,7 @@ def test_lengths_count_what_is_trained(encoder):
     pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
     prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
     longest = len(prompt) + max(len(chosen), len(rejected))
-    assert lengths.lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
-    plain = Encoder(without_template(), SimpleNamespace(chat_template="auto"))
+    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
+    plain = Renderer(without_template(), SimpleNamespace(chat_template="auto"))
     with pytest.raises(DataError, match="data.columns.messages holds chat turns, but the tokenizer has no chat template"):
-        lengths.lengths({"messages": [{"role": "user", "content": "a"}]}, plain)
+        lengths.measure_lengths({"messages": [{"role": "user", "content": "a"}]}, plain)

@@ -14,8 +14,8 @@ from wandb.sdk import wandb_setup
 from wandb_server import WandbServer
 
 from lexalign.errors import ConfigError
-from lexalign.tracking import WandbTracker, weights_and_biases
-from lexalign.tracking.weights_and_biases import MAX_NAME
+from lexalign.tracking import WandbTracker, wandb_tracker
+from lexalign.tracking.wandb_tracker import MAX_NAME
 
 pytestmark = pytest.mark.usefixtures("own_home")
 ROWS = [{"prompt": "a?", "before": "x"}, {"prompt": "b?", "after": "y"}]
@@ -140,7 +140,7 @@ def test_a_server_that_fails_at_the_start_is_said_and_left(tmp_path, server, sai
 
 @pytest.mark.parametrize("stuck", ["anything", "GraphQL", "file_stream"])
 def test_a_server_that_hangs_at_the_end_is_left_in_time(tmp_path, server, said, monkeypatch, stuck):
-    monkeypatch.setattr(weights_and_biases, "GRACE", 2.0)
+    monkeypatch.setattr(wandb_tracker, "GRACE", 2.0)
     with tracker(tmp_path, finish_timeout=1) as tracked:
         log_a_run(tracked)
         server.hang = {

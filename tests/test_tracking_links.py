@@ -8,10 +8,10 @@ import pytest
 from tracked import KEY, SETTINGS, records, run_files, tracker, wandb_command
 from wandb_server import WandbServer
 
-from lexalign import artifacts
-from lexalign.compose import compose
-from lexalign.tracking import NoTracker, WandbTracker, shown, summary, sweep_summary
-from lexalign.tracking.shown import MAX_TAG
+from lexalign.artifacts.manifest import read_manifest, write_manifest
+from lexalign.config.compose import compose
+from lexalign.tracking import NoTracker, WandbTracker, display, record_sweep, sweep_summary
+from lexalign.tracking.display import MAX_TAG
 
 pytestmark = pytest.mark.usefixtures("own_home")
 WEIGHTS = b"weights that stay on this machine"
@@ -23,7 +23,7 @@ def made(tmp_path: Path) -> Path:
     folder = tmp_path / "an artifact"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
-    artifacts.write_manifest(folder, {"settings": {"stage": {"name": "sft"}, "method": {"name": "lora"}}})
+    write_manifest(folder, {"settings": {"stage": {"name": "sft"}, "method": {"name": "lora"}}})
     return folder
 
 
@@ -40,7 +40,7 @@ def test_lineage_is_drawn_by_reference(tmp_path, server, made):
     sft, align = server.runs()
     (name, digest, aliases, maker), (name_then, digest_then, aliases_then, user) = links(server)
     assert (name, digest, aliases) == (name_then, digest_then, aliases_then) and name == "sft-lora"
-    assert aliases == {"latest", artifacts.read_manifest(made)["sha256"][:12]}
+    assert aliases == {"latest", read_manifest(made)["sha256"][:12]}
     assert (maker, user) == (sft, None), "the run that starts from it is taken for the one that made it"
     (use,) = [request.variables["input"] for request in server.requests if request.operation == "UseArtifact"]
     assert use["runName"] == align
@@ -72,7 +72,7 @@ def test_nothing_is_linked_where_the_setting_says_so_or_there_is_no_manifest(tmp
 
 def test_a_hanging_server_does_not_hold_up_a_link(tmp_path, server, made, said, monkeypatch):
     monkeypatch.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 2)
-    monkeypatch.setattr("lexalign.tracking.weights_and_biases.GRACE", 1.0)
+    monkeypatch.setattr("lexalign.tracking.wandb_tracker.GRACE", 1.0)
     with tracker(tmp_path / "out", finish_timeout=1) as tracked:
         server.hang = lambda request: True
         tracked.starts_from(made)
@@ -89,20 +89,20 @@ def test_tags_and_settings_can_be_filtered_by(tmp_path):
     long = f"data.path={'x' * 90}"[: MAX_TAG - 1] + "…"
     assert run["tags"] == ["tiny", "method=dpo", "method.beta=0.1", long]
     told = json.loads(wandb_command("leet", "inspect", "--summary", "--json", str(run_files(tmp_path)[0])))["config"]
-    flat = shown.dotted(told)
+    flat = display.flatten(told)
     assert flat["method.needs.columns"] == "prompt" and flat["method.rewards.0._target_"] == "lexalign.rewards.ExactMatch"
     assert flat["train.learning_rate"] == config["train"]["learning_rate"] and flat["seed"] == 0
     assert all(value is None or isinstance(value, (bool, int, float, str)) for value in flat.values())
 
 
 def test_lists_become_one_text():
-    assert shown.filterable({"a": [1, None, "x"], "b": [], "c": [{"d": [1]}], "e": Path("/x")}) == {
+    assert display.make_filterable({"a": [1, None, "x"], "b": [], "c": [{"d": [1]}], "e": Path("/x")}) == {
         "a": "1, null, x",
         "b": "",
         "c": {"0": {"d": "1"}},
         "e": "/x",
     }
-    assert len(shown.filterable(["x" * 900])) == shown.MAX_TEXT
+    assert len(display.make_filterable(["x" * 900])) == display.MAX_TEXT
 
 
 def job(number: int, beta: str, state: str, score: float | None) -> dict:
@@ -120,7 +120,7 @@ JOBS = [job(0, "0.1", "finished", 0.3), job(1, "0.2", "finished", 0.2), job(2, "
 def test_a_sweep_has_a_row_of_its_own_however_often_it_is_gone_on_with(tmp_path, server):
     facts = {"command": ["-m", "method.beta=0.1,0.2"], "swept": ["method.beta"], "identity": "ab12", "grounds": {"a": {"b": 1}}}
     for _ in range(2):
-        sweep_summary(WandbTracker, SETTINGS, tmp_path, group="sweep-1", rows=JOBS, facts=facts)
+        record_sweep(WandbTracker, SETTINGS, tmp_path, group="sweep-1", rows=JOBS, facts=facts)
     ((_, run),) = server.runs().items()
     assert [run.told(key) for key in ("jobType", "groupName", "displayName")] == ["sweep", "sweep-1", "sweep sweep-1"]
     assert {key: run.config[key] for key in run.config.keys() - {"_wandb"}} == {
@@ -150,10 +150,10 @@ def test_a_summary_that_cannot_be_told_ends_nothing(tmp_path, said):
         def table(self, name, rows):
             raise OSError("no room")
 
-    sweep_summary(Broken, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
+    record_sweep(Broken, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
     assert said.lines == ["The tracker was not told of the sweep: OSError: no room"]
-    sweep_summary(NoTracker, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
-    assert summary.numbers([]) == {"jobs/all": 0, "seconds": 0.0}
+    record_sweep(NoTracker, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
+    assert sweep_summary.summarize_jobs([]) == {"jobs/all": 0, "seconds": 0.0}
 
 
 @pytest.mark.parametrize(("how", "agents"), [("alone", True), ("parent", False), ("job", False), ("summary", True)])
@@ -164,7 +164,7 @@ def test_behind_the_agent_its_run_is_the_process_s_own(tmp_path, server, monkeyp
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     if how == "summary":
-        sweep_summary(WandbTracker, SETTINGS, tmp_path / "out", group="sweep-1", rows=JOBS, facts={})
+        record_sweep(WandbTracker, SETTINGS, tmp_path / "out", group="sweep-1", rows=JOBS, facts={})
     else:
         group = {"alone": None, "parent": "parents", "job": "2026/1"}[how]
         with tracker(tmp_path / "out", name="method.beta=0.1", group=group) as tracked:

@@ -24,7 +24,7 @@ MARKER = "marker-in-the-config"
 PROBE = """
 import sys
 from pathlib import Path
-from lexalign.schema import Tracking
+from lexalign.config.schema import Tracking
 from lexalign.tracking import weights_and_biases
 if sys.argv[2] == "careless":
     import wandb

@@ -7,7 +7,7 @@ import sys
 import pytest
 from wandb_server import WandbServer
 
-from lexalign.tracking import workspace
+from lexalign.tracking import wandb_workspace
 
 needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed: pip install -e '.[workspaces]'"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize("group", [None, "20-15-01"])
 def test_the_definition_holds_what_a_sweep_is_looked_at_for(group, capsys):
     words = ["--print", "--entity", "us", "--project", "lex", "--vary", "method.beta", "seed", "--score", "after/belief_jsd"]
-    assert workspace.main([*words, *(["--group", group] if group else [])]) == 0
+    assert wandb_workspace.main([*words, *(["--group", group] if group else [])]) == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["entity"], made["project"], made["displayName"]) == ("us", "lex", "LexAlign sweeps")
     section = made["spec"]["section"]
@@ -48,7 +48,7 @@ def test_it_is_saved_under_the_accounts_own_name(server, capsys):
         name: lambda told: {"upsertView": {"view": {**view, "displayName": told["displayName"], "spec": told["spec"]}, "inserted": True}}
         for name in ("UpsertView2", "upsertView", "UpsertView")
     }
-    assert workspace.main(["--project", "lex"]) == 0
+    assert wandb_workspace.main(["--project", "lex"]) == 0
     (sent,) = [request.variables for request in server.requests if request.operation and "psertView" in request.operation]
     assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("local", "lex", "LexAlign sweeps")
     assert "Score by setting" in sent["spec"] and "/local/lex?nw=abc" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_it_is_saved_under_the_accounts_own_name(server, capsys):
 @needs_workspaces
 def test_a_server_that_refuses_is_said(server, capsys):
     server.refuse = 401
-    assert workspace.main([]) == 2
+    assert wandb_workspace.main([]) == 2
     assert capsys.readouterr().err.endswith("--print shows the definition instead\n")
 
 
@@ -65,12 +65,12 @@ def test_a_server_that_refuses_is_said(server, capsys):
 def test_without_a_key_it_says_what_to_do(monkeypatch, capsys):
     with WandbServer() as stub:
         monkeypatch.setenv("WANDB_BASE_URL", stub.url)
-        assert workspace.main([]) == 2
+        assert wandb_workspace.main([]) == 2
         assert stub.requests == []
     assert "no key is configured" in (said := capsys.readouterr().err) and said.endswith("--print shows the definition instead\n")
 
 
 def test_a_missing_package_is_said(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    assert workspace.main(["--print"]) == 2
+    assert wandb_workspace.main(["--print"]) == 2
     assert capsys.readouterr().err == "wandb-workspaces is not installed; type pip install -e '.[workspaces]'\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lexalign.schema import Tracking
+from lexalign.config.schema import Tracking
 from lexalign.tracking import WandbTracker
 
 KEY = "canarykey" * 5

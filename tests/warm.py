@@ -5,7 +5,7 @@ import datasets  # noqa: F401
 import torch
 from running import World  # noqa: F401
 
-from lexalign.startup import import_bitsandbytes_lightly
+from lexalign.models.setup import import_bitsandbytes_lightly
 
 torch.set_num_threads(1)  # a pool of threads does not outlive a fork
 import_bitsandbytes_lightly()
@@ -15,8 +15,8 @@ import transformers  # noqa: E402, F401
 import trl  # noqa: E402, F401
 from trl import DPOTrainer, SFTTrainer  # noqa: E402, F401
 
-import lexalign.models  # noqa: E402
-import lexalign.stages.align  # noqa: E402
+import lexalign.models.loading  # noqa: E402
+import lexalign.stages.train  # noqa: E402
 import lexalign.trainers.dpo  # noqa: E402
 import lexalign.trainers.gdpo  # noqa: E402
 import lexalign.trainers.sft  # noqa: E402, F401

@@ -175,7 +175,9 @@ RULED = {
         "method.rewards=[{_target_:lexalign.rewards.RewardModel,path:./gone}]": ["path=./gone: there is no file or folder ./gone"],
         "method.rewards=[{_target_:lexalign.rewards.RewardModel,path:pickled}]": ["path=pickled: the folder holds no .safetensors"],
         "method.rewards=[{_target_:lexalign.rewards.Reward}]": ["_target_=lexalign.rewards.Reward: is no reward; there are ExactMatch"],
-        "method.rewards=[{_target_:lexalign.launch.tell}]": ["_target_=lexalign.launch.tell: is a function; name a class"],
+        "method.rewards=[{_target_:lexalign.runs.run_log.print_error}]": [
+            "_target_=lexalign.runs.run_log.print_error: is a function; name a class"
+        ],
         "method.rewards=[5]": ["method.rewards[0]=5: expected a group"],
         "data.columns.completion=null": ["data.columns.completion=null: method.rewards[0] (correct) reads it"],
         "train.batch_size=12": ["train.batch_size=12: with train.gradient_accumulation_steps=1", "type train.batch_size=16"],

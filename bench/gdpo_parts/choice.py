@@ -25,16 +25,16 @@ def apart(world: list[str]) -> list[str]:
 
 def loss(artifact: Path, world: list[str]) -> float:
     """Mean nats of a held-out chosen answer, its belief included, given the prompt: a proper score of shares and sentences together."""
-    from lexalign import models
-    from lexalign.compose import compose
-    from lexalign.data.rows import load
-    from lexalign.data.tokens import Encoder
-    from lexalign.evaluation.pairs import pair_spans
-    from lexalign.evaluation.scoring import response_log_probs
+    from lexalign.config.compose import compose
+    from lexalign.data.rendering import Renderer
+    from lexalign.data.rows import load_rows
+    from lexalign.evaluation.pairs import encode_pair
+    from lexalign.evaluation.scoring import score_responses
+    from lexalign.models import loading
 
     data = [setting for setting in world if not setting.startswith("model.")]
     experiment = compose(["stage=align", *data, "model=tiny", f"model.path={artifact}", "tracking=none"]).experiment
-    loaded, rows = models.load(experiment), load(experiment).held_out
-    encoder = Encoder(loaded.tokenizer, experiment.data)
-    spans = [(context, chosen) for context, chosen, _ in (pair_spans(encoder, row, shared_belief=False) for row in rows)]
-    return -statistics.mean(total for total, _ in response_log_probs(loaded.model.eval(), spans, batch_size=16, max_length=1024))
+    loaded, rows = loading.load_model(experiment), load_rows(experiment).held_out
+    encoder = Renderer(loaded.tokenizer, experiment.data)
+    spans = [(context, chosen) for context, chosen, _ in (encode_pair(encoder, row, shared_belief=False) for row in rows)]
+    return -statistics.mean(total for total, _ in score_responses(loaded.model.eval(), spans, batch_size=16, max_length=1024))

@@ -34,8 +34,8 @@ class Desk:
 
     def executed(self, *overrides: str) -> tuple[Path, Any]:
         """An align run's folder and result."""
-        from lexalign.compose import compose
-        from lexalign.runs import execute
+        from lexalign.config.compose import compose
+        from lexalign.runs.execute import execute
 
         out_dir = Path(tempfile.mkdtemp(dir=self.scratch))
         command = ["stage=align", "tracking=none", f"store={self.store}", f"output_dir={out_dir}", *LEFT_OUT, *overrides]

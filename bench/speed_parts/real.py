@@ -20,7 +20,7 @@ ANSWER = (60, 300)
 
 def installed() -> bool:
     """Whether the model is on this machine."""
-    from lexalign.locate import find_model
+    from lexalign.config.paths import find_model
 
     return find_model(GGUF).path is not None
 
@@ -29,7 +29,7 @@ def make_model(folder: Path) -> None:
     """The model's weights, dequantized, as transformers writes them, so that every arm loads the same."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from lexalign.locate import find_model
+    from lexalign.config.paths import find_model
 
     file = find_model(GGUF).path
     assert file is not None

@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from lexalign.config.schema import Data
 from lexalign.data.files import LONGEST
 from lexalign.errors import DataError
-from lexalign.schema import Data
 
 ROLES = ("system", "user", "assistant", "tool")
 SUM_TOLERANCE = 1e-3
@@ -24,10 +24,10 @@ def check_text(value: Any, data: Data, where: str) -> str:
         raise DataError(f"{where} is {type(value).__name__} ({value!r}), expected text")
     if not value.strip():
         raise DataError(f"{where} is empty")
-    return whole(value, where)
+    return check_whole_text(value, where)
 
 
-def whole(text: str, where: str) -> str:
+def check_whole_text(text: str, where: str) -> str:
     """The text; raises DataError where it is too long for a row, or holds half a character (JSON may, no tokenizer can read it)."""
     if len(text) > LONGEST:
         raise DataError(f"{where} holds {len(text):,} characters, more than {LONGEST:,}; split it into rows")
@@ -72,7 +72,7 @@ def check_turns(value: Any, where: str) -> list[dict[str, str]]:
             raise DataError(f"{where} turn {number} ({role}) has no text")
         if turns and role == turns[-1]["role"] != "tool":
             raise DataError(f"{where} turns {number - 1} and {number} are both {role}'s")
-        turns.append({"role": role, "content": whole(content, f"{where} turn {number}")})
+        turns.append({"role": role, "content": check_whole_text(content, f"{where} turn {number}")})
     return turns
 
 

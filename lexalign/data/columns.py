@@ -2,23 +2,23 @@
 
 import dataclasses
 
-from lexalign.parse import nearest
-from lexalign.schema import Experiment
+from lexalign.config.parsing import suggest_nearest
+from lexalign.config.schema import Experiment
 
 SFT_SHAPES = {"text": ("text",), "messages": ("messages",), "prompt/completion": ("prompt", "completion")}
 OPTIONAL_COLUMNS = ("rejected_belief", "probabilities")
 BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities", "group")
 
 
-def named(experiment: Experiment) -> dict[str, str]:
+def list_named(experiment: Experiment) -> dict[str, str]:
     """Our name -> the user's name, for every column the data are said to have."""
     columns = {field.name: getattr(experiment.data.columns, field.name) for field in dataclasses.fields(experiment.data.columns)}
     return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
 
 
-def sft_shape(experiment: Experiment) -> str:
+def find_sft_shape(experiment: Experiment) -> str:
     """The one shape of the sft rows; raises ValueError when the named columns make none, or more than one."""
-    have = named(experiment)
+    have = list_named(experiment)
     shapes = [shape for shape, columns in SFT_SHAPES.items() if set(columns) <= set(have)]
     if len(shapes) != 1:
         what = f"they make {' and '.join(shapes)} at once" if shapes else f"they are {', '.join(have) or 'none'}"
@@ -29,13 +29,13 @@ def sft_shape(experiment: Experiment) -> str:
     return shapes[0]
 
 
-def wanted_columns(experiment: Experiment) -> dict[str, str]:
+def list_wanted_columns(experiment: Experiment) -> dict[str, str]:
     """Our name -> the user's name of the columns this experiment reads; raises ValueError where a needed one is unnamed."""
-    have = named(experiment)
+    have = list_named(experiment)
     if experiment.method is None:
         return have
     if experiment.stage.name == "sft":
-        wanted = SFT_SHAPES[sft_shape(experiment)]
+        wanted = SFT_SHAPES[find_sft_shape(experiment)]
     else:
         missing = [name for name in experiment.method.needs.columns if name not in have]
         if missing:
@@ -50,15 +50,15 @@ def wanted_columns(experiment: Experiment) -> dict[str, str]:
     return {name: have[name] for name in dict.fromkeys(wanted) if name in have}
 
 
-def needed_columns(experiment: Experiment) -> list[str]:
+def list_needed_columns(experiment: Experiment) -> list[str]:
     """Which of the wanted columns every row must have."""
     if experiment.stage.name == "align" and experiment.method is not None:
         return experiment.method.needs.columns
     optional = OPTIONAL_COLUMNS if experiment.method is None else ()
-    return [name for name in wanted_columns(experiment) if name not in optional]
+    return [name for name in list_wanted_columns(experiment) if name not in optional]
 
 
-def nearest_column(ours: str, theirs: str, columns: list[str]) -> str:
+def suggest_column(ours: str, theirs: str, columns: list[str]) -> str:
     """What to type instead of a column that is not there."""
-    close = nearest(theirs, columns).removeprefix("; did you mean ").rstrip("?")
+    close = suggest_nearest(theirs, columns).removeprefix("; did you mean ").rstrip("?")
     return f"; type data.columns.{ours}={close or '<column>'}"

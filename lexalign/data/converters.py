@@ -21,7 +21,7 @@ ROUNDING = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Several:
+class ConvertedRows:
     """Our rows in one stored row; `left_out` of those it holds cannot be used, `rescaled` had shares that summed to 1 only nearly."""
 
     rows: list[Row]
@@ -69,7 +69,7 @@ def group_beliefs(row: Row) -> Row:
     return {**found, **({"probabilities": row["probabilities"]} if "probabilities" in row else {})}
 
 
-def global_opinions(row: Row) -> Several | None:
+def global_opinions(row: Row) -> ConvertedRows | None:
     """GlobalOpinionQA (arXiv 2306.16388; `Anthropic/llm_global_opinions`): question, options, selections (country -> shares of the options)
     -> a row for each country that was asked.
 
@@ -80,14 +80,14 @@ def global_opinions(row: Row) -> Several | None:
     A question without text, or with fewer than 2, more than 11 or equal options is left out; so is a country whose shares are not as many
     as the options, negative, or further from the sum 1 than rounding explains. Shares within rounding are rescaled, and counted.
     """
-    question, options = row["question"], [str(option).strip() for option in literal(row["options"], list)]
+    question, options = row["question"], [str(option).strip() for option in parse_literal(row["options"], list)]
     if not isinstance(question, str) or not question.strip() or not all(options):
         return None
     if not 2 <= len(options) <= len(LETTERS) or len(set(options)) < len(options):
         return None
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     rows, rescaled = [], 0
-    asked = literal(row["selections"], dict)
+    asked = parse_literal(row["selections"], dict)
     for country, given in asked.items():
         shares = [float(share) for share in given]
         total = math.fsum(shares)
@@ -109,10 +109,10 @@ def global_opinions(row: Row) -> Several | None:
             "probabilities": shares + [0.0] * (len(LETTERS) - len(shares)),
             "group": str(country),
         })  # fmt: skip
-    return Several(rows=rows, left_out=len(asked) - len(rows), rescaled=rescaled)
+    return ConvertedRows(rows=rows, left_out=len(asked) - len(rows), rescaled=rescaled)
 
 
-def literal(value: Any, kind: type) -> Any:
+def parse_literal(value: Any, kind: type) -> Any:
     """A list or dict, which may be written as Python shows it: `defaultdict(<class 'list'>, {…})` too."""
     if isinstance(value, str):
         begin, end = ("{", "}") if kind is dict else ("[", "]")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lexalign.config.paths import describe_path
 from lexalign.errors import DataError
-from lexalign.locate import what_is
 
 LONGEST = 1 << 24
 """Characters of the longest line of a jsonl file and of the longest text of any: no row of a model's is as long, a lost newline is."""
@@ -25,14 +25,14 @@ FOREIGN = {
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
+def find_split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
     """The file of a split and its format; raises DataError where there is none, or more than one."""
     if place.is_dir():
         suffixes = [suffix for suffix, name in SUFFIXES.items() if wanted in ("auto", name)]
         named = [path for suffix in suffixes if (path := place / f"{split}{suffix}").exists() or path.is_symlink()]
         for path in named:
             if not path.is_file():
-                raise DataError(f"{path}: is {what_is(path)}, not a file with rows")
+                raise DataError(f"{path}: is {describe_path(path)}, not a file with rows")
         if len(named) != 1:
             there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none of a known format"
             what = " and ".join(path.name for path in named) if named else f"no {split}{' or '.join(suffixes)}, but {there}"
@@ -48,9 +48,9 @@ def split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
     return place, known if wanted == "auto" else wanted  # type: ignore[return-value]
 
 
-def rows_of(path: Path, kind: str) -> Rows:
+def read_rows(path: Path, kind: str) -> Rows:
     """Each row with where it stands (`file:line`); raises DataError naming the line that cannot be read."""
-    readers = {"jsonl": jsonl_rows, "json": json_rows, "csv": csv_rows, "parquet": parquet_rows}
+    readers = {"jsonl": read_jsonl, "json": read_json, "csv": read_csv, "parquet": read_parquet}
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -59,12 +59,12 @@ def rows_of(path: Path, kind: str) -> Rows:
                 raise DataError(f"{path}: {problem}")
         yield from readers[kind](path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{undecodable(path)}; save it as UTF-8") from error
+        raise DataError(f"{path}:{find_undecodable(path)}; save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def undecodable(path: Path) -> str:
+def find_undecodable(path: Path) -> str:
     """The line and the byte at which a file is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -75,7 +75,7 @@ def undecodable(path: Path) -> str:
     raise AssertionError("the file changed while it was read")
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def make_unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; raises ValueError where a key stands twice, of which Python would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -84,17 +84,17 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-JSON = json.JSONDecoder(object_pairs_hook=unique)
+JSON = json.JSONDecoder(object_pairs_hook=make_unique_object)
 
 
-def unreadable(error: Exception) -> str:
+def explain_json_error(error: Exception) -> str:
     """Why a text is not JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON ({error.msg} at column {error.colno})"
     return f"cannot be read as JSON ({'too deeply nested' if isinstance(error, RecursionError) else str(error).partition(';')[0]})"
 
 
-def jsonl_rows(path: Path) -> Rows:
+def read_jsonl(path: Path) -> Rows:
     """One JSON object a line."""
     with path.open(encoding="utf-8-sig") as file:
         number = 0
@@ -108,13 +108,13 @@ def jsonl_rows(path: Path) -> Rows:
             try:
                 row = JSON.decode(line.rstrip("\n"))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: {unreadable(error)}{hint(line, number)}") from error
+                raise DataError(f"{where}: {explain_json_error(error)}{describe_row(line, number)}") from error
             if not isinstance(row, dict):
-                raise DataError(f"{where}: holds {type(row).__name__}, not an object with columns{hint(line, number)}")
+                raise DataError(f"{where}: holds {type(row).__name__}, not an object with columns{describe_row(line, number)}")
             yield where, row
 
 
-def hint(line: str, number: int) -> str:
+def describe_row(line: str, number: int) -> str:
     """What a line that holds no row looks like."""
     if "\0" in line:
         return "; it holds NUL bytes, as UTF-16 does: save it as UTF-8"
@@ -123,16 +123,16 @@ def hint(line: str, number: int) -> str:
     return "; one whole row must stand in each line" if line.strip() == "{" else ""
 
 
-def json_rows(path: Path) -> Rows:
+def read_json(path: Path) -> Rows:
     """One JSON list of objects."""
     text = path.read_text(encoding="utf-8-sig")
     try:
         rows = JSON.decode(text)
     except json.JSONDecodeError as error:
         advice = "; it looks like one object a line: name the file .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno}: {unreadable(error)}{advice}") from error
+        raise DataError(f"{path}:{error.lineno}: {explain_json_error(error)}{advice}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {unreadable(error)}") from error
+        raise DataError(f"{path}: {explain_json_error(error)}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: holds {type(rows).__name__}; expected a list of objects")
     for number, row in enumerate(rows, 1):
@@ -141,7 +141,7 @@ def json_rows(path: Path) -> Rows:
         yield f"{path}: row {number}", row
 
 
-def csv_rows(path: Path) -> Rows:
+def read_csv(path: Path) -> Rows:
     """Comma-separated values with a header line."""
     csv.field_size_limit(LONGEST)  # the module's own limit, 128 KiB, is less than a long document
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -177,7 +177,7 @@ def check_header(names: list[str], where: str) -> None:
         raise DataError(f"{where}: the header is one field, {names[0]!r}; separate the columns with commas, not {mark!r}")
 
 
-def parquet_rows(path: Path) -> Rows:
+def read_parquet(path: Path) -> Rows:
     """Apache Parquet, read in batches."""
     import pyarrow as arrow
     from pyarrow import parquet

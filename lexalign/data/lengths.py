@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lexalign.config.schema import Experiment, RewardMethod
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder
 from lexalign.errors import DataError
-from lexalign.schema import Experiment, RewardMethod
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Lengths:
 Measure = Callable[[list[Row]], Any]
 
 
-def fit(splits: Splits, measured: Measure, *, max_length: int, drawn: int = 0, setting: str = "train.max_length") -> Lengths:
+def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: int = 0, setting: str = "train.max_length") -> Lengths:
     """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left.
 
     `measured` gives the `lengths` of rows, one by one or remembered; `setting` is what the user types to change `max_length`. `drawn` is
@@ -61,7 +61,7 @@ def fit(splits: Splits, measured: Measure, *, max_length: int, drawn: int = 0, s
     return found
 
 
-def drawn(experiment: Experiment) -> int:
+def count_drawn_tokens(experiment: Experiment) -> int:
     """Tokens that the model itself may add to each prompt while it is trained."""
     return experiment.method.max_new_tokens if isinstance(experiment.method, RewardMethod) else 0
 
@@ -77,7 +77,7 @@ def note_control_tokens(splits: Splits, tokenizer: Any) -> None:
         return
     pattern = re.compile("|".join(map(re.escape, known)))
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
-        found = [(number, row_found) for number, row in enumerate(rows, 1) if (row_found := first_match(row, pattern))]
+        found = [(number, row_found) for number, row in enumerate(rows, 1) if (row_found := find_first_match(row, pattern))]
         splits.counts[f"{name}_rows_with_control_tokens"] = len(found)
         if found:
             number, (column, token) = found[0]
@@ -88,24 +88,24 @@ def note_control_tokens(splits: Splits, tokenizer: Any) -> None:
             )
 
 
-def first_match(row: Row, pattern: re.Pattern[str]) -> tuple[str, str] | None:
+def find_first_match(row: Row, pattern: re.Pattern[str]) -> tuple[str, str] | None:
     """The column and the token of the first control token in a row."""
-    return next(((column, match.group()) for column, text in texts(row) if (match := pattern.search(text))), None)
+    return next(((column, match.group()) for column, text in list_texts(row) if (match := pattern.search(text))), None)
 
 
-def texts(row: Row) -> Iterator[tuple[str, str]]:
+def list_texts(row: Row) -> Iterator[tuple[str, str]]:
     """The texts of a row that become part of a prompt, a turn or a response, each with its column."""
     for column in ("prompt", "messages", "completion", "chosen", "rejected"):
         value = row.get(column, ())
         yield from [(column, value)] if isinstance(value, str) else ((column, turn["content"]) for turn in value)
 
 
-def one_by_one(encoder: Encoder) -> Measure:
+def measure_one_by_one(encoder: Renderer) -> Measure:
     """Measures rows by encoding each."""
-    return lambda rows: [lengths(row, encoder) for row in rows]
+    return lambda rows: [measure_lengths(row, encoder) for row in rows]
 
 
-def lengths(row: Row, encoder: Encoder) -> tuple[int, int, int]:
+def measure_lengths(row: Row, encoder: Renderer) -> tuple[int, int, int]:
     """Tokens of the prompt, of the longest sequence, and of all sequences of a row."""
     if "text" in row:
         count = len(encoder.tokenizer(row["text"])["input_ids"])

@@ -13,18 +13,18 @@ from typing import Any
 
 from hydra.utils import get_method
 
+from lexalign.config.paths import find_data
+from lexalign.config.schema import Data, Experiment
 from lexalign.data.checks import CHECKS
-from lexalign.data.columns import nearest_column, needed_columns, wanted_columns
-from lexalign.data.converters import Several
-from lexalign.data.files import rows_of, split_file
-from lexalign.data.tally import Tally
+from lexalign.data.columns import list_needed_columns, list_wanted_columns, suggest_column
+from lexalign.data.converters import ConvertedRows
+from lexalign.data.files import find_split_file, read_rows
+from lexalign.data.split_checks import SplitChecks
 from lexalign.errors import DataError
-from lexalign.locate import find_data
-from lexalign.schema import Data, Experiment
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
-Converter = Callable[[Row], Row | Several | list[Row] | None]
+Converter = Callable[[Row], Row | ConvertedRows | list[Row] | None]
 HUB_WORKERS, HUB_RETRIES = 4, 5
 
 
@@ -37,7 +37,7 @@ class Splits:
     counts: dict[str, int] = field(default_factory=Counter)
 
 
-def load(experiment: Experiment) -> Splits:
+def load_rows(experiment: Experiment) -> Splits:
     """Read and check every row; raises DataError for the first bad one."""
     data = experiment.data
     counts: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def load(experiment: Experiment) -> Splits:
         train, held_out = [], train  # no split is named to be held out: all rows are measured
     if experiment.stage.name == "align":
         refuse_one_label(train, data)
-    counts["overlapping_prompts"] = len({prompt_of(row) for row in train} & {prompt_of(row) for row in held_out})
+    counts["overlapping_prompts"] = len({get_prompt_key(row) for row in train} & {get_prompt_key(row) for row in held_out})
     if counts["overlapping_prompts"]:
         log.warning("%d held-out prompts are training prompts too: the evaluation flatters the model", counts["overlapping_prompts"])
     for rows in (train, held_out):
@@ -77,12 +77,12 @@ def load(experiment: Experiment) -> Splits:
 def read_split(experiment: Experiment, split: str, counts: Counter[str]) -> Iterator[Row]:
     """The checked rows of one split, at most `data.limit`."""
     data = experiment.data
-    columns = wanted_columns(experiment)
-    needed = needed_columns(experiment)
+    columns = list_wanted_columns(experiment)
+    needed = list_needed_columns(experiment)
     convert = get_method(data.converter) if data.converter else None
-    tally = Tally()
-    for number, (where, raw) in enumerate(converted(source(data, split), convert, counts), 1):
-        row = checked(raw, columns, needed, data, where)
+    tally = SplitChecks()
+    for number, (where, raw) in enumerate(convert_rows(open_source(data, split), convert, counts), 1):
+        row = check_row(raw, columns, needed, data, where)
         tally.see(row, where)
         yield row
         if number == data.limit:
@@ -90,19 +90,19 @@ def read_split(experiment: Experiment, split: str, counts: Counter[str]) -> Iter
     tally.tell(data, split, counts)
 
 
-def source(data: Data, split: str) -> Iterator[tuple[str, Row]]:
+def open_source(data: Data, split: str) -> Iterator[tuple[str, Row]]:
     """Raw rows with the place each stands at: files of this disk, or a hub data set."""
     assert data.path is not None
     place = None if data.format == "hub" else find_data(data.path)
     if place is None or place.kind == "hub":
-        yield from hub_rows(data, split)
+        yield from read_hub_rows(data, split)
         return
     assert place.path is not None
-    path, kind = split_file(place.path, split, data.format)
-    yield from rows_of(path, kind)
+    path, kind = find_split_file(place.path, split, data.format)
+    yield from read_rows(path, kind)
 
 
-def hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
+def read_hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
     """Rows of a hub data set: its files fetched and checked by `lexalign.hub`, read by the datasets library (which runs no code of theirs).
 
     From the folder, because offline the library would not look in the hub's cache.
@@ -131,7 +131,7 @@ def hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
         yield f"{data.path}@{fetched.commit[:8]} {split} row {number}", row
 
 
-def converted(stored: Iterator[tuple[str, Row]], convert: Converter | None, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
+def convert_rows(stored: Iterator[tuple[str, Row]], convert: Converter | None, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
     """The rows as the converter makes them of the stored ones; raises DataError naming the row where it fails."""
     for where, raw in stored:
         if convert is None:
@@ -142,8 +142,8 @@ def converted(stored: Iterator[tuple[str, Row]], convert: Converter | None, coun
         except Exception as error:
             raise DataError(f"{where}: the converter failed: {type(error).__name__}: {error}") from error
         if isinstance(made, list):
-            made = Several(rows=made)
-        if isinstance(made, Several):
+            made = ConvertedRows(rows=made)
+        if isinstance(made, ConvertedRows):
             counts["left_out_by_converter"] += made.left_out
             counts["shares_rescaled"] += made.rescaled
             yield from ((f"{where} ({number} of {len(made.rows)})", row) for number, row in enumerate(made.rows, 1))
@@ -155,13 +155,13 @@ def converted(stored: Iterator[tuple[str, Row]], convert: Converter | None, coun
             raise DataError(f"{where}: the converter returned {type(made).__name__}; it must return a row, a list of rows, or None")
 
 
-def checked(row: Row, columns: dict[str, str], needed: list[str], data: Data, where: str) -> Row:
+def check_row(row: Row, columns: dict[str, str], needed: list[str], data: Data, where: str) -> Row:
     """One row in our columns; raises DataError naming the place and the field."""
     found: Row = {}
     for ours, theirs in columns.items():
         if theirs not in row:
             if ours in needed:
-                there, hint = ", ".join(map(str, row)), nearest_column(ours, theirs, list(row))
+                there, hint = ", ".join(map(str, row)), suggest_column(ours, theirs, list(row))
                 raise DataError(f"{where}: has no column {theirs!r}; it has {there}{hint}")
             continue
         value = row[theirs]
@@ -190,22 +190,22 @@ def refuse_one_label(rows: list[Row], data: Data) -> None:
         )
 
 
-def prompt_of(row: Row) -> str:
+def get_prompt_key(row: Row) -> str:
     """What a row is known by when rows are held out: its prompt, or all of it where it has none."""
     shown = row.get("prompt", row.get("text", row.get("messages")))
     return shown if isinstance(shown, str) else json.dumps(shown, sort_keys=True)
 
 
-def question_of(row: Row) -> tuple[str, str]:
+def get_question_key(row: Row) -> tuple[str, str]:
     """What shares belong to: a prompt, asked of a group (empty where the data name none)."""
-    return prompt_of(row), row.get("group", "")
+    return get_prompt_key(row), row.get("group", "")
 
 
 def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out, by prompt: a prompt's own digest decides, so the choice outlives seed and order."""
-    prompts = sorted({prompt_of(row) for row in rows}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+    prompts = sorted({get_prompt_key(row) for row in rows}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
     held = set(prompts[: max(1, round(fraction * len(prompts)))])
-    return [row for row in rows if prompt_of(row) not in held], [row for row in rows if prompt_of(row) in held]
+    return [row for row in rows if get_prompt_key(row) not in held], [row for row in rows if get_prompt_key(row) in held]
 
 
 def estimate_shares(rows: list[Row], count: int) -> int:
@@ -213,8 +213,8 @@ def estimate_shares(rows: list[Row], count: int) -> int:
     lacking = [row for row in rows if "belief" in row and "probabilities" not in row]
     tally: dict[tuple[str, str], Counter[int]] = {}
     for row in lacking:
-        tally.setdefault(question_of(row), Counter())[row["belief"]] += 1
+        tally.setdefault(get_question_key(row), Counter())[row["belief"]] += 1
     for row in lacking:
-        seen = tally[question_of(row)]
+        seen = tally[get_question_key(row)]
         row["probabilities"] = [seen[index] / seen.total() for index in range(count)]
     return len(tally)

@@ -2,19 +2,21 @@
 
 import torch
 
-from lexalign.data.rows import question_of
+from lexalign.data.rows import get_question_key
 from lexalign.evaluation import metrics
-from lexalign.evaluation.scoring import next_token_probs
-from lexalign.evaluation.yardstick import Measured, Question, Reference, Yardstick
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Question, Reference
+from lexalign.evaluation.scoring import compute_next_token_probs
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""
     if not stick.has("belief"):
         return
-    wanted = {question_of(row): row["probabilities"] for row in reversed(stick.rows)}
+    wanted = {get_question_key(row): row["probabilities"] for row in reversed(stick.rows)}
     contexts = stick.contexts()
-    raw = next_token_probs(model, list(contexts.values()), stick.encoder.first_belief_tokens(), batch_size=stick.settings.batch_size)
+    raw = compute_next_token_probs(
+        model, list(contexts.values()), stick.encoder.first_belief_tokens(), batch_size=stick.settings.batch_size
+    )
     policy = [[p / (sum(probs) or 1.0) for p in probs] for probs in raw]
     shares = [wanted[question] for question in contexts]
     distances = [metrics.jensen_shannon_distance(q, p) for q, p in zip(policy, shares, strict=True)]
@@ -25,15 +27,17 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
     found.record("belief_mass", [sum(probs) for probs in raw])
     found.record("majority_bias", [metrics.majority_bias(q, p) for q, p in zip(policy, shares, strict=True)])
     if stick.settings.belief_samples:
-        sampled(stick, model, found, wanted)
+        sample_beliefs(stick, model, found, wanted)
 
 
-def sampled(stick: Yardstick, model: torch.nn.Module, found: Measured, wanted: dict[Question, list[float]]) -> None:
+def sample_beliefs(stick: Evaluator, model: torch.nn.Module, found: Measurement, wanted: dict[Question, list[float]]) -> None:
     """Draw whole responses, read the belief each begins with, and see whether the rest agrees with it."""
     kinds = len(next(iter(wanted.values())))
     written = [stick.encoder.belief_text(index) for index in range(kinds)]
     sides = (("chosen", "belief"), ("rejected", "rejected_belief"))
-    known = [(metrics.words(row[text]), row[belief]) for row in stick.known for text, belief in sides if text in row and belief in row]
+    known = [
+        (metrics.split_words(row[text]), row[belief]) for row in stick.known for text, belief in sides if text in row and belief in row
+    ]
     agreed, distances, stated = [], [], []
     for question, responses in stick.drawn(model, found).items():
         tally, agree = [0] * kinds, []
@@ -43,7 +47,7 @@ def sampled(stick: Yardstick, model: torch.nn.Module, found: Measured, wanted: d
                 agree.append(0.0)
                 continue
             tally[belief] += 1
-            agree.append(float(metrics.nearest_belief(text.removeprefix(written[belief]), known) == belief))
+            agree.append(float(metrics.find_nearest_belief(text.removeprefix(written[belief]), known) == belief))
         agreed.append(metrics.mean(agree))
         stated.append(float(any(tally)))
         distances.append(metrics.jensen_shannon_distance([n / sum(tally) for n in tally], wanted[question]) if any(tally) else 0.0)

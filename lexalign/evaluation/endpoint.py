@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx2
 
-from lexalign.hub.patience import BUSY, LONGEST_ASKED, Patience, asked_pause
-from lexalign.schema import Judge
+from lexalign.config.schema import Judge
+from lexalign.hub.retries import BUSY, LONGEST_ASKED, RetryPolicy, get_asked_pause
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE = 1.0
@@ -27,7 +27,7 @@ class Endpoint:
         self.url = settings.url.rstrip("/") + "/chat/completions"
         self.model = settings.model
         self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
-        self.patience = Patience(retries=settings.retries, first_pause=first_pause)
+        self.patience = RetryPolicy(retries=settings.retries, first_pause=first_pause)
         # No redirects: one could lead elsewhere with the key.
         self.client = httpx2.Client(timeout=settings.timeout, follow_redirects=False)
 
@@ -53,7 +53,7 @@ class Endpoint:
             else:
                 if answer.status_code not in BUSY:
                     return self.read(answer)
-                problem, asked = f"status {answer.status_code}", asked_pause(answer.headers)
+                problem, asked = f"status {answer.status_code}", get_asked_pause(answer.headers)
             if attempt > self.patience.retries or (asked or 0) > LONGEST_ASKED:
                 raise EndpointError(f"{self.url}: {problem}, asked {attempt} times")
             log.debug("judge: %s, asking again (%d of %d)", problem, attempt, self.patience.retries)

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
+from lexalign.config.parsing import suggest_nearest
+from lexalign.config.schema import Evaluate
+from lexalign.distributed import collectives
 from lexalign.errors import ConfigError
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
-from lexalign.parse import nearest
-from lexalign.ranks import group
-from lexalign.schema import Evaluate
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 
 log = logging.getLogger(__name__)
 NAMED = re.compile(r"^(?:task|group|tag):\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """lm_eval/<task>/<metric>, with lm-eval's own standard error; prompts become chat turns where those of the rows do."""
     settings = stick.settings
-    if not settings.tasks or not group.first():
+    if not settings.tasks or not collectives.is_main():
         return
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -32,16 +32,16 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
     results = lm_eval.simple_evaluate(
         model=wrapped,
         tasks=list(settings.tasks),
-        task_manager=manager(settings.task_dir, tuple(settings.tasks)),
+        task_manager=make_task_manager(settings.task_dir, tuple(settings.tasks)),
         apply_chat_template=stick.encoder.chat,
         log_samples=True,
     )
     assert results is not None  # None is for the other ranks of a distributed run
     for task, table in results["results"].items():
-        record(found, task, table, results)
+        record_task(found, task, table, results)
 
 
-def record(found: Measured, task: str, table: dict[str, Any], results: Any) -> None:
+def record_task(found: Measurement, task: str, table: dict[str, Any], results: Any) -> None:
     """Keep the metrics of one task: row by row where they are means over its documents, else as stated."""
     samples = results.get("samples", {}).get(task, [])
     for key, value in table.items():
@@ -59,13 +59,13 @@ def record(found: Measured, task: str, table: dict[str, Any], results: Any) -> N
             found.record(name, [float(value)], stderr=error, count=count)
 
 
-def check(settings: Evaluate) -> None:
+def check_tasks(settings: Evaluate) -> None:
     """Before a model is loaded: raise ConfigError for tasks that lm-eval does not have."""
     if not settings.tasks:
         return
-    known = manager(settings.task_dir, tuple(settings.tasks)).all_tasks
+    known = make_task_manager(settings.task_dir, tuple(settings.tasks)).all_tasks
     wrong = [
-        f"evaluate.tasks: lm-eval has no task {task}{nearest(task, known)}"
+        f"evaluate.tasks: lm-eval has no task {task}{suggest_nearest(task, known)}"
         + ("" if settings.task_dir else "; tasks of your own are found with evaluate.task_dir=<folder>")
         for task in settings.tasks
         if task not in known
@@ -75,18 +75,18 @@ def check(settings: Evaluate) -> None:
 
 
 @lru_cache(maxsize=1)
-def manager(folder: str | None, tasks: tuple[str, ...]) -> Any:
+def make_task_manager(folder: str | None, tasks: tuple[str, ...]) -> Any:
     """lm-eval's list of tasks; its own thousands of files are read only where a task is not one of the folder's."""
     from lm_eval.tasks import TaskManager
 
-    own = named_in(folder) if folder else frozenset()
+    own = list_named_tasks(folder) if folder else frozenset()
     everything = not own.issuperset(tasks)
     if everything:
         log.info("Reading lm-eval's list of tasks")
     return TaskManager(include_path=folder, include_defaults=everything)
 
 
-def named_in(folder: str) -> frozenset[str]:
+def list_named_tasks(folder: str) -> frozenset[str]:
     """The tasks, groups and tags that a folder's YAML files name."""
     files = [path for path in Path(folder).expanduser().rglob("*") if path.suffix in (".yaml", ".yml")]
     return frozenset(name for path in files for name in NAMED.findall(path.read_text(encoding="utf-8")))

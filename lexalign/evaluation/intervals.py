@@ -50,14 +50,14 @@ class RowValues:
         return math.exp(min(found, LARGEST)) if self.exponential else found
 
 
-def interval(found: RowValues, *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(found: RowValues, *, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of a metric: percentiles of its mean over rows drawn with replacement (Efron 1979), or mean ± 1.96 · stderr."""
     if found.stderr is not None:
         return found.mean() - NORMAL * found.stderr, found.mean() + NORMAL * found.stderr
-    return bounds([found.mean_of(rows) for rows in draws(len(found.values), seed)])
+    return middle_bounds([found.mean_of(rows) for rows in draw_rows(len(found.values), seed)])
 
 
-def difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[float, float, float]:
+def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[float, float, float]:
     """second - first on the same rows, and its 95 % interval: each draw takes the same rows of both.
 
     Metrics that are stated whole cannot be paired: their standard errors add up, and without any the interval is endless.
@@ -66,29 +66,29 @@ def difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[f
         apart, errors = second.mean() - first.mean(), (first.stderr, second.stderr)
         half = math.inf if None in errors else NORMAL * math.hypot(*errors)  # type: ignore[arg-type]
         return apart, apart - half, apart + half
-    drawn = [second.mean_of(rows) - first.mean_of(rows) for rows in draws(len(first.values), seed)]
-    return (second.mean() - first.mean(), *bounds(drawn))
+    drawn = [second.mean_of(rows) - first.mean_of(rows) for rows in draw_rows(len(first.values), seed)]
+    return (second.mean() - first.mean(), *middle_bounds(drawn))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of a few independent values, as of runs with different seeds: mean ± t · s / √n (Student 1908)."""
     mean, count = sum(values) / len(values), len(values)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    half = student(count - 1) * math.sqrt(variance / count)
+    half = student_quantile(count - 1) * math.sqrt(variance / count)
     return mean - half, mean + half
 
 
 @lru_cache
-def student(freedom: int) -> float:
+def student_quantile(freedom: int) -> float:
     """The t that a variable of Student's distribution with so many (whole) degrees of freedom stays below, in size, 95 % of the time."""
     low, high = 0.0, 13.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (low, middle) if within(middle, freedom) > HIGH - LOW else (middle, high)
+        low, high = (low, middle) if student_probability(middle, freedom) > HIGH - LOW else (middle, high)
     return high
 
 
-def within(t: float, freedom: int) -> float:
+def student_probability(t: float, freedom: int) -> float:
     """P(|T| ≤ t): the finite sums of Abramowitz and Stegun 26.7.3 (odd degrees of freedom) and 26.7.4 (even ones)."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine, odd = math.cos(angle), freedom % 2
@@ -100,13 +100,13 @@ def within(t: float, freedom: int) -> float:
 
 
 @lru_cache(maxsize=4)
-def draws(count: int, seed: int) -> list[list[int]]:
+def draw_rows(count: int, seed: int) -> list[list[int]]:
     """Rows drawn with replacement, as many as there are, many times over; most measures of a run are over equally many rows."""
     chance = random.Random(seed)
     return [chance.choices(range(count), k=count) for _ in range(RESAMPLES)]
 
 
-def bounds(values: list[float]) -> tuple[float, float]:
+def middle_bounds(values: list[float]) -> tuple[float, float]:
     """The middle 95 %."""
     ordered = sorted(values)
     return ordered[int(LOW * (len(ordered) - 1))], ordered[round(HIGH * (len(ordered) - 1))]

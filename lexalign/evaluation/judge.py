@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
-from lexalign.data.rows import prompt_of
+from lexalign.data.rows import get_prompt_key
+from lexalign.distributed import collectives
 from lexalign.evaluation.endpoint import Endpoint, EndpointError
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
-from lexalign.ranks import group
-from lexalign.report import shown_prompt
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.summary import format_prompt
 
 log = logging.getLogger(__name__)
 Verdict = Literal["first", "second", "tie"]
@@ -31,7 +31,7 @@ BARE = re.compile(r"\W*(A|B|tie)\W*", re.IGNORECASE)
 MEANING: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or two verdicts that differ.
 
     Prompts with a verdict that cannot be read are left out; wins, losses, ties, inconsistent and unreadable ones are counted.
@@ -41,14 +41,14 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
         return
     prompts = stick.first_prompts(settings.prompts)
     ours = stick.greedy(model, found, prompts)
-    theirs = data_answers(stick) if settings.against == "data" else reference.measured.answers if reference else None
+    theirs = list_data_answers(stick) if settings.against == "data" else reference.measured.answers if reference else None
     if theirs is None:
         return  # this is the reference: what it answers is kept for the model that is held against it
-    if not group.first():
+    if not collectives.is_main():
         return  # the answers are all of theirs, the verdicts are asked for once
     log.info("Asking %s about %d answers, each twice", settings.model, len(prompts))
     try:
-        outcomes = judged(stick, {shown_prompt(prompts[key]): (ours[key], theirs[key]) for key in prompts})
+        outcomes = judge_answers(stick, {format_prompt(prompts[key]): (ours[key], theirs[key]) for key in prompts})
     except EndpointError as error:
         log.warning("No win rate: %s", error)
         return
@@ -61,12 +61,12 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
         found.record("win_rate", [{"win": 1.0, "loss": 0.0}.get(outcome, 0.5) for outcome in outcomes], read)
 
 
-def data_answers(stick: Yardstick) -> dict[str, str]:
+def list_data_answers(stick: Evaluator) -> dict[str, str]:
     """The data's own answer to each prompt: its completion, else the chosen response."""
-    return {prompt_of(row): row["completion" if "completion" in row else "chosen"] for row in reversed(stick.rows)}
+    return {get_prompt_key(row): row["completion" if "completion" in row else "chosen"] for row in reversed(stick.rows)}
 
 
-def judged(stick: Yardstick, pairs: dict[str, tuple[str, str]]) -> list[str]:
+def judge_answers(stick: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[str]:
     """win, loss, tie, inconsistent or unreadable of each (ours, theirs); raises EndpointError where the endpoint gives out."""
     settings = stick.settings.judge
     questions = [
@@ -77,16 +77,16 @@ def judged(stick: Yardstick, pairs: dict[str, tuple[str, str]]) -> list[str]:
     with Endpoint(settings) as endpoint, ThreadPoolExecutor(settings.workers) as pool:
         asked = [pool.submit(endpoint.ask, SYSTEM, question) for question in questions]
         try:
-            said = [verdict(answer.result()) for answer in asked]
+            said = [read_verdict(answer.result()) for answer in asked]
         except EndpointError:
             for answer in asked:
                 answer.cancel()
             endpoint.patience.stopped.set()
             raise
-    return [outcome(said[at], said[at + 1]) for at in range(0, len(said), 2)]
+    return [combine_verdicts(said[at], said[at + 1]) for at in range(0, len(said), 2)]
 
 
-def verdict(answer: str) -> Verdict | None:
+def read_verdict(answer: str) -> Verdict | None:
     """What an answer says: its last stated verdict, or all of it where it is nothing else; None where it cannot be read."""
     stated = STATED.findall(answer)
     bare = BARE.fullmatch(answer)
@@ -94,7 +94,7 @@ def verdict(answer: str) -> Verdict | None:
     return MEANING[word.lower()] if word else None
 
 
-def outcome(ours_first: Verdict | None, ours_second: Verdict | None) -> str:
+def combine_verdicts(ours_first: Verdict | None, ours_second: Verdict | None) -> str:
     """What the verdicts in both orders come to."""
     if ours_first is None or ours_second is None:
         return "unreadable"

@@ -4,40 +4,40 @@ import logging
 
 import torch
 
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row
-from lexalign.data.tokens import Encoder
 from lexalign.evaluation import metrics
-from lexalign.evaluation.scoring import Spans, response_log_probs
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.scoring import Spans, score_responses
 
 log = logging.getLogger(__name__)
 ROOM = 8  # tokens a greedy answer may be longer than the longest answer of the data before it is wrong anyway
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """loss, perplexity; and exact_match where there are completions (with a label they are no references: `unpaired` reads them)."""
     if stick.has("label"):
         return
     if stick.has("completion") or stick.has("text") or stick.has("messages"):
-        scored = response_log_probs(model, sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
-        record(found, scored, "loss", "perplexity")
+        scored = score_responses(model, encode_sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
+        record_likelihood(found, scored, "loss", "perplexity")
     if stick.has("completion"):
-        exact_match(stick, model, found)
+        measure_exact_match(stick, model, found)
 
 
-def record(found: Measured, scored: list[tuple[float, int]], *names: str) -> None:
+def record_likelihood(found: Measurement, scored: list[tuple[float, int]], *names: str) -> None:
     """loss: mean negative log-likelihood of a scored token; perplexity: exp of it. `scored` are (log-probability, tokens) of each row."""
     losses, tokens = [-total / max(1, count) for total, count in scored], [float(count) for _, count in scored]
     for name in names:
         found.record(name, losses, tokens, exponential=name == "perplexity")
 
 
-def sequences(stick: Yardstick) -> list[Spans]:
+def encode_sequences(stick: Evaluator) -> list[Spans]:
     """(context, scored tokens) of each row: the completion, the last assistant turn, or the whole text."""
-    return [spans(stick.encoder, row) for row in stick.rows]
+    return [encode_spans(stick.encoder, row) for row in stick.rows]
 
 
-def spans(encoder: Encoder, row: Row) -> Spans:
+def encode_spans(encoder: Renderer, row: Row) -> Spans:
     """(context, scored tokens) of a row with a completion, a text or messages."""
     if "completion" in row:
         return encoder.prompt(row["prompt"]), encoder.response(row["completion"])
@@ -47,7 +47,7 @@ def spans(encoder: Encoder, row: Row) -> Spans:
     return encoder.prompt(row["messages"][:last]), encoder.response(row["messages"][last]["content"])
 
 
-def exact_match(stick: Yardstick, model: torch.nn.Module, found: Measured) -> None:
+def measure_exact_match(stick: Evaluator, model: torch.nn.Module, found: Measurement) -> None:
     """exact_match: share of greedy answers equal to the completion."""
     most = stick.settings.max_new_tokens
     longest = max(len(stick.encoder.response(row["completion"])) for row in stick.rows)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from lexalign.artifacts import write_json
+from lexalign.artifacts.files import write_json
 from lexalign.data.rows import Row
 from lexalign.evaluation import beliefs, harness, judge, likelihood, pairs, rewards, samples, unpaired
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 
-Measure = Callable[[Yardstick, torch.nn.Module, Measured, Reference | None], None]
+Measure = Callable[[Evaluator, torch.nn.Module, Measurement, Reference | None], None]
 """Records in the Measured what it can say of this model on these rows, held against the reference where there is one; else nothing."""
 MEASURES: tuple[Measure, ...] = (
     likelihood.measure,
@@ -27,9 +27,9 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def measure(yardstick: Yardstick, model: torch.nn.Module, reference: Reference | None = None) -> Measured:
+def measure_all(yardstick: Evaluator, model: torch.nn.Module, reference: Reference | None = None) -> Measurement:
     """Every measure, in order. Without a reference the model is its own: its rewards are 0."""
-    found = Measured()
+    found = Measurement()
     was_training = model.training
     for one in MEASURES:
         one(yardstick, model, found, reference)
@@ -37,7 +37,7 @@ def measure(yardstick: Yardstick, model: torch.nn.Module, reference: Reference |
     return found
 
 
-def write(path: Path, rows: list[Row], before: Measured, after: Measured) -> None:
+def write_measurements(path: Path, rows: list[Row], before: Measurement, after: Measurement) -> None:
     """Both measurements row by row, for `compare`; `rows` tells whether two runs were measured on the same."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     tables = {

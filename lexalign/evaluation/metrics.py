@@ -63,14 +63,14 @@ def majority_bias(policy: Sequence[float], shares: Sequence[float]) -> float:
     return policy[top] / shares[top]
 
 
-def grams(tokens: Sequence[int], size: int) -> list[tuple[int, ...]]:
+def list_grams(tokens: Sequence[int], size: int) -> list[tuple[int, ...]]:
     """The runs of `size` tokens, repeated ones too."""
     return [tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1)]
 
 
 def distinct(samples: Sequence[Sequence[int]], size: int) -> float:
     """Distinct-n (Li et al. 2016, arXiv 1510.03055): different runs of `size` tokens in all samples of a prompt, as a share of all runs."""
-    found = [gram for tokens in samples for gram in grams(tokens, size)]
+    found = [gram for tokens in samples for gram in list_grams(tokens, size)]
     return len(set(found)) / (len(found) or 1)
 
 
@@ -79,16 +79,16 @@ def dissimilarity(samples: Sequence[Sequence[int]]) -> float:
 
     0 where all samples are alike, 1 where no two share a token. There must be two samples or more.
     """
-    sets = [set(grams(tokens, 1)) | set(grams(tokens, 2)) for tokens in samples]
+    sets = [set(list_grams(tokens, 1)) | set(list_grams(tokens, 2)) for tokens in samples]
     return mean([1 - len(a & b) / len(a | b) if a | b else 0.0 for a, b in itertools.combinations(sets, 2)])
 
 
-def words(text: str) -> frozenset[str]:
+def split_words(text: str) -> frozenset[str]:
     """The words of a text, without case and punctuation."""
     return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
-def nearest_belief(response: str, known: Sequence[tuple[frozenset[str], int]]) -> int:
+def find_nearest_belief(response: str, known: Sequence[tuple[frozenset[str], int]]) -> int:
     """The belief whose known responses hold the one most like `response`, by shared words (Jaccard)."""
-    said = words(response)
+    said = split_words(response)
     return max(known, key=lambda pair: len(said & pair[0]) / (len(said | pair[0]) or 1))[1]

@@ -2,22 +2,22 @@
 
 import torch
 
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row
-from lexalign.data.tokens import Encoder
 from lexalign.evaluation import likelihood, metrics
-from lexalign.evaluation.scoring import response_log_probs
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of the chosen responses."""
     if not stick.has("chosen", "rejected"):
         return
-    pairs = [pair_spans(stick.encoder, row, shared_belief=stick.shared_belief) for row in stick.rows]
+    pairs = [encode_pair(stick.encoder, row, shared_belief=stick.shared_belief) for row in stick.rows]
     flat = [(context, response) for context, *responses in pairs for response in responses]
-    scored = response_log_probs(model, flat, batch_size=stick.settings.batch_size, max_length=stick.max_length)
+    scored = score_responses(model, flat, batch_size=stick.settings.batch_size, max_length=stick.max_length)
     if not stick.has("completion"):
-        likelihood.record(found, scored[::2], "perplexity")
+        likelihood.record_likelihood(found, scored[::2], "perplexity")
     found.pair_log_probs = [(scored[i][0], scored[i + 1][0]) for i in range(0, len(scored), 2)]
     if stick.beta is None:
         return
@@ -29,7 +29,7 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
         found.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in stick.rows]))
 
 
-def pair_spans(encoder: Encoder, row: Row, *, shared_belief: bool) -> tuple[list[int], list[int], list[int]]:
+def encode_pair(encoder: Renderer, row: Row, *, shared_belief: bool) -> tuple[list[int], list[int], list[int]]:
     """(context, chosen, rejected) of a pair as ids.
 
     With beliefs, both responses stand behind the chosen's belief (`shared_belief`), which then belongs to the context; or each behind

@@ -2,14 +2,14 @@
 
 import torch
 
-from lexalign.data.rows import prompt_of, question_of
+from lexalign.data.rows import get_prompt_key, get_question_key
 from lexalign.evaluation import metrics
-from lexalign.evaluation.scoring import divergences, endings
-from lexalign.evaluation.yardstick import Measured, Question, Reference, Yardstick
-from lexalign.report import shown_prompt
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Question, Reference
+from lexalign.evaluation.scoring import compute_divergences, list_end_tokens
+from lexalign.evaluation.summary import format_prompt
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """kl, sample_length, sample_cut, distinct_1, distinct_2, dissimilarity of drawn responses; and greedy answers to the first prompts."""
     if not stick.has("prompt"):
         return
@@ -18,12 +18,12 @@ def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference
         questions = list(stick.drawn(model, found))[: stick.settings.draw_prompts]
         drawn = {question: found.drawn[question][: stick.settings.draws] for question in questions}
         if reference is not None and reference.borrowed is not None:
-            divergence(stick, model, found, reference, drawn)
-        variety(stick, model, found, drawn)
+            measure_divergence(stick, model, found, reference, drawn)
+        measure_variety(stick, model, found, drawn)
 
 
-def divergence(
-    stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference, drawn: dict[Question, list[list[int]]]
+def measure_divergence(
+    stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference, drawn: dict[Question, list[list[int]]]
 ) -> None:
     """kl: KL(π ‖ π_ref) in nats a token, on what the policy itself writes.
 
@@ -34,16 +34,16 @@ def divergence(
     assert reference.borrowed is not None
     contexts = stick.contexts()
     spans = [(contexts[question], ids) for question, responses in drawn.items() for ids in responses]
-    each = divergences(model, reference.borrowed, spans, batch_size=stick.settings.batch_size)
+    each = compute_divergences(model, reference.borrowed, spans, batch_size=stick.settings.batch_size)
     count = stick.settings.draws
     parts = [each[at : at + count] for at in range(0, len(each), count)]
     tokens = [float(sum(positions for _, positions in part)) for part in parts]
     found.record("kl", [sum(total for total, _ in part) / (size or 1.0) for part, size in zip(parts, tokens, strict=True)], tokens)
 
 
-def variety(stick: Yardstick, model: torch.nn.Module, found: Measured, drawn: dict[Question, list[list[int]]]) -> None:
+def measure_variety(stick: Evaluator, model: torch.nn.Module, found: Measurement, drawn: dict[Question, list[list[int]]]) -> None:
     """For each prompt: mean length in tokens without the ending, the share cut at evaluate.max_new_tokens, distinct_n, dissimilarity."""
-    ends = endings(model, stick.encoder.tokenizer)
+    ends = list_end_tokens(model, stick.encoder.tokenizer)
     whole = list(drawn.values())
     bare = [[ids[:-1] if ids[-1] in ends else ids for ids in responses] for responses in whole]
     found.record("sample_length", [metrics.mean([len(ids) for ids in responses]) for responses in bare])
@@ -54,12 +54,12 @@ def variety(stick: Yardstick, model: torch.nn.Module, found: Measured, drawn: di
         found.record("dissimilarity", [metrics.dissimilarity(responses) for responses in bare])
 
 
-def beside(stick: Yardstick, models: dict[str, Measured]) -> list[dict[str, str]]:
+def list_samples(stick: Evaluator, models: dict[str, Measurement]) -> list[dict[str, str]]:
     """For each sample prompt, what each model answers greedily and, where responses were drawn, the first one drawn by the same seed."""
-    first = {prompt_of(row): question_of(row) for row in reversed(stick.rows) if "prompt" in row}
+    first = {get_prompt_key(row): get_question_key(row) for row in reversed(stick.rows) if "prompt" in row}
     found = []
     for prompt, turns in stick.first_prompts(stick.settings.samples).items():
-        shown = {"prompt": shown_prompt(turns)} | {name: measured.answers[prompt] for name, measured in models.items()}
+        shown = {"prompt": format_prompt(turns)} | {name: measured.answers[prompt] for name, measured in models.items()}
         for name, measured in models.items():
             if responses := measured.drawn.get(first[prompt]):
                 shown[f"{name}, drawn"] = stick.text(responses[0])

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lexalign.data.tokens import stacked
-from lexalign.ranks import group, sharding
+from lexalign.data.rendering import pad_rows
+from lexalign.distributed import collectives, sharding
 
 WHOLE_DISTRIBUTION = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
@@ -20,23 +20,23 @@ Borrowed = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives a model for as long as a `with` block lasts; it may be the policy itself with its adapter switched off."""
 
 
-def device_of(model: torch.nn.Module) -> torch.device:
+def get_device(model: torch.nn.Module) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device
 
 
-def batches(count: int, size: int) -> list[range]:
+def split_ranges(count: int, size: int) -> list[range]:
     """Consecutive index ranges of at most `size`."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def in_order(found: dict[int, Found]) -> list[Found]:
+def gather_in_order(found: dict[int, Found]) -> list[Found]:
     """What all processes found, by index, as a list."""
-    whole = group.merged(found)
+    whole = collectives.merge_shards(found)
     return [whole[index] for index in range(len(whole))]
 
 
-def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
+def compute_token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
     """log softmax of each next token: logits (B, T, V) and ids (B, T) to (B, T-1)."""
     shifted = logits[:, :-1].float()
     return shifted.gather(-1, ids[:, 1:, None]).squeeze(-1) - shifted.logsumexp(-1)
@@ -59,13 +59,13 @@ class Batch:
         return model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
 
 
-def batched(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
+def make_batches(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
     """The sequences in batches of near-equal length, cut at `max_length` as training cuts; of several processes, this one's batches."""
     order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
-    for part in group.in_step(batches(len(order), batch_size)):
+    for part in collectives.shard_in_step(split_ranges(len(order), batch_size)):
         picked = [order[i] for i in part]
         rows = [(sequences[i][0] + sequences[i][1])[:max_length] for i in picked]
-        ids, mask = (torch.tensor(x, device=device) for x in stacked(rows, 0))
+        ids, mask = (torch.tensor(x, device=device) for x in pad_rows(rows, 0))
         starts = [max(len(sequences[index][0]), 1) for index in picked]  # the very first token has nothing before it to be predicted from
         skipped = min(min(starts), ids.shape[1]) - 1
         scored = [slice(start - 1 - skipped, max(start, len(row)) - 1 - skipped) for start, row in zip(starts, rows, strict=True)]
@@ -73,24 +73,26 @@ def batched(sequences: Sequence[Spans], *, batch_size: int, max_length: int | No
 
 
 @torch.no_grad()
-def response_log_probs(model: torch.nn.Module, sequences: Sequence[Spans], *, batch_size: int, max_length: int) -> list[tuple[float, int]]:
+def score_responses(model: torch.nn.Module, sequences: Sequence[Spans], *, batch_size: int, max_length: int) -> list[tuple[float, int]]:
     """Summed log-probability and number of scored tokens of each (context, response); cut at `max_length` as training cuts."""
     model.eval()
     found: dict[int, tuple[float, int]] = {}
-    for batch in batched(sequences, batch_size=batch_size, max_length=max_length, device=device_of(model)):
-        log_probs = token_log_probs(batch.logits(model), batch.ids[:, batch.skipped :])
+    for batch in make_batches(sequences, batch_size=batch_size, max_length=max_length, device=get_device(model)):
+        log_probs = compute_token_log_probs(batch.logits(model), batch.ids[:, batch.skipped :])
         for at, index in enumerate(batch.picked):
             scored = log_probs[at, batch.scored[at]]
             found[index] = (float(scored.sum()), scored.numel())
-    return in_order(found)
+    return gather_in_order(found)
 
 
 @torch.no_grad()
-def divergences(model: torch.nn.Module, reference: Borrowed, sequences: Sequence[Spans], *, batch_size: int) -> list[tuple[float, int]]:
+def compute_divergences(
+    model: torch.nn.Module, reference: Borrowed, sequences: Sequence[Spans], *, batch_size: int
+) -> list[tuple[float, int]]:
     """Σ_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the positions of each response, from both whole distributions, and their number."""
     model.eval()
     found: dict[int, tuple[float, int]] = {}
-    for batch in batched(sequences, batch_size=batch_size, max_length=None, device=device_of(model)):
+    for batch in make_batches(sequences, batch_size=batch_size, max_length=None, device=get_device(model)):
         ours = batch.logits(model)
         with reference() as other:
             other.eval()
@@ -98,21 +100,23 @@ def divergences(model: torch.nn.Module, reference: Borrowed, sequences: Sequence
         for at, index in enumerate(batch.picked):  # one by one: a copy of all logits in float32 may be large
             p, q = (logits[at, batch.scored[at]].float().log_softmax(-1) for logits in (ours, theirs))
             found[index] = (float((p.exp() * (p - q)).sum()), len(p))
-    return in_order(found)
+    return gather_in_order(found)
 
 
 @torch.no_grad()
-def next_token_probs(model: torch.nn.Module, contexts: Sequence[list[int]], tokens: Sequence[int], *, batch_size: int) -> list[list[float]]:
+def compute_next_token_probs(
+    model: torch.nn.Module, contexts: Sequence[list[int]], tokens: Sequence[int], *, batch_size: int
+) -> list[list[float]]:
     """Probability of each of `tokens` after each context, from the softmax over the whole vocabulary."""
     model.eval()
     found: dict[int, list[float]] = {}
-    for part in group.in_step(batches(len(contexts), batch_size)):
+    for part in collectives.shard_in_step(split_ranges(len(contexts), batch_size)):
         rows = [contexts[i] for i in part]
-        ids, mask = (torch.tensor(x, device=device_of(model)) for x in stacked(rows, 0))
+        ids, mask = (torch.tensor(x, device=get_device(model)) for x in pad_rows(rows, 0))
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         last = torch.stack([logits[at, len(row) - 1] for at, row in enumerate(rows)]).float().softmax(-1)
         found |= dict(zip(part, last[:, list(tokens)].tolist(), strict=True))
-    return in_order(found)
+    return gather_in_order(found)
 
 
 @torch.no_grad()
@@ -124,39 +128,39 @@ def generate(
     writer: Any = model
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     found: dict[int, list[int]] = {}
-    parts = batches(len(order), batch_size)
+    parts = split_ranges(len(order), batch_size)
     # What is drawn hangs on what was drawn before, so that several processes, too, draw all of it.
-    for part in parts if sample else group.in_step(parts):
+    for part in parts if sample else collectives.shard_in_step(parts):
         picked = [order[i] for i in part]
         width = max(len(contexts[i]) for i in picked)
         pads = [width - len(contexts[i]) for i in picked]
         ids = torch.tensor(
-            [[tokenizer.pad_token_id] * pad + contexts[i] for pad, i in zip(pads, picked, strict=True)], device=device_of(model)
+            [[tokenizer.pad_token_id] * pad + contexts[i] for pad, i in zip(pads, picked, strict=True)], device=get_device(model)
         )
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device_of(model))
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=get_device(model))
         chosen = WHOLE_DISTRIBUTION if sample else GREEDY
         out = writer.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            synced_gpus=sharding.held_in_parts(model),
+            synced_gpus=sharding.is_model_sharded(model),
             **chosen,
         )
-        ends = endings(model, tokenizer)
+        ends = list_end_tokens(model, tokenizer)
         for at, index in enumerate(picked):
-            found[index] = ended(out[at, width:].tolist(), ends)
-    return in_order(found)
+            found[index] = cut_at_end(out[at, width:].tolist(), ends)
+    return gather_in_order(found)
 
 
-def endings(model: torch.nn.Module, tokenizer) -> frozenset[int]:
+def list_end_tokens(model: torch.nn.Module, tokenizer) -> frozenset[int]:
     """The tokens at which the model stops."""
     named = getattr(model, "generation_config", None)
     ids = named.eos_token_id if named is not None and named.eos_token_id is not None else tokenizer.eos_token_id
     return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
 
 
-def ended(tokens: list[int], ends: frozenset[int]) -> list[int]:
+def cut_at_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     """The tokens up to the first that ends a response, it included: what follows is padding."""
     stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[: stop + 1]

@@ -5,28 +5,30 @@ from collections.abc import Sequence
 import torch
 
 from lexalign.evaluation import likelihood
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 from lexalign.evaluation.intervals import RowValues
-from lexalign.evaluation.scoring import response_log_probs
-from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Yardstick, model: torch.nn.Module, found: Measured, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
     """perplexity of the desirable completions, and `label_metrics` against the reference."""
     if not stick.has("completion", "label"):
         return
     labels = [row["label"] for row in stick.rows]
-    scored = response_log_probs(model, likelihood.sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
+    scored = score_responses(model, likelihood.encode_sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
     if any(labels):
-        likelihood.record(found, [(total, count * label) for (total, count), label in zip(scored, labels, strict=True)], "perplexity")
+        likelihood.record_likelihood(
+            found, [(total, count * label) for (total, count), label in zip(scored, labels, strict=True)], "perplexity"
+        )
     found.row_log_probs = [total for total, _ in scored]
     if stick.beta is None:
         return
     base = (reference.measured if reference else found).row_log_probs
     rewards = [stick.beta * (new - old) for new, old in zip(found.row_log_probs, base, strict=True)]
-    found.rows |= label_metrics(rewards, labels)
+    found.rows |= measure_labels(rewards, labels)
 
 
-def label_metrics(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str, RowValues]:
+def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str, RowValues]:
     """label_accuracy: rewards whose sign agrees with the label, a reward of 0 counting one half. Where both labels occur, also
     label_auc: the probability that a desirable row has a higher reward than an undesirable one, ties one half; and
     label_margin: mean reward of the desirable rows less that of the undesirable ones.
@@ -34,7 +36,7 @@ def label_metrics(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str,
     An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0. Rows are weighted so that both kinds count alike in the latter two.
     """
     signed = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
-    found = {"label_accuracy": RowValues(values=[won(value, 0.0) for value in signed])}
+    found = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed])}
     of_kind = {kind: [reward for reward, label in zip(rewards, labels, strict=True) if label == kind] for kind in (True, False)}
     if not (of_kind[True] and of_kind[False]):
         return found
@@ -42,7 +44,7 @@ def label_metrics(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str,
     against = [of_kind[not label] for label in labels]
     sides = [1 if label else -1 for label in labels]
     places = [
-        sum(won(side * reward, side * other) for other in others) / len(others)
+        sum(compare_values(side * reward, side * other) for other in others) / len(others)
         for reward, side, others in zip(rewards, sides, against, strict=True)
     ]
     found["label_auc"] = RowValues(values=places, weights=weights)
@@ -50,6 +52,6 @@ def label_metrics(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str,
     return found
 
 
-def won(value: float, other: float) -> float:
+def compare_values(value: float, other: float) -> float:
     """1 where the value is the higher, one half at a tie, else 0."""
     return 0.5 if value == other else float(value > other)

@@ -7,57 +7,59 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lexalign import adapters, artifacts, hardware, models
+from lexalign.artifacts import files
+from lexalign.config import hardware
 from lexalign.errors import ConfigError
-from lexalign.export.subject import Subject, Way
+from lexalign.export.source import ExportSource, Way
+from lexalign.models import adapters, loading
 
 log = logging.getLogger(__name__)
 QUANTIZED = ("Params4bit", "Int8Params")
 """What bitsandbytes calls its weights."""
 
 
-def as_trained(subject: Subject, tokenizer: Any) -> Any:
+def load_as_trained(subject: ExportSource, tokenizer: Any) -> Any:
     """The model as training left it: the base, quantized where it was, with its adapter beside it."""
-    model: Any = base_of(subject, tokenizer)
+    model: Any = load_base_model(subject, tokenizer)
     if subject.source.adapter is not None:
-        model = adapted(model, subject)
-    return placed(model, subject).eval()
+        model = attach_adapter(model, subject)
+    return move_to_device(model, subject).eval()
 
 
-def merged(subject: Subject, way: Way, tokenizer: Any) -> Any:
+def load_merged(subject: ExportSource, way: Way, tokenizer: Any) -> Any:
     """The model in plain weights of the exported type. The sum of weight and update is made in float32 and rounded once."""
     if way == "unmerged":
-        model = models.load_base(subject.experiment, subject.source)
+        model = loading.load_base(subject.experiment, subject.source)
     else:
-        model = base_of(subject, tokenizer, plain=way == "original")
+        model = load_base_model(subject, tokenizer, plain=way == "original")
         if way == "dequantized":
-            model = plain_weights(model)
-        model = adapted(model.float(), subject).merge_and_unload()
+            model = dequantize(model)
+        model = attach_adapter(model.float(), subject).merge_and_unload()
         untie_where_apart(model)
     dtype = getattr(torch, subject.dtype)
     for weight in model.parameters():  # not model.to(dtype): rotary frequencies stay as they are, as in a model that is loaded
         weight.data = weight.data.to(dtype)
     model.config.dtype = dtype
-    return placed(model, subject).eval()
+    return move_to_device(model, subject).eval()
 
 
-def base_of(subject: Subject, tokenizer: Any, *, plain: bool = False) -> Any:
+def load_base_model(subject: ExportSource, tokenizer: Any, *, plain: bool = False) -> Any:
     """The base as it was trained on, or `plain`: not quantized, in float32; with a row for each token that the adapter knows."""
     experiment = subject.experiment
     if plain:
         experiment = dataclasses.replace(experiment, adapter=None, model=dataclasses.replace(experiment.model, dtype="float32"))
-    model = models.load_base(experiment, subject.source)
+    model = loading.load_base(experiment, subject.source)
     if subject.source.adapter is not None:
         fit_vocabulary(model, subject, tokenizer)
     return model
 
 
-def fit_vocabulary(model: Any, subject: Subject, tokenizer: Any) -> None:
+def fit_vocabulary(model: Any, subject: ExportSource, tokenizer: Any) -> None:
     """Give the base as many embeddings as the adapter's own have; raises ConfigError where tokens are left without one."""
     folder = subject.source.adapter
     assert folder is not None
     rows = model.get_input_embeddings().weight.shape[0]
-    own = adapters.vocabulary(folder, model)
+    own = adapters.get_vocabulary_size(folder, model)
     if own is not None and own != rows:
         log.info("The adapter has embeddings of its own for %d tokens; the base, which has %d, is resized", own, rows)
         model.resize_token_embeddings(own, mean_resizing=False)
@@ -66,11 +68,11 @@ def fit_vocabulary(model: Any, subject: Subject, tokenizer: Any) -> None:
         raise ConfigError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens and its base {rows} embeddings, and the adapter holds none for the added "
             "ones; save it again with save_embedding_layers=True, or name the resized base's folder as base_model_name_or_path in "
-            f"{artifacts.ADAPTER_CONFIG}"
+            f"{files.ADAPTER_CONFIG}"
         )
 
 
-def adapted(model: Any, subject: Subject) -> PeftModel:
+def attach_adapter(model: Any, subject: ExportSource) -> PeftModel:
     """The base with the adapter on it; raises ConfigError where it belongs on another."""
     folder = subject.source.adapter
     assert folder is not None
@@ -78,7 +80,7 @@ def adapted(model: Any, subject: Subject) -> PeftModel:
     return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=subject.bits is not None)
 
 
-def plain_weights(model: Any) -> Any:
+def dequantize(model: Any) -> Any:
     """A quantized model as the float32 weights that its bits stand for."""
     model = model.dequantize(torch.float32)
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):  # left behind; saving and moving look at them
@@ -97,7 +99,7 @@ def untie_where_apart(model: Any) -> None:
         model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
 
 
-def placed(model: Any, subject: Subject) -> Any:
+def move_to_device(model: Any, subject: ExportSource) -> Any:
     """The model on its device, where a quantized one already is."""
     if any(type(weight).__name__ in QUANTIZED for weight in model.parameters()):
         return model

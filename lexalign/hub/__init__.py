@@ -12,7 +12,7 @@
 The client reads HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and its own login itself. It is imported inside functions only.
 """
 
-from lexalign.hub.repository import Fetched, HubFile
+from lexalign.hub.repository import FetchedRepository, HubFile
 from lexalign.hub.snapshot import fetch
 
-__all__ = ["Fetched", "HubFile", "fetch"]
+__all__ = ["FetchedRepository", "HubFile", "fetch"]

@@ -5,13 +5,13 @@ import re
 import unicodedata
 
 from lexalign.errors import HubError
-from lexalign.hub import refusals
-from lexalign.hub.repository import HubFile, Wanted
+from lexalign.hub import messages
+from lexalign.hub.repository import HubFile, RepositoryRequest
 
 log = logging.getLogger(__name__)
 
 
-def resolve(wanted: Wanted, *, remember: bool):
+def resolve_revision(wanted: RepositoryRequest, *, remember: bool):
     """The commit that the wanted revision is now, as the client's `ResolvedRevision`.
 
     With `remember` the client's cache notes it for offline runs. Raises the client's errors.
@@ -26,7 +26,7 @@ def resolve(wanted: Wanted, *, remember: bool):
         sha = HfApi().repo_info(revision=wanted.revision, **repository).sha
         found = ResolvedRevision(resolved=sha, initial=wanted.revision, **repository)
     if not _is_commit(found.resolved):  # it names a folder of the cache
-        raise HubError(f"{wanted}: {refusals.endpoint()} gives {ascii(found.resolved)} as a commit: check HF_ENDPOINT")
+        raise HubError(f"{wanted}: {messages.get_endpoint()} gives {ascii(found.resolved)} as a commit: check HF_ENDPOINT")
     if before not in (None, found.resolved):
         log.warning("%s: %s has moved from %s to %s since the last download", wanted, found, before, found.resolved)
     return found
@@ -36,7 +36,7 @@ def _is_commit(revision: str | None) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
-def _remembered(wanted: Wanted) -> str | None:
+def _remembered(wanted: RepositoryRequest) -> str | None:
     """The commit that the cache has for a branch or tag, or None."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
@@ -48,7 +48,7 @@ def _remembered(wanted: Wanted) -> str | None:
     return found.resolved
 
 
-def list_files(wanted: Wanted, *, commit: str) -> list[HubFile]:
+def list_files(wanted: RepositoryRequest, *, commit: str) -> list[HubFile]:
     """The files of a commit that the patterns leave.
 
     Raises `HubError` when none is left, or when a name would lead out of the folder that the files are written to; the client's
@@ -59,7 +59,7 @@ def list_files(wanted: Wanted, *, commit: str) -> list[HubFile]:
 
     tree = HfApi().list_repo_tree(wanted.repo, repo_type=wanted.kind, revision=commit, recursive=True)
     files = {entry.path: _hub_file(entry) for entry in tree if isinstance(entry, RepoFile)}
-    chosen = select(list(files), wanted)
+    chosen = select_paths(list(files), wanted)
     if not chosen:
         some = ", ".join(ascii(path)[1:-1] for path in sorted(files)[:8])
         patterns = f"download.include={wanted.include} download.exclude={wanted.exclude}"
@@ -78,7 +78,7 @@ def _hub_file(entry) -> HubFile:
     return HubFile(path=entry.path, size=entry.size, sha256=None, git_id=entry.blob_id or "")
 
 
-def select(paths: list[str], wanted: Wanted) -> list[str]:
+def select_paths(paths: list[str], wanted: RepositoryRequest) -> list[str]:
     """The paths that the patterns leave, by the client's own rules."""
     from huggingface_hub.utils import filter_repo_objects
 

@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 from lexalign.errors import HubError
-from lexalign.hub.listing import select
-from lexalign.hub.places import sha256_of
-from lexalign.hub.repository import Fetched, HubFile, Wanted
+from lexalign.hub.cache_layout import hash_file
+from lexalign.hub.listing import select_paths
+from lexalign.hub.repository import FetchedRepository, HubFile, RepositoryRequest
 
 log = logging.getLogger(__name__)
 
 
-def from_cache(wanted: Wanted) -> Fetched:
+def fetch_from_cache(wanted: RepositoryRequest) -> FetchedRepository:
     """What is here. The hub's hashes are not at hand, so a file is only held against the name that the cache gave it.
 
     Raises `HubError` when a file is missing or damaged.
@@ -32,8 +32,8 @@ def from_cache(wanted: Wanted) -> Fetched:
         ) from None
     log.info("hub: offline, %s is taken as it lies in %s", wanted, folder)
     paths = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
-    chosen = select([path.as_posix() for path in paths if path.parts[0] != ".cache"], wanted)
-    return Fetched(
+    chosen = select_paths([path.as_posix() for path in paths if path.parts[0] != ".cache"], wanted)
+    return FetchedRepository(
         repo=wanted.repo,
         kind=wanted.kind,
         revision=wanted.revision,
@@ -45,7 +45,7 @@ def from_cache(wanted: Wanted) -> Fetched:
 
 def _checked(folder: Path, path: str) -> HubFile:
     file = folder / path
-    sha256 = sha256_of(file)
+    sha256 = hash_file(file)
     if file.is_symlink() and len(name := file.readlink().name) == 64 and name != sha256:
         raise HubError(f"{file} is damaged (its sha256 is {sha256}): unset HF_HUB_OFFLINE and run again to fetch it anew")
     return HubFile(path=path, size=file.stat().st_size, sha256=sha256, present=True)

@@ -8,7 +8,7 @@ Kind = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RepositoryRequest:
     """The files of one repository that are asked for."""
 
     repo: str
@@ -54,7 +54,7 @@ class HubFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
+class FetchedRepository:
     """A repository as it was fetched, or in a dry run as it would be."""
 
     repo: str

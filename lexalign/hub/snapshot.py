@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lexalign.errors import HubError
-from lexalign.hub import listing, refusals
-from lexalign.hub.large import ensure
-from lexalign.hub.offline import from_cache
-from lexalign.hub.patience import Patience
-from lexalign.hub.places import Place, folder_of, place_of, refuse_full_disk, refuse_links, sha256_of
-from lexalign.hub.repository import Fetched, HubFile, Kind, Wanted
+from lexalign.hub import listing, messages
+from lexalign.hub.cache_layout import CachedFile, get_cached_file, get_folder, hash_file, refuse_full_disk, refuse_links
+from lexalign.hub.large_files import ensure_file
+from lexalign.hub.offline import fetch_from_cache
+from lexalign.hub.repository import FetchedRepository, HubFile, Kind, RepositoryRequest
+from lexalign.hub.retries import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def fetch(
     retries: int,
     dry_run: bool = False,
     first_pause: float = 1.0,
-) -> Fetched:
+) -> FetchedRepository:
     """The files of a repository at what `revision` (null = main) is now; with `dry_run` nothing is written.
 
     What is here already is checked and kept, what is damaged is fetched again. With HF_HUB_OFFLINE=1 it is what the cache holds.
@@ -39,7 +39,7 @@ def fetch(
     """
     from huggingface_hub import is_offline_mode
 
-    wanted = Wanted(
+    wanted = RepositoryRequest(
         repo=repo,
         kind=kind,
         revision=revision,
@@ -47,14 +47,14 @@ def fetch(
         exclude=list(exclude),
         output_dir=Path(output_dir).expanduser().absolute() if output_dir is not None else None,
     )
-    patience = Patience(retries=retries, first_pause=first_pause)
+    patience = RetryPolicy(retries=retries, first_pause=first_pause)
     try:
         if is_offline_mode():
-            return from_cache(wanted)
+            return fetch_from_cache(wanted)
         with patience.applied():
-            commit = listing.resolve(wanted, remember=not dry_run)
+            commit = listing.resolve_revision(wanted, remember=not dry_run)
             files = listing.list_files(wanted, commit=commit.resolved)
-            places = {file.path: place_of(file, wanted, commit=commit.resolved) for file in files}
+            places = {file.path: get_cached_file(file, wanted, commit=commit.resolved) for file in files}
             if dry_run:
                 files = [replace(file, present=places[file.path].holds(file.size)) for file in files]
             else:
@@ -62,15 +62,17 @@ def fetch(
     except HubError:
         raise
     except Exception as error:
-        told = refusals.explain(error, wanted)
+        told = messages.explain_error(error, wanted)
         if told is error:
             raise
         raise told from None  # the client's own text may repeat what the hub sent, a token included
-    folder = folder_of(wanted, commit=commit.resolved)
-    return Fetched(repo=repo, kind=kind, revision=revision, commit=commit.resolved, folder=folder, files=files)
+    folder = get_folder(wanted, commit=commit.resolved)
+    return FetchedRepository(repo=repo, kind=kind, revision=revision, commit=commit.resolved, folder=folder, files=files)
 
 
-def _from_hub(wanted: Wanted, *, commit, files: list[HubFile], places: dict[str, Place], workers: int, patience: Patience) -> list[HubFile]:
+def _from_hub(
+    wanted: RepositoryRequest, *, commit, files: list[HubFile], places: dict[str, CachedFile], workers: int, patience: RetryPolicy
+) -> list[HubFile]:
     """Fetch and check; returns the files, every sha256 known."""
     from huggingface_hub import constants, snapshot_download
 
@@ -99,16 +101,18 @@ def _from_hub(wanted: Wanted, *, commit, files: list[HubFile], places: dict[str,
         for file in damaged:
             log.warning("hub: %s is damaged (its hash is not the hub's): fetching it again", file.path)
             places[file.path].discard()
-    raise refusals.damaged(", ".join(file.path for file in damaged))
+    raise messages.make_damaged_error(", ".join(file.path for file in damaged))
 
 
-def _ensure_all(files: list[HubFile], wanted: Wanted, *, commit: str, places: dict[str, Place], workers: int, patience: Patience) -> None:
+def _ensure_all(
+    files: list[HubFile], wanted: RepositoryRequest, *, commit: str, places: dict[str, CachedFile], workers: int, patience: RetryPolicy
+) -> None:
     from huggingface_hub import hf_hub_url
 
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="hub") as pool:
         urls = [hf_hub_url(wanted.repo, file.path, repo_type=wanted.kind, revision=commit) for file in files]
         pairs = zip(files, urls, strict=True)
-        jobs = [pool.submit(ensure, file, places[file.path], url=url, patience=patience) for file, url in pairs]
+        jobs = [pool.submit(ensure_file, file, places[file.path], url=url, patience=patience) for file, url in pairs]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -118,10 +122,10 @@ def _ensure_all(files: list[HubFile], wanted: Wanted, *, commit: str, places: di
             raise
 
 
-def _checked(file: HubFile, place: Place) -> HubFile | None:
+def _checked(file: HubFile, place: CachedFile) -> HubFile | None:
     """The file with its sha256 when its content is the hub's, else None."""
     if file.large:
-        return file if sha256_of(place.path) == file.sha256 else None
+        return file if hash_file(place.path) == file.sha256 else None
     content = place.path.read_bytes()
     if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != file.git_id:
         return None

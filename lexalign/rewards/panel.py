@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from lexalign import hardware
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment, RewardMethod
 from lexalign.errors import ConfigError, RewardError
 from lexalign.rewards.base import Reward
-from lexalign.rewards.settings import Entry, read, unnamed_columns
-from lexalign.schema import Experiment, RewardMethod
+from lexalign.rewards.settings import Entry, find_unnamed_columns, read_rewards
 
 LARGEST = 1e18
 """Above this the variance of a group does not fit float32."""
@@ -60,7 +60,7 @@ class Member:
     def failure(self, told: str, prompt: Any, completion: str, what_to_do: str) -> RewardError:
         """The error, naming reward and row."""
         where = f"{self.entry.where} ({self.entry.name}, {self.entry.listed.target})"
-        return RewardError(f"{where} {told} at the prompt {shown(prompt)} and the completion {shown(completion)}; {what_to_do}")
+        return RewardError(f"{where} {told} at the prompt {quote_text(prompt)} and the completion {quote_text(completion)}; {what_to_do}")
 
 
 class Panel:
@@ -81,10 +81,10 @@ class Panel:
         """The panel of these rewards, listed as in `method.rewards`, for the data and the device of an experiment; raises ConfigError."""
         problems: list[str] = []
         members = []
-        for entry in read(rewards, problems):
+        for entry in read_rewards(rewards, problems):
             try:
-                members.append(Member(entry, made(entry)))
-                problems += unnamed_columns(entry, members[-1].reward.reads, experiment.data.columns)
+                members.append(Member(entry, make_reward(entry)))
+                problems += find_unnamed_columns(entry, members[-1].reward.reads, experiment.data.columns)
             except (ImportError, AttributeError, TypeError, ValueError) as error:
                 problems.append(f"{entry.where} ({entry.listed.target}): {error}")
         if problems:
@@ -126,7 +126,7 @@ class Panel:
         return [sum(map(float.__mul__, self.weights, row)) for row in zip(*(values[name] for name in self.names), strict=True)]
 
 
-def made(entry: Entry) -> Reward:
+def make_reward(entry: Entry) -> Reward:
     """The reward that an entry describes; raises what its class raises."""
     module, _, name = entry.listed.target.rpartition(".")
     cls = getattr(importlib.import_module(module), name)
@@ -135,7 +135,7 @@ def made(entry: Entry) -> Reward:
     return cls(**entry.arguments)
 
 
-def shown(text: Any) -> str:
+def quote_text(text: Any) -> str:
     """A prompt or completion, quoted and cut."""
     whole = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
     return repr(whole if len(whole) <= SHOWN else whole[:SHOWN] + "…")

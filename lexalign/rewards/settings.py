@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lexalign.parse import nearest, parse
-from lexalign.schema import Columns, ListedReward
+from lexalign.config.parsing import parse, suggest_nearest
+from lexalign.config.schema import Columns, ListedReward
 
 COMMON = ("_target_", "weight", "name", "when")
 NAME = re.compile(r"[\w-]+")
@@ -22,7 +22,7 @@ class Entry:
     arguments: dict[str, Any]
 
 
-def read(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
+def read_rewards(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
     """The rewards as listed; adds every problem to `problems` and leaves out the entries whose own keys are wrong."""
     found = []
     for at, node in enumerate(rewards):
@@ -34,18 +34,18 @@ def read(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
         listed = parse(ListedReward, common, where, problems)
         if listed is not None:
             own = {str(key): value for key, value in node.items() if key not in COMMON}
-            found.append(Entry(where=where, name=listed.name or snake(listed.target), listed=listed, arguments=own))
-    problems += wrong_names(found)
-    problems += wrong_conditions(found)
+            found.append(Entry(where=where, name=listed.name or to_snake_case(listed.target), listed=listed, arguments=own))
+    problems += find_wrong_names(found)
+    problems += find_wrong_conditions(found)
     return found
 
 
-def snake(target: str) -> str:
+def to_snake_case(target: str) -> str:
     """The name of a class in small letters: ExactMatch is exact_match."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", target.rpartition(".")[2]).lower()
 
 
-def wrong_names(entries: Sequence[Entry]) -> list[str]:
+def find_wrong_names(entries: Sequence[Entry]) -> list[str]:
     """Problems with names that metrics cannot carry or that stand for two rewards."""
     names = [entry.name for entry in entries]
     found = [f"{entry.where}.name={entry.name}: letters, digits, _ and - only" for entry in entries if not NAME.fullmatch(entry.name)]
@@ -55,15 +55,15 @@ def wrong_names(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def wrong_conditions(entries: Sequence[Entry]) -> list[str]:
+def find_wrong_conditions(entries: Sequence[Entry]) -> list[str]:
     """Problems with conditions on rewards that are not there or that depend on each other, and with weights of 0."""
     by_name = {entry.name: entry for entry in entries}
     found = []
     for entry in entries:
         when = entry.listed.when
         if when is not None and when.reward not in by_name:
-            found.append(f"{entry.where}.when.reward={when.reward}: there are {', '.join(by_name)}{nearest(when.reward, by_name)}")
-        elif circle := circle_of(entry, by_name):
+            found.append(f"{entry.where}.when.reward={when.reward}: there are {', '.join(by_name)}{suggest_nearest(when.reward, by_name)}")
+        elif circle := find_circle(entry, by_name):
             found.append(f"{entry.where}.when: the rewards depend on each other ({' -> '.join(circle)}); take one condition away")
         needed = any(other.listed.when is not None and other.listed.when.reward == entry.name for other in entries)
         if entry.listed.weight == 0 and not needed:
@@ -71,7 +71,7 @@ def wrong_conditions(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -> list[str]:
+def find_unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -> list[str]:
     """Problems with columns that a reward reads and the data are not said to have."""
     return [
         f"data.columns.{column}=null: {entry.where} ({entry.name}) reads it; "
@@ -81,7 +81,7 @@ def unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -> lis
     ]
 
 
-def circle_of(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
+def find_circle(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
     """The names on the way from a reward back to itself through conditions; empty where there is none."""
     path = [entry.name]
     when = entry.listed.when

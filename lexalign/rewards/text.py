@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from lexalign.parse import Range
+from lexalign.config.parsing import Range
 from lexalign.rewards.base import Reward
 
 

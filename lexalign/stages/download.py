@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lexalign.artifacts.result import Result
+from lexalign.config.paths import find_data, find_model
+from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.hub import Fetched, fetch
-from lexalign.locate import find_data, find_model
-from lexalign.results import Result
-from lexalign.schema import Experiment
+from lexalign.hub import FetchedRepository, fetch
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
             dry_run=experiment.dry_run,
         )
         log.info("%s %s is at commit %s", kind, repo, fetched.commit)
-        print(table(fetched, dry_run=experiment.dry_run))
+        print(make_table(fetched, dry_run=experiment.dry_run))
         details[kind] = fetched.details()
     return Result(
         status="planned" if experiment.dry_run else "finished",
@@ -46,7 +46,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     )
 
 
-def table(fetched: Fetched, *, dry_run: bool) -> str:
+def make_table(fetched: FetchedRepository, *, dry_run: bool) -> str:
     """The files and their sizes as lines of text."""
     rows = [(file.path, _size(file.size), "already here" if dry_run and file.present else "") for file in fetched.files]
     rows.append((f"{len(rows)} files", _size(fetched.bytes), ""))

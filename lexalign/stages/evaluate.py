@@ -5,16 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lexalign import hardware, report, targets
+from lexalign.artifacts.provenance import Provenance, make_reference_experiment
+from lexalign.artifacts.result import Result
+from lexalign.compat import freeze_first_imports
+from lexalign.config import hardware, targets
+from lexalign.config.schema import Experiment
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
-from lexalign.data.tokens import Encoder
+from lexalign.data.rendering import Renderer
 from lexalign.errors import ConfigError
-from lexalign.importing import first_imports
-from lexalign.past import Past, reference_of
-from lexalign.results import Result
+from lexalign.evaluation import summary
+from lexalign.models.precision import make_autocast
 from lexalign.rewards.panel import Panel
-from lexalign.schema import Experiment
 
 log = logging.getLogger(__name__)
 NAMES = ("reference", "model")
@@ -24,64 +26,66 @@ TYPE_ANOTHER = "type evaluate.reference=<path>, or evaluate.reference=null to me
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     """Measure the model, and the reference first where there is one; no weights are written."""
     assert experiment.model.path is not None
-    splits = data_rows.load(experiment)  # before any weights: bad data are refused in a second
-    past = Past.of(experiment.model.path)
-    reference = reference_of(experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER)
+    splits = data_rows.load_rows(experiment)  # before any weights: bad data are refused in a second
+    past = Provenance.of(experiment.model.path)
+    reference = make_reference_experiment(
+        experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER
+    )
     if experiment.dry_run:
-        return planned(experiment, reference, len(splits.held_out))
-    with first_imports():
-        from lexalign.startup import begin
+        return plan_evaluation(experiment, reference, len(splits.held_out))
+    with freeze_first_imports():
+        from lexalign.models.setup import prepare_process
 
-        begin(experiment, rows=len(splits.held_out))
-        from lexalign import measuring, models
-        from lexalign.evaluation import harness
-        from lexalign.evaluation.measure import measure
-        from lexalign.evaluation.yardstick import Measured, Reference, Yardstick
+        prepare_process(experiment, rows=len(splits.held_out))
+        from lexalign.evaluation import harness, recording
+        from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+        from lexalign.evaluation.measure import measure_all
+        from lexalign.models import loading
 
-    harness.check(experiment.evaluate)
+    harness.check_tasks(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)
-    loaded = models.load(experiment)
+    loaded = loading.load_model(experiment)
     policy: Any = loaded.model
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the base as it is", past.bits)
-    encoder = Encoder(loaded.tokenizer, experiment.data)
+    encoder = Renderer(loaded.tokenizer, experiment.data)
     known, splits.train = splits.train + splits.held_out, []  # read for the wordings of beliefs, not measured
     positions = loaded.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    lengths.fit(splits, lengths.one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
-    yardstick = Yardstick(
+    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
+    yardstick = Evaluator(
         encoder=encoder,
         rows=splits.held_out,
         known=known,
         settings=experiment.evaluate,
         max_length=max_length,
-        beta=beta_of(experiment, past) if reference else None,
-        panel=panel_of(experiment, past),
+        beta=find_beta(experiment, past) if reference else None,
+        panel=find_panel(experiment, past),
         shared_belief=past.rewards.get("shared_belief", True),
     )
-    before, held_against = Measured(), None
+    before, held_against = Measurement(), None
     if reference is not None:
         other = load_reference(reference, loaded).to(device)
         log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(yardstick.rows))
-        with models.arithmetic(experiment):
-            before = measure(yardstick, other)
+        with make_autocast(experiment):
+            before = measure_all(yardstick, other)
         held_against = Reference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
     log.info("Measuring the model on %d rows", len(yardstick.rows))
-    with models.arithmetic(experiment):
-        after = measure(yardstick, policy.to(device), held_against)
+    with make_autocast(experiment):
+        after = measure_all(yardstick, policy.to(device), held_against)
     result = Result(status="finished", stage=experiment.stage.name, counts=splits.counts)
     result.details = {"model": experiment.model.path, "reference": reference.model.path if reference else None}
-    measuring.keep(result, yardstick, before, after, out_dir, NAMES)
-    measuring.tell(result, tracker, NAMES)
+    recording.record_measurements(result, yardstick, before, after, out_dir, NAMES)
+    recording.report_measurements(result, tracker, NAMES)
     return result
 
 
 def load_reference(reference: Experiment, loaded: Any) -> Any:
     """The reference; raises ConfigError where it reads and writes other tokens."""
-    from lexalign import models
+    from lexalign.models import loading
 
-    found = models.load(reference)
+    found = loading.load_model(reference)
     same_width = found.model.config.get_text_config().vocab_size == loaded.model.config.get_text_config().vocab_size
     if not same_width or found.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         path = reference.model.path
@@ -89,7 +93,7 @@ def load_reference(reference: Experiment, loaded: Any) -> Any:
     return found.model
 
 
-def beta_of(experiment: Experiment, past: Past) -> float | None:
+def find_beta(experiment: Experiment, past: Provenance) -> float | None:
     """Scale of the rewards, None where there are neither pairs nor labels."""
     if experiment.data.columns.chosen is None and experiment.data.columns.label is None:
         return None
@@ -98,7 +102,7 @@ def beta_of(experiment: Experiment, past: Past) -> float | None:
     return beta or 1.0
 
 
-def panel_of(experiment: Experiment, past: Past) -> Panel | None:
+def find_panel(experiment: Experiment, past: Provenance) -> Panel | None:
     """The rewards that the model was trained for; None where it was for none, or where these data do not let them be asked, which is said.
 
     A manifest may come from anybody: its code is held to what a configuration may name.
@@ -106,7 +110,7 @@ def panel_of(experiment: Experiment, past: Past) -> Panel | None:
     if not past.listed:
         return None
     try:
-        if problems := targets.problems(past.listed, [targets.OWN_PACKAGE, *experiment.extensions], "method.rewards"):
+        if problems := targets.find_target_problems(past.listed, [targets.OWN_PACKAGE, *experiment.extensions], "method.rewards"):
             raise ConfigError(problems)
         return Panel.listed(past.listed, experiment)
     except ConfigError as error:
@@ -114,7 +118,7 @@ def panel_of(experiment: Experiment, past: Past) -> Panel | None:
         return None
 
 
-def planned(experiment: Experiment, reference: Experiment | None, rows: int) -> Result:
+def plan_evaluation(experiment: Experiment, reference: Experiment | None, rows: int) -> Result:
     """`dry_run=true`: what would be measured."""
     facts = {
         "stage": experiment.stage.name,
@@ -123,5 +127,5 @@ def planned(experiment: Experiment, reference: Experiment | None, rows: int) -> 
         "data": f"{experiment.data.path}: {min(rows, experiment.evaluate.limit or rows):,} of {rows:,} rows",
         "device": hardware.resolve_device(experiment.hardware.device),
     }
-    report.plan(facts, "nothing is measured")
+    summary.show_plan_table(facts, "nothing is measured")
     return Result(status="planned", stage=experiment.stage.name, counts={"held_out_rows": rows}, details={"plan": facts})

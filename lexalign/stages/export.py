@@ -5,16 +5,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lexalign import hardware, identity, report
+from lexalign.artifacts import fingerprint
+from lexalign.artifacts.manifest import MANIFEST
+from lexalign.artifacts.provenance import Provenance
+from lexalign.artifacts.result import Result
+from lexalign.compat import freeze_first_imports
+from lexalign.config import hardware
+from lexalign.config.paths import find_data
+from lexalign.config.schema import Data, Experiment
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
 from lexalign.data.rows import Splits
 from lexalign.errors import ConfigError
-from lexalign.importing import first_imports
-from lexalign.locate import find_data
-from lexalign.past import Past
-from lexalign.results import Result
-from lexalign.schema import Data, Experiment
+from lexalign.evaluation import summary
 
 log = logging.getLogger(__name__)
 NAMES = ("as trained", "exported")
@@ -29,47 +32,52 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     Raises ArtifactError where the nearest is farther than `export.max_kl`, or does not come back from the disk as it was.
     """
     assert experiment.model.path is not None
-    past = Past.of(experiment.model.path)
-    experiment = dataclasses.replace(experiment, data=rows_of(experiment, past))
-    splits = data_rows.load(experiment)  # before any weights: bad data are refused in a second
+    past = Provenance.of(experiment.model.path)
+    experiment = dataclasses.replace(experiment, data=load_comparison_rows(experiment, past))
+    splits = data_rows.load_rows(experiment)  # before any weights: bad data are refused in a second
     if experiment.dry_run:
-        return planned(experiment, past, len(splits.held_out))
-    with first_imports():
-        from lexalign.startup import begin
+        return plan_export(experiment, past, len(splits.held_out))
+    with freeze_first_imports():
+        from lexalign.models.setup import prepare_process
 
-        begin(experiment, rows=len(splits.held_out))
-        from lexalign import measuring
-        from lexalign.hub import pushing
+        prepare_process(experiment, rows=len(splits.held_out))
+        from lexalign.evaluation import recording
+        from lexalign.hub import upload
 
     settings, artifact = experiment.export, out_dir / "artifact"
     if settings.push:
-        pushing.refuse_early(settings.push)
-    what, chosen = make(experiment, past, splits, artifact)
+        upload.refuse_early(settings.push)
+    what, chosen = make_export(experiment, past, splits, artifact)
     found = chosen.measured
     result = Result(status="finished", stage=experiment.stage.name, artifact=str(artifact.resolve()), counts=splits.counts)
     result.metrics, result.intervals, result.n = {"before": chosen.trained.values, "after": found.values}, found.intervals, found.n
     result.details = {"exported": what}
     if settings.push:
-        result.details["pushed"] = pushing.push(artifact, settings.push, private=settings.private)
-    measuring.tell(result, tracker, NAMES)
+        result.details["pushed"] = upload.push_folder(
+            artifact,
+            settings.push,
+            private=settings.private,
+            without=(MANIFEST,),  # it names folders and files of this machine
+        )
+    recording.report_measurements(result, tracker, NAMES)
     return result
 
 
-def make(experiment: Experiment, past: Past, splits: Splits, artifact: Path) -> tuple[dict[str, Any], Any]:
+def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifact: Path) -> tuple[dict[str, Any], Any]:
     """Write the exported folder; what is told of it in manifest and result, and what was chosen."""
-    from lexalign import models
-    from lexalign.data.tokens import Encoder
-    from lexalign.export import card, choosing, comparing, merging, subject, writing
+    from lexalign.data.rendering import Renderer
+    from lexalign.export import comparison, folder, merge_choice, merging, model_card, source
+    from lexalign.models import loading
 
-    what = subject.of(experiment, past)
-    encoder = Encoder(models.load_tokenizer(experiment, what.source), experiment.data)
-    trained = merging.as_trained(what, encoder.tokenizer)
+    what = source.find_export_source(experiment, past)
+    encoder = Renderer(loading.load_tokenizer(experiment, what.source), experiment.data)
+    trained = merging.load_as_trained(what, encoder.tokenizer)
     max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
-    lengths.fit(splits, lengths.one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
+    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
     rows = splits.held_out[: experiment.export.rows]
-    spans = comparing.sequences(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
+    spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
-    chosen = choosing.nearest(what, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
+    chosen = merge_choice.choose_nearest(what, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
     told = {
         "from": experiment.model.path,
         "from_sha256": past.manifest.get("sha256"),
@@ -78,24 +86,24 @@ def make(experiment: Experiment, past: Past, splits: Splits, artifact: Path) -> 
         "way": chosen.way,
         "ways": {way: found.values for way, found in chosen.ways.items()},
     }
-    facts, code = {**history(experiment, past, what.source), "exported": told}, experiment.model.trust_remote_code
-    writing.write(chosen.model, encoder, artifact, spans=spans, card=card.text(what, chosen), facts=facts, code=code)
+    facts, code = {**describe_history(experiment, past, what.source), "exported": told}, experiment.model.trust_remote_code
+    folder.write_export(chosen.model, encoder, artifact, spans=spans, card=model_card.make_card(what, chosen), facts=facts, code=code)
     return told, chosen
 
 
-def history(experiment: Experiment, past: Past, source: Any) -> dict[str, Any]:
+def describe_history(experiment: Experiment, past: Provenance, source: Any) -> dict[str, Any]:
     """What the manifest tells of the model's training, which stays true of it: its reference, its rewards and its rows are found there."""
     if past.manifest:
         return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
-    settings, start = identity.settings(experiment), {}
+    settings, start = fingerprint.list_deciding_settings(experiment), {}
     if source.adapter is not None:  # an adapter from elsewhere was trained from its base
         start = {"path": source.place.name, "revision": source.revision}
-        start |= {} if source.place.kind == "hub" else identity.place_identity(source.place, None, "models")
-    data = {"path": experiment.data.path, **identity.data_identity(experiment.data)}
+        start |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
+    data = {"path": experiment.data.path, **fingerprint.fingerprint_data(experiment.data)}
     return {"model": start, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
 
 
-def rows_of(experiment: Experiment, past: Past) -> Data:
+def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
     """The rows to compare on: those that are named, else those that the model was trained and measured on."""
     if experiment.data.path is not None:
         return experiment.data
@@ -106,12 +114,12 @@ def rows_of(experiment: Experiment, past: Past) -> Data:
     if place.kind == "missing":
         raise ConfigError(f"model.path={path}: was trained on {found.path}: {place.problem}; {NAME_ROWS}")
     then = past.manifest["data"].get("files")
-    if then is not None and identity.data_identity(found).get("files") != then:
+    if then is not None and fingerprint.fingerprint_data(found).get("files") != then:
         log.warning("%s is not what the model was trained on any more (sha256 differs); it is compared on the rows of today", found.path)
     return found
 
 
-def planned(experiment: Experiment, past: Past, rows: int) -> Result:
+def plan_export(experiment: Experiment, past: Provenance, rows: int) -> Result:
     """`dry_run=true`: what would be exported."""
     quantized = f", trained on a base of {past.bits} bits: merged both ways, the nearer one kept" if past.bits else ""
     facts = {
@@ -123,5 +131,5 @@ def planned(experiment: Experiment, past: Past, rows: int) -> Result:
         else "-",
         "device": hardware.resolve_device(experiment.hardware.device),
     }
-    report.plan(facts, "nothing is exported")
+    summary.show_plan_table(facts, "nothing is exported")
     return Result(status="planned", stage=experiment.stage.name, counts={"held_out_rows": rows}, details={"plan": facts})

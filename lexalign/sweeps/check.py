@@ -3,50 +3,51 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lexalign import hardware
+from lexalign.artifacts.files import is_sweep
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
-from lexalign.schema import Experiment
-from lexalign.sweeps import identity, points
-from lexalign.sweeps.ledger import Ledger, is_sweep
-from lexalign.sweeps.points import LOCAL, OURS, Asked, alone
+from lexalign.sweeps import fingerprint, points
+from lexalign.sweeps.ledger import Ledger
+from lexalign.sweeps.points import LOCAL, OURS, SweepRequest, make_standalone_command
 
 SEARCHES = ("random", "tpe")
 
 
 def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
     """Raise ConfigError with every problem of every point; points that are in the sweep's ledger already were judged before."""
-    asked = points.asked(overrides, config_dirs)
+    asked = points.parse_request(overrides, config_dirs)
     problems: dict[str, None] = {}
     to_check = asked.to_check()
     try:
-        first = identity.composed(tuple(to_check[0]), tuple(config_dirs)).experiment
-        problems.update(dict.fromkeys(sweep_problems(first, asked)))
-        judged = known(identity.place(asked, config_dirs), config_dirs)
+        first = fingerprint.compose_point(tuple(to_check[0]), tuple(config_dirs)).experiment
+        problems.update(dict.fromkeys(find_sweep_problems(first, asked)))
+        judged = list_known_points(fingerprint.claim_folder(asked, config_dirs), config_dirs)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
         judged = set()
     for point in to_check:
-        if tuple(alone(point)) in judged:
+        if tuple(make_standalone_command(point)) in judged:
             continue
         try:
-            identity.composed(tuple(point), tuple(config_dirs))
+            fingerprint.compose_point(tuple(point), tuple(config_dirs))
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
         raise ConfigError(list(problems))
 
 
-def known(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
+def list_known_points(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
     """The points that a sweep's ledger holds, on ground that still stands."""
     if not is_sweep(folder):
         return set()
     with Ledger(folder) as ledger:
-        valid = identity.still_standing(ledger.facts().get("grounds", {}), config_dirs)
+        valid = fingerprint.list_unchanged_inputs(ledger.facts().get("grounds", {}), config_dirs)
         return {tuple(job.overrides) for job in ledger.jobs() if job.standing in valid}
 
 
-def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
+def find_sweep_problems(experiment: Experiment, asked: SweepRequest) -> Iterator[str]:
     """What is wrong with the settings of the sweep itself, in the light of its first point."""
     chosen, launcher = experiment.sweep, asked.launcher
     if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report:
@@ -76,7 +77,7 @@ def sweep_problems(experiment: Experiment, asked: Asked) -> Iterator[str]:
         if asked.typed("sweep.prune_on", "sweep.prune_after", "sweep.reduction"):
             yield "sweep.prune_on, sweep.prune_after, sweep.reduction: nothing is pruned; type sweep.pruner=halving, asha or median"
         return
-    if hardware.world_size(experiment.hardware) > 1:
+    if hardware.get_world_size(experiment.hardware) > 1:
         yield (
             f"sweep.pruner={chosen.pruner}: stops runs of one process, and hardware={experiment.hardware.strategy} starts several; "
             "type sweep.pruner=none, or hardware=auto"

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lexalign.secrets import redacted
+from lexalign.config.secrets import redact
 from lexalign.sweeps.job import OUTPUT
-from lexalign.sweeps.ledger import Job, counted
+from lexalign.sweeps.ledger import Job, format_counts
 
 TAIL = 4096
 """Bytes of a job's output that are looked through for its progress bar."""
@@ -41,30 +41,30 @@ class Display:
 
     def say(self, text: str, style: str = "") -> None:
         """A line that stays."""
-        self.console.print(Text(redacted(text), style=style), soft_wrap=True)
+        self.console.print(Text(redact(text), style=style), soft_wrap=True)
 
     def started(self, job: Job) -> None:
         gpu = f" on GPU {job.gpu}" if job.gpu else ""
         again = f", attempt {job.attempts}" if job.attempts > 1 else ""
-        self.say(f"{named(job)} starts{gpu}{again}")
+        self.say(f"{name_job(job)} starts{gpu}{again}")
 
     def ended(self, job: Job) -> None:
         score = f", {job.score_name} {job.score:.4f}" if job.score is not None else ""
         seconds = f" after {job.seconds:.1f} s" if job.seconds else ""
         why = f": {job.reason}" if job.reason else ""
-        self.say(f"{named(job)} {job.state}{seconds}{score}{why}", "" if job.state == "finished" else "bold")
+        self.say(f"{name_job(job)} {job.state}{seconds}{score}{why}", "" if job.state == "finished" else "bold")
 
     def tick(self, running: Sequence[Job], every: Sequence[Job]) -> None:
         """Draw the jobs at work and, when it is time, the report."""
         if self.live is not None:
-            self.live.update(table(running, every))
+            self.live.update(make_table(running, every))
         if time.monotonic() >= self.next_report:
             before = time.monotonic()
             self.report()
             self.next_report = time.monotonic() + max(REPORT_SECONDS, 20 * (time.monotonic() - before))
 
 
-def named(job: Job) -> str:
+def name_job(job: Job) -> str:
     """A job as the user knows it."""
     if job.number is None:
         return f"parent {' '.join(job.overrides)}"
@@ -72,15 +72,15 @@ def named(job: Job) -> str:
     return f"job {job.number}" + (f" ({values})" if values else "")
 
 
-def table(running: Sequence[Job], every: Sequence[Job]) -> Table:
+def make_table(running: Sequence[Job], every: Sequence[Job]) -> Table:
     """The jobs at work, and how many are in which state."""
-    found = Table(title=counted(every), title_justify="left", show_header=False, box=None)
+    found = Table(title=format_counts(every), title_justify="left", show_header=False, box=None)
     for job in running:
-        found.add_row(named(job), job.gpu or "", f"{time.time() - (job.started or time.time()):.0f} s", progress(Path(job.folder)))
+        found.add_row(name_job(job), job.gpu or "", f"{time.time() - (job.started or time.time()):.0f} s", read_progress(Path(job.folder)))
     return found
 
 
-def progress(folder: Path) -> str:
+def read_progress(folder: Path) -> str:
     """The last progress bar that a job drew."""
     try:
         with (folder / OUTPUT).open("rb") as file:
@@ -94,4 +94,4 @@ def progress(folder: Path) -> str:
 
 def warn(message: str) -> None:
     """Something that a user should know, before there is a display."""
-    print(redacted(message), file=sys.stderr)
+    print(redact(message), file=sys.stderr)

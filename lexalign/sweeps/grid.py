@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lexalign.checkpoints import signals
 from lexalign.errors import Stopped
 from lexalign.sweeps import plan as plans
 from lexalign.sweeps.display import Display
@@ -14,12 +13,13 @@ from lexalign.sweeps.job import OUTPUT, Task
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import Plan
 from lexalign.sweeps.slots import Slot
+from lexalign.training import signals
 
 BEGAN = time.time()
 
 
 class Grid:
-    """A `lexalign.sweeps.processes.Source` of a plan's jobs that must run, in the plan's order."""
+    """A `lexalign.sweeps.processes.JobSource` of a plan's jobs that must run, in the plan's order."""
 
     def __init__(self, plan: Plan, display: Display):
         self.plan = plan
@@ -86,20 +86,20 @@ class Grid:
         if job.number is None:
             self.parent_ended(job, exit_code)
         else:
-            plans.absorb(job, exit_code)
+            plans.absorb_outcome(job, exit_code)
         self.plan.ledger.put([job])
         self.display.ended(job)
         if job.reason and job.reason.startswith("Stopped: train.stop_after"):
-            signals.ask(Stopped("train.stop_after is over", exit_code=143, status="stopped"))
+            signals.request_stop(Stopped("train.stop_after is over", exit_code=143, status="stopped"))
 
     def parent_ended(self, parent: Job, exit_code: int) -> None:
         """Children of a parent that failed fail with it, at once."""
-        if plans.recalled(parent, self.plan):
+        if plans.recall_parent(parent, self.plan):
             return
         stopped = exit_code in (130, 143)
         parent.state = "interrupted" if stopped else "failed"
         parent.seconds += time.time() - (parent.started or time.time())
-        parent.reason = plans.last_line(Path(parent.folder) / OUTPUT) or plans.ended_by(exit_code)
+        parent.reason = plans.read_last_line(Path(parent.folder) / OUTPUT) or plans.describe_exit(exit_code)
         orphans = [job for job in self.queue.values() if job.parent == parent.key]
         for job in orphans:
             del self.queue[job.key]

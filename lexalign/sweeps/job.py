@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from lexalign import runs
-from lexalign.checkpoints import lock, signals
-from lexalign.compose import Composed
+from lexalign.artifacts import lock
+from lexalign.config.compose import Composition
 from lexalign.errors import FolderInUse, LexAlignError, Stopped
+from lexalign.runs import execute
+from lexalign.training import signals
 
 log = logging.getLogger(__name__)
 NOT_INITIALIZED = 3
@@ -34,7 +35,7 @@ OUTPUT = "job.out"
 class Task:
     """What a job's process is told."""
 
-    composed: Composed
+    composed: Composition
     out_dir: Path | None
     """None: not the experiment itself is run but its parent, in the store."""
     output: Path
@@ -47,10 +48,10 @@ class Task:
     began: float
     """When the sweep began, in seconds since 1970."""
     pruning: Any = None
-    """`lexalign.sweeps.pruning.Pruning`, where bad points stop early."""
+    """`lexalign.sweeps.pruning.OptunaPruning`, where bad points stop early."""
 
 
-def main(task: Task) -> None:
+def run_task(task: Task) -> None:
     """Run the task and exit with its code; the result is in its folder."""
     os.setsid()  # a key pressed in the terminal is the sweep's, which stops its jobs itself
     task.output.parent.mkdir(parents=True, exist_ok=True)
@@ -59,22 +60,22 @@ def main(task: Task) -> None:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
     if task.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
-        if cuda_started():
-            go_on_cold(task)
-    end(attempt(task))
+        if has_started_cuda():
+            respawn_job(task)
+    exit_with(attempt_run(task))
 
 
-def end(code: int) -> NoReturn:
+def exit_with(code: int) -> NoReturn:
     """Exit with the code of an attempt."""
     if code in signals.CODES.values():
-        signals.leave(code)
+        signals.exit_now(code)
     sys.exit(code)
 
 
-def cuda_started() -> bool:
+def has_started_cuda() -> bool:
     """Whether an import has started CUDA in the process that this one was forked from, which then cannot use it; asking starts nothing."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -83,31 +84,31 @@ def cuda_started() -> bool:
     return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
 
 
-def go_on_cold(task: Task) -> NoReturn:
+def respawn_job(task: Task) -> NoReturn:
     """The same process with an interpreter of its own, which imports everything again."""
     print("Starting without the shared imports: one of them has started CUDA, which does not outlive a fork", file=sys.stderr)
     note = task.output.with_name(f".{OUTPUT}.task")
     note.write_bytes(pickle.dumps(task))
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    os.execv(sys.executable, [sys.executable, "-m", "lexalign.sweeps.cold", str(note)])
+    os.execv(sys.executable, [sys.executable, "-m", "lexalign.sweeps.respawn", str(note)])
 
 
-def attempt(task: Task) -> int:
+def attempt_run(task: Task) -> int:
     """Exit code of the run."""
-    from lexalign.launch import tell
+    from lexalign.runs.run_log import print_error
 
     signals.began = task.began
-    composed = on_this_slot(task.composed, task.threads)
+    composed = apply_slot(task.composed, task.threads)
     folder = task.out_dir or task.output.parent
     try:
         if task.out_dir is None:
-            runs.run_parent(composed.experiment, config_dirs=task.config_dirs)
+            execute.run_parent(composed.experiment, config_dirs=task.config_dirs)
             return 0
         if task.pruning is not None:
             task.pruning.begin()
         while True:
             try:
-                runs.execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
+                execute.execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
                 return 0
             except FolderInUse:  # by a job of a sweep that was killed, most likely: it saves and leaves
                 lock.wait_until_free(task.out_dir)
@@ -118,11 +119,11 @@ def attempt(task: Task) -> int:
     except Exception as error:
         if not isinstance(error, LexAlignError):
             traceback.print_exc()
-        tell(error, job_name="", out_dir=folder)
+        print_error(error, job_name="", out_dir=folder)
         return error.exit_code if isinstance(error, LexAlignError) else 1
 
 
-def leave_with_parent() -> None:
+def follow_parent() -> None:
     """When the sweep's process is gone, stop as SIGTERM would: save, and leave."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -130,7 +131,7 @@ def leave_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def on_this_slot(composed: Composed, threads: int) -> Composed:
+def apply_slot(composed: Composition, threads: int) -> Composition:
     """The experiment with its share of the CPU's threads, unless it names a number of its own."""
     chosen = composed.experiment.hardware
     if chosen.threads is not None:

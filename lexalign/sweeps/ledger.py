@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lexalign.checkpoints import volumes
+from lexalign.artifacts import file_systems
+from lexalign.artifacts.files import LEDGER
 from lexalign.errors import ConfigError, DiskFull
 
-FILE = "ledger.sqlite"
 VERSION = 1
-LOCK = f"{FILE}.lock"
+LOCK = f"{LEDGER}.lock"
 """SQLite's own, on a network file system."""
 LOCKED_SECONDS = 10.0
 """After which it was left behind; a transaction takes a fraction of a second."""
@@ -66,7 +66,7 @@ class Job:
     command: str | None = None
     """The sweep's command line that asked for it first."""
     standing: str | None = None
-    """Digest of all that its key was made of beside what was typed; see `lexalign.sweeps.identity`."""
+    """Digest of all that its key was made of beside what was typed; see `lexalign.sweeps.fingerprint`."""
 
 
 COLUMNS = [column.name for column in fields(Job)]
@@ -78,14 +78,14 @@ class Ledger:
 
     def __init__(self, folder: Path, *, write: bool = False):
         self.folder = folder.absolute()
-        self.path = folder / FILE
+        self.path = folder / LEDGER
         if not write and not self.path.is_file():
-            raise ConfigError(f"{folder}: holds no sweep ({FILE} is not there); name the folder of a sweep, or of a run")
+            raise ConfigError(f"{folder}: holds no sweep ({LEDGER} is not there); name the folder of a sweep, or of a run")
         self.write = write
         self.connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        shared = volumes.shared(self.folder) is not None
+        shared = file_systems.get_network_file_system(self.folder) is not None
         if shared and self.write:
             self._forget_left_lock()
         options = ["mode=rwc" if self.write else "mode=ro", *self._options() * shared]
@@ -126,7 +126,7 @@ class Ledger:
     def _options(self) -> list[str]:
         """How SQLite is to open the file on a network file system."""
         with suppress(OSError), self.path.open("rb") as file:
-            if not self.write and file.read(20)[18:] == b"\2\2" and not self.path.with_name(f"{FILE}-wal").exists():
+            if not self.write and file.read(20)[18:] == b"\2\2" and not self.path.with_name(f"{LEDGER}-wal").exists():
                 return ["immutable=1"]  # has a write-ahead log, that is was copied here: nobody writes it
         return ["vfs=unix-dotfile"]
 
@@ -206,12 +206,7 @@ class Ledger:
             ) from error
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder holds a sweep."""
-    return (folder / FILE).is_file()
-
-
-def counted(jobs: Sequence[Job]) -> str:
+def format_counts(jobs: Sequence[Job]) -> str:
     """How many points are in which state: `24 finished, 8 failed`."""
     points = [job for job in jobs if job.number is not None]
     found = {state: sum(job.state == state for job in points) for state in STATES}

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lexalign import artifacts, runs
-from lexalign.checkpoints import lock
-from lexalign.compose import Composed
+from lexalign.artifacts import lock
+from lexalign.artifacts.result import RESULT, Result, read_result
+from lexalign.config.compose import Composition
+from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.results import Result
-from lexalign.schema import Experiment
-from lexalign.sweeps import identity
+from lexalign.runs import execute
+from lexalign.sweeps import fingerprint
 from lexalign.sweeps.ledger import Job, Ledger, State
-from lexalign.sweeps.points import Asked, alone
-from lexalign.sweeps.report.folders import steps
+from lexalign.sweeps.points import SweepRequest, make_standalone_command
+from lexalign.sweeps.report.folders import count_steps
 
 log = logging.getLogger(__name__)
 DONE: tuple[State, ...] = ("finished", "pruned")
@@ -29,16 +29,16 @@ class Plan:
     """The jobs of one call of a sweep, over the ledger of all its calls."""
 
     ledger: Ledger
-    asked: Asked
+    asked: SweepRequest
     settings: Any
-    """The sweep's own settings (`lexalign.schema.Sweep`)."""
+    """The sweep's own settings (`lexalign.config.schema.Sweep`)."""
     config_dirs: Sequence[str]
     command: str
     jobs: dict[str, Job] = field(default_factory=dict)
     """Every job of the ledger, by key."""
     wanted: dict[str, None] = field(default_factory=dict)
     """Keys of the points that this call asks for, in their order."""
-    experiments: dict[str, Composed] = field(default_factory=dict)
+    experiments: dict[str, Composition] = field(default_factory=dict)
     """Of the jobs that may have to run; a parent's is that of a child."""
     twice: int = 0
     """Points that are the same experiment as another."""
@@ -47,13 +47,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         facts = self.ledger.facts()
-        mine = identity.of(self.asked)
+        mine = fingerprint.make_sweep_key(self.asked)
         if facts.get("identity", mine) != mine:
             raise ConfigError(
                 f"output_dir={self.ledger.folder}: holds another sweep ({facts['command']}); name another folder, or leave output_dir out"
             )
         self.grounds: dict[str, dict[str, Any]] = facts.get("grounds", {})
-        self.valid = identity.still_standing(self.grounds, self.config_dirs)
+        self.valid = fingerprint.list_unchanged_inputs(self.grounds, self.config_dirs)
         self.jobs = {job.key: job for job in self.ledger.jobs()}
         self.known = {tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.valid and job.number is not None}
         self.number = self.ledger.next_number()
@@ -67,9 +67,9 @@ class Plan:
         for job in self.jobs.values():
             if job.state == "running":
                 lock.wait_until_free(Path(job.folder))
-                absorb(job, None)
+                absorb_outcome(job, None)
                 changed.append(job)
-            elif job.state in DONE and not (Path(job.folder) / artifacts.RESULT).is_file():
+            elif job.state in DONE and not (Path(job.folder) / RESULT).is_file():
                 log.warning("Job %s was %s, but %s is gone: it runs again", job.number, job.state, job.folder)
                 job.state, job.attempts, job.score = "waiting", 0, None
                 job.folder = str(self.ledger.folder / str(job.number)) if job.number is not None else ""
@@ -80,7 +80,7 @@ class Plan:
         """The jobs of these points: those the ledger knows, and new ones."""
         found, new, varied = [], [], []
         for overrides in points:
-            words = alone(overrides)
+            words = make_standalone_command(overrides)
             key = self.known.get(tuple(words))
             if key is None:
                 job = self.made(overrides, words)
@@ -104,12 +104,12 @@ class Plan:
 
     def made(self, overrides: Sequence[str], words: list[str]) -> Job:
         """A new job for a point; its parent's job beside it."""
-        composed = identity.composed(tuple(overrides), tuple(self.config_dirs))
+        composed = fingerprint.compose_point(tuple(overrides), tuple(self.config_dirs))
         experiment = composed.experiment
-        line = [experiment, *identity.ancestors(experiment, self.config_dirs)]
-        key, parent = identity.key(line)
-        ground = identity.ground(line)
-        standing = identity.standing(ground, self.config_dirs)
+        line = [experiment, *fingerprint.list_ancestors(experiment, self.config_dirs)]
+        key, parent = fingerprint.make_job_keys(line)
+        ground = fingerprint.list_inputs(line)
+        standing = fingerprint.digest_inputs(ground, self.config_dirs)
         self.grounds[standing] = ground
         self.experiments[key] = composed
         if parent is not None and parent not in self.jobs:
@@ -135,17 +135,17 @@ class Plan:
         """The job of the run that points start from."""
         name = line[0].model.parent
         method = line[1].method
-        found = runs.recall(Path(line[0].store), key)
+        found = execute.recall_finished_run(Path(line[0].store), key)
         job = Job(key=key, number=None, overrides=[f"experiment={name}"], stage=line[1].stage.name, method=method.name if method else None)
         if found is not None:
-            reused(job, found)
+            fill_from_finished_run(job, found)
         return job
 
     def reuse(self, job: Job, experiment: Experiment) -> None:
         """Where the same work was done before, by another sweep or alone, it is not done again."""
-        found = runs.recall(Path(experiment.store), job.key) if runs.trains(experiment) else None
+        found = execute.recall_finished_run(Path(experiment.store), job.key) if execute.is_training_run(experiment) else None
         if found is not None and Path(found.details["folder"]) != Path(job.folder).resolve():
-            reused(job, found)
+            fill_from_finished_run(job, found)
             self.elsewhere += 1
 
     def must_run(self, job: Job) -> bool:
@@ -159,31 +159,31 @@ class Plan:
         return [self.jobs[key] for key in self.wanted]
 
 
-def reused(job: Job, result: Result) -> None:
-    """Fill in a job from the finished run that `lexalign.runs.recall` found."""
+def fill_from_finished_run(job: Job, result: Result) -> None:
+    """Fill in a job from the finished run that `lexalign.runs.execute.recall_finished_run` found."""
     job.state, job.folder, job.reason, job.pid = "finished", str(Path(result.details["folder"]).resolve()), None, None
     job.seconds = result.seconds or 0.0
-    told(job, result)
+    copy_result(job, result)
 
 
-def recalled(parent: Job, plan: Plan) -> bool:
+def recall_parent(parent: Job, plan: Plan) -> bool:
     """Whether a parent's run is there now; its job is filled in from it."""
-    found = runs.recall(Path(plan.experiments[parent.key].experiment.store), parent.key)
+    found = execute.recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
     if found is not None:
-        reused(parent, found)
+        fill_from_finished_run(parent, found)
     return found is not None
 
 
-def told(job: Job, result: Result) -> None:
+def copy_result(job: Job, result: Result) -> None:
     """Take over what a run measured."""
     job.score, job.score_name, job.score_direction = result.score, result.score_name, result.score_direction
     job.metrics, job.steps = result.metrics["after"], result.counts.get("steps")
 
 
-def absorb(job: Job, exit_code: int | None) -> None:
+def absorb_outcome(job: Job, exit_code: int | None) -> None:
     """What became of a job's last attempt, as its folder and its exit code (None where nobody saw it end) tell."""
-    file = Path(job.folder) / artifacts.RESULT
-    result = artifacts.read_result(Path(job.folder)) if file.is_file() and file.stat().st_mtime >= (job.started or 0) - 1 else None
+    file = Path(job.folder) / RESULT
+    result = read_result(Path(job.folder)) if file.is_file() and file.stat().st_mtime >= (job.started or 0) - 1 else None
     if exit_code is None:
         job.seconds += (result.seconds or 0.0) if result is not None else 0.0
     else:
@@ -191,9 +191,9 @@ def absorb(job: Job, exit_code: int | None) -> None:
     job.pid, job.reason = None, None
     if result is not None and result.status in ("finished", "planned", "paused", "pruned"):
         job.state = result.status  # type: ignore[assignment]
-        told(job, result)
+        copy_result(job, result)
         if result.status in ("paused", "pruned"):
-            job.steps, job.reason = steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
+            job.steps, job.reason = count_steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
         return
     job.state = "failed"
     if result is not None and result.status in ("interrupted", "stopped"):
@@ -203,10 +203,10 @@ def absorb(job: Job, exit_code: int | None) -> None:
     elif exit_code is None:
         job.state, job.reason = "interrupted", SILENT
     else:
-        job.reason = ended_by(exit_code)
+        job.reason = describe_exit(exit_code)
 
 
-def ended_by(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
     """What an exit code tells of a process that left no result."""
     import signal
 
@@ -216,7 +216,7 @@ def ended_by(exit_code: int) -> str:
     return f"killed by {name}" + {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a segmentation fault)"}.get(name, "")
 
 
-def last_line(file: Path) -> str | None:
+def read_last_line(file: Path) -> str | None:
     """The last words of what a process printed; None where it printed nothing."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -9,9 +9,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lexalign.configs import Uncomposable, composed
+from lexalign.config.loading import CompositionError, compose_tree
+from lexalign.config.overrides import get_key, parse_overrides
 from lexalign.errors import ConfigError
-from lexalign.overrides import key_of, parsed
 
 LOCAL, OURS = "local", "lexalign"
 """Hydra's names of our launcher and our sweeper."""
@@ -35,7 +35,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepRequest:
     """A command line with `-m`, read."""
 
     axes: tuple[Axis, ...]
@@ -59,7 +59,7 @@ class Asked:
 
     def typed(self, *keys: str) -> bool:
         """Whether one of these settings was typed."""
-        return any(key_of(override) in keys for override in self.fixed)
+        return any(get_key(override) in keys for override in self.fixed)
 
     def to_check(self) -> list[list[str]]:
         """Points that show every value: all of a grid; of a search, where any may be drawn, each value beside the others' first."""
@@ -70,21 +70,21 @@ class Asked:
         return [[*self.fixed, *choice] for choice in (varied or [first])]
 
 
-def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
+def parse_request(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> SweepRequest:
     """Read the overrides of a multirun. Raises ConfigError for a sweep that has no points or that cannot be made."""
-    read = parsed(overrides, config_dirs)
-    axes = [axis(override) for override in read if override.is_sweep_override()]
+    read = parse_overrides(overrides, config_dirs)
+    axes = [parse_axis(override) for override in read if override.is_sweep_override()]
     swept = {axis.sweep.input_line for axis in axes}
     fixed = tuple(override for override in overrides if override not in swept)
     problems = [f"{axis.key}: belongs to the sweep and cannot be swept; give it one value" for axis in axes if belongs_to_sweep(axis.key)]
     problems += [f"{axis.sweep.input_line}: holds no value; the sweep has no points" for axis in axes if not axis.options]
     try:
-        tree = composed([*fixed, *(axis.options[0] for axis in axes if axis.options)], config_dirs)
+        tree = compose_tree([*fixed, *(axis.options[0] for axis in axes if axis.options)], config_dirs)
         sampler, seeds = OmegaConf.select(tree, "sweep.sampler"), OmegaConf.select(tree, "sweep.seeds")
         launcher, sweeper = (str(tree.hydra.runtime.choices[f"hydra/{part}"]) for part in ("launcher", "sweeper"))
-    except Uncomposable:  # said when the points are composed
+    except CompositionError:  # said when the points are composed
         sampler, seeds, launcher, sweeper = "grid", None, LOCAL, OURS
-    keys = [key_of(override) for override in overrides]
+    keys = [get_key(override) for override in overrides]
     if isinstance(seeds, int) and "seed" in keys:
         problems.append(f"seed and sweep.seeds={seeds}: both choose the seeds; leave one of them out")
     if sampler == "grid":
@@ -95,10 +95,10 @@ def asked(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Asked:
         ]
     if problems:
         raise ConfigError(problems)
-    return Asked(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher, sweeper)
+    return SweepRequest(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher, sweeper)
 
 
-def axis(override: Override) -> Axis:
+def parse_axis(override: Override) -> Axis:
     """What an override with several values varies."""
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
@@ -114,6 +114,6 @@ def belongs_to_sweep(key: str) -> bool:
     return any(f"{key}.".replace("/", ".").startswith(f"{name}.") for name in NOT_TYPED_ALONE)
 
 
-def alone(overrides: Sequence[str]) -> list[str]:
+def make_standalone_command(overrides: Sequence[str]) -> list[str]:
     """The overrides with which one would type a point on its own."""
-    return [override for override in overrides if not belongs_to_sweep(key_of(override))]
+    return [override for override in overrides if not belongs_to_sweep(get_key(override))]

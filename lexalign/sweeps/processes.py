@@ -16,10 +16,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from lexalign.checkpoints import lock, signals
+from lexalign.artifacts import lock
 from lexalign.sweeps import job as jobs
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.slots import Slot
+from lexalign.training import signals
 
 log = logging.getLogger(__name__)
 TICK = 0.5
@@ -30,7 +31,7 @@ SERVER_LOST = 255
 """Exit code that multiprocessing gives a process whose server is gone."""
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Where jobs come from, and where they go when they have ended."""
 
     def take(self) -> Job | None:
@@ -53,7 +54,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Running:
+class RunningJob:
     """A job at work."""
 
     job: Job
@@ -63,16 +64,16 @@ class Running:
     """Whether it was told to stop."""
 
 
-def warm(modules: Sequence[str]) -> ForkServerContext:
-    """What starts processes: a server that imports `lexalign.sweeps.warm` and `modules`, once, and forks; it starts with the first job."""
+def make_fork_context(modules: Sequence[str]) -> ForkServerContext:
+    """What starts processes: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
     context = multiprocessing.get_context("forkserver")
     known = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
-    context.set_forkserver_preload(["lexalign.sweeps.warm", *known])
+    context.set_forkserver_preload(["lexalign.sweeps.preload", *known])
     return context
 
 
 @contextmanager
-def importable() -> Iterator[None]:
+def share_import_path() -> Iterator[None]:
     """Within the block, a new interpreter finds the modules that this one finds."""
     before = os.environ.get("PYTHONPATH")
     root = str(Path(__file__).resolve().parents[2])
@@ -86,41 +87,41 @@ def importable() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def run(source: Source, slots: Sequence[Slot], modules: Sequence[str]) -> None:
+def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -> None:
     """Run the source's jobs until there are no more, one on each slot.
 
     A job may end as it likes, killed ones too: the others go on. A signal stops all of them as it would stop one (they finish their
     step, save, and can be continued); then Stopped is raised. A second SIGINT kills them.
     """
-    context, free = warm(modules), list(slots)
-    running: dict[int, Running] = {}
-    with signals.heeded(), importable():
+    context, free = make_fork_context(modules), list(slots)
+    running: dict[int, RunningJob] = {}
+    with signals.handle_signals(), share_import_path():
         try:
-            with signals.while_training(None):
+            with signals.defer_signals(None):
                 while True:
-                    while free and signals.wanted() is None and (job := source.take()) is not None:
+                    while free and signals.get_stop_reason() is None and (job := source.take()) is not None:
                         slot = free.pop(0)
-                        process = start(context, source.task(job, slot))
+                        process = start_job(context, source.task(job, slot))
                         job.pid, job.host, job.gpu, job.started = process.pid, socket.gethostname(), slot.gpu, time.time()
                         job.attempts, job.state = job.attempts + 1, "running"
-                        running[process.sentinel] = Running(job, process, slot)
+                        running[process.sentinel] = RunningJob(job, process, slot)
                         source.started(job)
                     if not running:
-                        if source.waiting() and signals.wanted() is None:
+                        if source.waiting() and signals.get_stop_reason() is None:
                             raise AssertionError("jobs wait for jobs that will never run")
                         return
-                    if signals.wanted() is not None:
-                        stop(running)
-                    reap(running, free, source)
+                    if signals.get_stop_reason() is not None:
+                        stop_jobs(running)
+                    reap_jobs(running, free, source)
         finally:
-            kill(running)
-            reap(running, free, source, wait_for_all=True)
+            kill_jobs(running)
+            reap_jobs(running, free, source, wait_for_all=True)
 
 
-def start(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
+def start_job(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
     """A process at work on a task; its server is started anew where it is gone."""
     for attempt in (1, 2):
-        process = context.Process(target=jobs.main, args=(task,))
+        process = context.Process(target=jobs.run_task, args=(task,))
         try:
             process.start()
             return process
@@ -131,7 +132,7 @@ def start(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
     raise AssertionError
 
 
-def reap(running: dict[int, Running], free: list[Slot], source: Source, *, wait_for_all: bool = False) -> None:
+def reap_jobs(running: dict[int, RunningJob], free: list[Slot], source: JobSource, *, wait_for_all: bool = False) -> None:
     """Take leave of the jobs that have ended."""
     while running:
         for sentinel in wait(list(running), timeout=TICK):
@@ -140,7 +141,7 @@ def reap(running: dict[int, Running], free: list[Slot], source: Source, *, wait_
             ended.process.join()
             code = ended.process.exitcode
             assert code is not None
-            if code == SERVER_LOST and ended.job.folder and lock.alive(Path(ended.job.folder)):
+            if code == SERVER_LOST and ended.job.folder and lock.is_alive(Path(ended.job.folder)):
                 os.kill(ended.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
                 lock.wait_until_free(Path(ended.job.folder), patience=PATIENCE)
             del running[sentinel]
@@ -151,7 +152,7 @@ def reap(running: dict[int, Running], free: list[Slot], source: Source, *, wait_
             return
 
 
-def stop(running: dict[int, Running]) -> None:
+def stop_jobs(running: dict[int, RunningJob]) -> None:
     """Ask every job, once, to finish its step and save."""
     for one in running.values():
         if not one.asked:
@@ -160,7 +161,7 @@ def stop(running: dict[int, Running]) -> None:
                 os.kill(one.process.pid or 0, signal.SIGTERM)
 
 
-def kill(running: dict[int, Running]) -> None:
+def kill_jobs(running: dict[int, RunningJob]) -> None:
     """End what is left, at once."""
     for one in running.values():
         one.process.kill()

@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a job is told of what stops it; each is a `lexalign.trainers.pruning.Judge`."""
+class JobJudge:
+    """What a job is told of what stops it; each is a `lexalign.training.pruning.StopJudge`."""
 
     folder: Path
     metric: str
 
     def begin(self) -> None:
         """Have this process's run judged."""
-        from lexalign.trainers import pruning
+        from lexalign.training import pruning
 
         pruning.judge = self  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pause(Judged):
+class HalvingPause(JobJudge):
     """By its round: at one evaluation, whatever it came to."""
 
     evaluation: int
@@ -39,7 +39,7 @@ class Pause(Judged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(Judged):
+class OptunaPruning(JobJudge):
     """By Optuna: each evaluation is reported to the sweep's study, and its pruner asked."""
 
     study: Path
@@ -58,7 +58,7 @@ class Pruning(Judged):
 
         from lexalign.sweeps import search
 
-        study = optuna.load_study(study_name=search.NAME, storage=search.storage(self.study), pruner=self.pruner)
+        study = optuna.load_study(study_name=search.NAME, storage=search.open_storage(self.study), pruner=self.pruner)
         found = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
         return optuna.Trial(study, found._trial_id)
 

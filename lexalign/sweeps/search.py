@@ -12,9 +12,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from lexalign.config.schema import Sweep
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
-from lexalign.schema import Sweep
 from lexalign.sweeps.points import Axis
 
 FILE = "study.journal"
@@ -22,12 +22,12 @@ NAME = "sweep"
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
-def storage(file: Path) -> JournalStorage:
+def open_storage(file: Path) -> JournalStorage:
     """A journal that several processes may append to."""
     return JournalStorage(JournalFileBackend(str(file)))
 
 
-def space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
+def make_space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     """What each axis may hold: one of the listed values, or a number of an interval (`tag(log, interval(a,b))`: by its logarithm)."""
     found: dict[str, BaseDistribution] = {}
     for axis in axes:
@@ -46,7 +46,7 @@ def space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     return found
 
 
-def pruner(settings: Sweep) -> optuna.pruners.BasePruner:
+def make_pruner(settings: Sweep) -> optuna.pruners.BasePruner:
     """Optuna's pruner of these settings."""
     if settings.pruner == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.prune_after, reduction_factor=settings.reduction)
@@ -55,29 +55,29 @@ def pruner(settings: Sweep) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def sampler(settings: Sweep, seed: int) -> optuna.samplers.BaseSampler:
+def make_sampler(settings: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     """Optuna's sampler of these settings. `seed` is to differ from call to call: a sampler does not remember what it drew."""
     if settings.sampler == "tpe" and len(settings.objectives) < 2:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return optuna.samplers.TPESampler(seed=seed) if settings.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
 
 
-def directions(objectives: Sequence[str]) -> list[Any]:
+def list_directions(objectives: Sequence[str]) -> list[Any]:
     """Optuna's word for each metric."""
     return [DIRECTIONS[name] for name in objectives]
 
 
-def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
+def open_study(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
     """The study of a sweep, begun or gone on with."""
-    kept = storage(file)
+    kept = open_storage(file)
     names = {study.study_name: study._study_id for study in kept.get_all_studies()}
     drawn = kept.get_n_trials(names[NAME]) if NAME in names else 0
     study = optuna.create_study(
         study_name=NAME,
         storage=kept,
-        sampler=sampler(settings, seed + drawn),
-        pruner=pruner(settings),
-        directions=directions(objectives),
+        sampler=make_sampler(settings, seed + drawn),
+        pruner=make_pruner(settings),
+        directions=list_directions(objectives),
         load_if_exists=True,
     )
     before = study.user_attrs.get("objectives", list(objectives))
@@ -90,6 +90,6 @@ def opened(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) ->
     return study
 
 
-def unfinished(study: optuna.Study) -> list[Any]:
+def list_unfinished(study: optuna.Study) -> list[Any]:
     """Trials that an earlier call began and never told the end of."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

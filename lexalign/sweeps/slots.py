@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from lexalign import hardware
+from lexalign.config import hardware
+from lexalign.config.paths import find_model
+from lexalign.config.schema import Experiment, Sweep
 from lexalign.errors import ConfigError
-from lexalign.locate import find_model
-from lexalign.schema import Experiment, Sweep
 
 log = logging.getLogger(__name__)
 OF_A_JOB = 1.5e9
@@ -33,15 +33,15 @@ class Slot:
     """Its GPUs, as CUDA_VISIBLE_DEVICES names them."""
 
 
-def visible_gpus() -> list[str]:
+def list_visible_gpus() -> list[str]:
     """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()][: hardware.cuda_devices()]
-    return [str(number) for number in range(hardware.cuda_devices())]
+        return [name.strip() for name in chosen.split(",") if name.strip()][: hardware.count_cuda_devices()]
+    return [str(number) for number in range(hardware.count_cuda_devices())]
 
 
-def needed(experiment: Experiment) -> float | None:
+def estimate_memory(experiment: Experiment) -> float | None:
     """Bytes of memory that a job takes on the CPU, roughly, by the model its parents began with; None where that is not on this disk."""
     path = experiment.model.path
     if path is None:
@@ -53,10 +53,10 @@ def needed(experiment: Experiment) -> float | None:
     return OF_A_JOB + TIMES_THE_WEIGHTS * sum(file.stat().st_size for file in files)
 
 
-def how_many(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int) -> tuple[int, str]:
+def count_slots(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int) -> tuple[int, str]:
     """Jobs at a time, and why. Raises ConfigError where there are fewer GPUs than jobs asked for."""
     devices = {hardware.resolve_device(experiment.hardware.device) for experiment in experiments}
-    gpus, each = len(visible_gpus()) if "cuda" in devices else 0, processes(experiments)
+    gpus, each = len(list_visible_gpus()) if "cuda" in devices else 0, count_processes(experiments)
     if settings.jobs != "auto":
         if gpus and settings.jobs * each > gpus:
             own = "its own" if each == 1 else f"{each} of its own"
@@ -66,48 +66,48 @@ def how_many(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int
         return min(gpus // each, waiting), f"{gpus} GPUs, {each} for each"
     if "mps" in devices:
         return 1, "Apple's GPU takes one"
-    sizes = [needed(experiment) for experiment in experiments]
+    sizes = [estimate_memory(experiment) for experiment in experiments]
     if any(size is None for size in sizes):
         return 1, "the size of a model is not known before it is fetched; sweep.jobs says otherwise"
     largest = max(size for size in sizes if size is not None)
     fit = int(psutil.virtual_memory().available // (largest * each))
-    count = max(1, min(hardware.cores() // each, fit, waiting))
-    return count, f"{hardware.cores()} cores, and memory for {fit}"
+    count = max(1, min(hardware.count_cores() // each, fit, waiting))
+    return count, f"{hardware.count_cores()} cores, and memory for {fit}"
 
 
-def processes(experiments: Sequence[Experiment]) -> int:
+def count_processes(experiments: Sequence[Experiment]) -> int:
     """Processes of the job that has most (`hardware.processes`)."""
-    return max(1, *(hardware.local_processes(experiment.hardware) for experiment in experiments))
+    return max(1, *(hardware.count_local_processes(experiment.hardware) for experiment in experiments))
 
 
 @contextmanager
-def leased(count: int, *, cuda: bool, each: int = 1, leases: Path | None = None) -> Iterator[list[Slot]]:
+def lease_gpus(count: int, *, cuda: bool, each: int = 1, leases: Path | None = None) -> Iterator[list[Slot]]:
     """`count` slots, each with its share of the threads and, with `cuda`, `each` GPUs that are ours until the block ends.
 
     A GPU that another sweep of this machine holds is passed over; where too few are left, this waits for them.
     """
-    threads = max(1, hardware.cores() // (count * each))
+    threads = max(1, hardware.count_cores() // (count * each))
     if not cuda:
         yield [Slot(threads, None)] * count
         return
-    leases = leases or hardware.user_cache() / "gpus"
+    leases = leases or hardware.get_user_cache() / "gpus"
     leases.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        while len(taken := take(held, leases, count * each)) < each:
+        while len(taken := take_gpus(held, leases, count * each)) < each:
             held.close()  # two sweeps that keep what they have would wait for each other
-            log.warning("Of %d GPUs %d are another sweep's; waiting", len(visible_gpus()), len(visible_gpus()) - len(taken))
+            log.warning("Of %d GPUs %d are another sweep's; waiting", len(list_visible_gpus()), len(list_visible_gpus()) - len(taken))
             time.sleep(5)
         here = len(taken) // each
         if here < count:
             log.warning("Another sweep has %d of the GPUs: %d jobs at a time", count * each - len(taken), here)
         parts = [taken[at * each : (at + 1) * each] for at in range(here)]
-        yield [Slot(max(1, hardware.cores() // (here * each)), ",".join(part)) for part in parts]
+        yield [Slot(max(1, hardware.count_cores() // (here * each)), ",".join(part)) for part in parts]
 
 
-def take(held: ExitStack, leases: Path, wanted: int) -> list[str]:
+def take_gpus(held: ExitStack, leases: Path, wanted: int) -> list[str]:
     """Leases, at most `wanted`, on GPUs that no other sweep has; `held` keeps them."""
     taken: list[str] = []
-    for gpu in visible_gpus():
+    for gpu in list_visible_gpus():
         if len(taken) < wanted:
             try:
                 held.enter_context(FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0))

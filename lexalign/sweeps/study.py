@@ -17,20 +17,20 @@ from lexalign.sweeps.grid import Grid
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import DONE, Plan
 from lexalign.sweeps.points import Axis
-from lexalign.sweeps.pruning import Pruning
+from lexalign.sweeps.pruning import OptunaPruning
 
 
-class Studied(Grid):
+class StudySource(Grid):
     """A source whose points are trials. A trial is one point, with all its seeds where a sampler draws it."""
 
     def __init__(self, plan: Plan, display: Display, *, seed: int, score: Sequence[str]):
         super().__init__(plan, display)
         self.listed = plan.settings.sampler == "grid"
         self.axes = (*plan.asked.axes, *(plan.asked.seed_axis() if self.listed else ()))
-        self.space = search.space(self.axes)
+        self.space = search.make_space(self.axes)
         self.objectives = plan.settings.objectives or [score[0]]
         self.file = plan.ledger.folder / search.FILE
-        self.study = search.opened(self.file, plan.settings, self.objectives, seed)
+        self.study = search.open_study(self.file, plan.settings, self.objectives, seed)
         self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
         """Under way: the trial and its jobs, by number."""
         self.listed_left: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ class Studied(Grid):
         """Take up what an earlier call left under way, and say which points are to come."""
         under_way = []
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        trials = [optuna.Trial(self.study, frozen._trial_id) for frozen in search.unfinished(self.study)]
+        trials = [optuna.Trial(self.study, frozen._trial_id) for frozen in search.list_unfinished(self.study)]
         for trial in [*trials, *(self.study.ask(self.space) for _ in waiting)]:
             under_way.append(trial.params)
             self.follow(trial, trial.params)
@@ -103,12 +103,12 @@ class Studied(Grid):
         jobs = self.jobs_of(params)
         for job in jobs:
             if self.plan.settings.pruner != "none":
-                self.pruning[job.key] = Pruning(
+                self.pruning[job.key] = OptunaPruning(
                     folder=Path(job.folder),
                     study=self.file,
                     number=trial.number,
                     metric=self.plan.settings.prune_on,
-                    pruner=search.pruner(self.plan.settings),
+                    pruner=search.make_pruner(self.plan.settings),
                 )
         self.trials[trial.number] = (trial, jobs)
         self.want(jobs)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from lexalign.schema import Tracking
-from lexalign.tracking.local_pages import TrackioTracker
-from lexalign.tracking.none import NoTracker
-from lexalign.tracking.summary import sweep_summary
-from lexalign.tracking.weights_and_biases import WandbTracker
+from lexalign.config.schema import Tracking
+from lexalign.tracking.no_tracker import NoTracker
+from lexalign.tracking.sweep_summary import record_sweep
+from lexalign.tracking.trackio_tracker import TrackioTracker
+from lexalign.tracking.wandb_tracker import WandbTracker
 
-__all__ = ["NoTracker", "Tracker", "TrackioTracker", "WandbTracker", "sweep_summary"]
+__all__ = ["NoTracker", "Tracker", "TrackioTracker", "WandbTracker", "record_sweep"]
 
 
 class Tracker(Protocol):

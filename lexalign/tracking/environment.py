@@ -11,7 +11,7 @@ REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKI
 
 
 @contextmanager
-def without(names: Sequence[str]) -> Iterator[list[str]]:
+def hide_variables(names: Sequence[str]) -> Iterator[list[str]]:
     """Within the block, the environment has none of these variables; gives those that it had."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:

@@ -10,20 +10,20 @@ from datasets import Dataset
 from torch import Tensor
 
 from lexalign import losses
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.schema import Experiment, GdpoMethod
+from lexalign.data.rendering import Renderer, pad_rows
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder, stacked
-from lexalign.logprobs.forward import IGNORED
-from lexalign.models import Loaded
-from lexalign.schema import Experiment, GdpoMethod
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.paid import PaidReference
+from lexalign.fast_path.forward import IGNORED
+from lexalign.models.loading import LoadedModel
+from lexalign.training import arguments
+from lexalign.training.fast_training import NoModelCard
+from lexalign.training.reference import ReferenceMixin
 
 COLUMNS = ["prompt_ids", "belief_ids", "chosen_ids", "rejected_ids", "shares"]
 
 
-class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
+class GDPOTrainer(NoModelCard, ReferenceMixin, trl.DPOTrainer):
     """TRL's DPOTrainer with explicit spans (prompt, belief, response) and the three-term loss of `lexalign.losses.gdpo_loss`."""
 
     shared_belief = True
@@ -34,10 +34,10 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         self,
         *,
         experiment: Experiment,
-        loaded: Loaded,
+        loaded: LoadedModel,
         splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
+        encoder: Renderer,
+        tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
@@ -46,7 +46,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         self.method = method
         self.belief_tokens = torch.tensor(encoder.first_belief_tokens())
         args = trl.DPOConfig(
-            **arguments.common(experiment, out_dir),
+            **arguments.make_training_arguments(experiment, out_dir),
             beta=method.beta,
             # Read by TRL where it would load a reference model; the pass itself is ours.
             precompute_ref_log_probs=experiment.adapter.kind == "full",
@@ -54,7 +54,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         )
 
         def tokenized(rows: list[Row]) -> Dataset:
-            return tokens.rows("gdpo", rows, encoder.settings(), lambda: Dataset.from_list([belief_row(row, encoder) for row in rows]))
+            return tokens.rows("gdpo", rows, encoder.settings(), lambda: Dataset.from_list([make_belief_row(row, encoder) for row in rows]))
 
         super().__init__(
             model=loaded.model,
@@ -63,10 +63,10 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
             eval_dataset=tokenized(splits.held_out) if train.eval_steps else None,
             processing_class=loaded.tokenizer,
             data_collator=BeliefCollator(pad=loaded.tokenizer.pad_token_id, max_length=train.max_length),
-            peft_config=arguments.peft_config(experiment, loaded),
+            peft_config=arguments.make_peft_config(experiment, loaded),
             callbacks=callbacks,
         )
-        arguments.keep_adapter(self.model, experiment)
+        arguments.restore_adapter_settings(self.model, experiment)
         self.speed_up(experiment)
         self.open_reference(loaded)
 
@@ -117,7 +117,7 @@ class GDPOTrainer(NoModelCard, PaidReference, trl.DPOTrainer):
         self._signature_columns = COLUMNS
 
 
-def belief_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+def make_belief_row(row: Row, encoder: Renderer) -> dict[str, Any]:
     """The spans of a pair as ids, and the target shares."""
     return {
         "prompt_ids": encoder.prompt(row["prompt"]),
@@ -146,12 +146,12 @@ class BeliefCollator:
                 sequences.append(sum(spans, [])[: self.max_length])
                 for marked, kind in ((beliefs, 1), (responses, 2)):
                     marked.append([int(kind == at) for at, span in enumerate(spans) for _ in span][: self.max_length])
-        ids, attention = stacked(sequences, self.pad)
+        ids, attention = pad_rows(sequences, self.pad)
         batch = {
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.tensor(attention),
-            "belief_mask": torch.tensor(stacked(beliefs, 0)[0]),
-            "completion_mask": torch.tensor(stacked(responses, 0)[0]),
+            "belief_mask": torch.tensor(pad_rows(beliefs, 0)[0]),
+            "completion_mask": torch.tensor(pad_rows(responses, 0)[0]),
             "prompt_lengths": torch.tensor([len(row["prompt_ids"]) for row in rows] * 2),
             "shares": torch.tensor([row["shares"] for row in rows]),
         }

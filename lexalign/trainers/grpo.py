@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,59 @@ import trl
 from accelerate.utils import gather, set_seed
 from datasets import Dataset
 from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.schema import Experiment, GrpoMethod, RewardMethod
+from lexalign.data.rendering import Renderer, pad_rows
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder, stacked
 from lexalign.errors import DataError
-from lexalign.models import Loaded
+from lexalign.models.loading import LoadedModel
 from lexalign.rewards.panel import Panel
-from lexalign.schema import Experiment, GrpoMethod, RewardMethod
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.groups import DeadGroups
+from lexalign.training import arguments
+from lexalign.training.fast_training import NoModelCard
 
 log = logging.getLogger(__name__)
+
+
+class DeadGroups(TrainerCallback, ExportableState):
+    """Counts the groups whose answers all have the same reward: they teach nothing of it, and (gdpo_rl) rescale what the others teach.
+
+    Checkpoints keep the counts.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        self.groups = 0
+        self.dead = [0] * len(self.names)
+
+    def add(self, groups: int, dead: Sequence[int]) -> None:
+        """Count the groups of a step; `dead` has a number for each reward."""
+        self.groups += groups
+        self.dead = [before + int(more) for before, more in zip(self.dead, dead, strict=True)]
+
+    def counts(self) -> dict[str, int]:
+        """All groups, and the dead ones of each reward."""
+        return {"groups": self.groups, **{f"dead_groups/{name}": count for name, count in zip(self.names, self.dead, strict=True)}}
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"names": self.names}, "attributes": {"groups": self.groups, "dead": self.dead}}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name, count in zip(self.names, self.dead, strict=True):
+            if self.groups and count == self.groups:
+                log.warning(
+                    "The reward %s was the same for all answers of every one of %d groups: it taught nothing; make it tell answers apart, "
+                    "or raise method.temperature",
+                    name,
+                    self.groups,
+                )
+            elif count:
+                log.info("The reward %s was the same within %d of %d groups, which taught nothing of it", name, count, self.groups)
+
+
 LOOKED_AT = 16
 """Prompts on which policy and reference are compared at step 0."""
 
@@ -41,10 +81,10 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         self,
         *,
         experiment: Experiment,
-        loaded: Loaded,
+        loaded: LoadedModel,
         splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
+        encoder: Renderer,
+        tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
@@ -56,7 +96,7 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         self.rows = [*splits.train, *splits.held_out]
         # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
         reference = copy.deepcopy(loaded.model) if experiment.adapter.kind == "full" and method.beta else None
-        data = [{"prompt": prompt_of(row, encoder), "row": at} for at, row in enumerate(self.rows)]
+        data = [{"prompt": make_prompt(row, encoder), "row": at} for at, row in enumerate(self.rows)]
         train_data, held_out = data[: len(splits.train)], data[len(splits.train) :]
         super().__init__(
             model=loaded.model,
@@ -65,10 +105,10 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
             train_dataset=Dataset.from_list(train_data),
             eval_dataset=Dataset.from_list(held_out) if train.eval_steps else None,
             processing_class=loaded.tokenizer,
-            peft_config=arguments.peft_config(experiment, loaded),
+            peft_config=arguments.make_peft_config(experiment, loaded),
             callbacks=[*callbacks, DeadGroups(panel.names)],
         )
-        arguments.keep_adapter(self.model, experiment)
+        arguments.restore_adapter_settings(self.model, experiment)
         if reference is not None:
             self.measure_from(reference, method.beta)
         self.has_reference = method.beta > 0
@@ -79,7 +119,7 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         """Our settings in TRL's words."""
         method = experiment.method
         assert isinstance(method, RewardMethod)
-        common = arguments.common(experiment, out_dir)
+        common = arguments.make_training_arguments(experiment, out_dir)
         del common["max_length"]  # prompts that leave no room are left out before, see lexalign.data.lengths
         return trl.GRPOConfig(
             **common,
@@ -104,7 +144,7 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
     def reference_gap(self) -> float:
         """The largest difference between policy and reference in the log-probability of a token of the first prompts."""
         prompts = self._tokenize_prompts(self.train_dataset["prompt"][:LOOKED_AT])[0]
-        ids, mask = (torch.tensor(part, device=self.args.device) for part in stacked(prompts, self.processing_class.pad_token_id))
+        ids, mask = (torch.tensor(part, device=self.args.device) for part in pad_rows(prompts, self.processing_class.pad_token_id))
         self.model.eval()
 
         def log_probs(model: Any) -> Tensor:
@@ -174,12 +214,6 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         return super()._prepare_inputs(generation_batch)
 
 
-class GDPOTrainer(GRPOTrainer):
-    """Each reward normalised within each group, then the weighted sum, normalised over the step (arXiv 2601.05242)."""
-
-    aggregation = "normalize_then_sum"
-
-
-def prompt_of(row: Row, encoder: Encoder) -> Any:
+def make_prompt(row: Row, encoder: Renderer) -> Any:
     """A prompt as TRL takes it: chat turns where the encoder makes some, plain text elsewhere."""
     return encoder.turns(row["prompt"]) if encoder.chat else encoder.plain(row["prompt"])

@@ -10,21 +10,21 @@ import trl
 from datasets import Dataset
 from torch import Tensor
 
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.schema import Experiment, KtoMethod
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder
-from lexalign.models import Loaded
-from lexalign.schema import Experiment, KtoMethod
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.paid import PART, PaidReference
+from lexalign.models.loading import LoadedModel
+from lexalign.training import arguments
+from lexalign.training.fast_training import NoModelCard
+from lexalign.training.reference import PART, ReferenceMixin
 
 log = logging.getLogger(__name__)
 BALANCED = (1.0, 4 / 3)
 """Where Eq. 8 of the paper wants λ_D·n_D / (λ_U·n_U)."""
 
 
-class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
+class KTOTrainer(NoModelCard, ReferenceMixin, trl.KTOTrainer):
     """TRL's KTOTrainer. The KL divergence is estimated from each prompt and another completion of its batch, paired before training: TRL
     keeps the batches as the rows come, so the seed draws the order of the rows here, once for all epochs."""
 
@@ -36,10 +36,10 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
         self,
         *,
         experiment: Experiment,
-        loaded: Loaded,
+        loaded: LoadedModel,
         splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
+        encoder: Renderer,
+        tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
@@ -47,10 +47,10 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
         assert isinstance(method, KtoMethod) and train is not None and experiment.adapter is not None
         self.tokens, self.paired = tokens, train.batch_size
         rows = random.Random(experiment.seed).sample(splits.train, len(splits.train))
-        tell_balance(rows, method)
+        report_balance(rows, method)
         if len(rows) % train.batch_size == 1:
             log.warning("The last batch holds one row: its KL estimate is that row's own, so it teaches little")
-        common = arguments.common(experiment, out_dir)
+        common = arguments.make_training_arguments(experiment, out_dir)
         common["per_device_eval_batch_size"] = train.batch_size  # the held-out rows are paired in batches of this size too
         super().__init__(
             model=loaded.model,
@@ -62,13 +62,13 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
                 # Read by TRL where it would load a reference model; the pass itself is ours.
                 precompute_ref_log_probs=experiment.adapter.kind == "full",
             ),
-            train_dataset=Dataset.from_list([labelled_row(row, encoder) for row in rows]),
-            eval_dataset=Dataset.from_list([labelled_row(row, encoder) for row in splits.held_out]) if train.eval_steps else None,
+            train_dataset=Dataset.from_list([make_kto_row(row, encoder) for row in rows]),
+            eval_dataset=Dataset.from_list([make_kto_row(row, encoder) for row in splits.held_out]) if train.eval_steps else None,
             processing_class=loaded.tokenizer,
-            peft_config=arguments.peft_config(experiment, loaded),
+            peft_config=arguments.make_peft_config(experiment, loaded),
             callbacks=callbacks,
         )
-        arguments.keep_adapter(self.model, experiment)
+        arguments.restore_adapter_settings(self.model, experiment)
         self.speed_up(experiment)
         self.open_reference(loaded)
 
@@ -100,7 +100,7 @@ class KTOTrainer(NoModelCard, PaidReference, trl.KTOTrainer):
         )
 
 
-def tell_balance(rows: list[Row], method: KtoMethod) -> None:
+def report_balance(rows: list[Row], method: KtoMethod) -> None:
     """How many rows of each kind there are, and whether their weights make up for it."""
     desirable = sum(row["label"] for row in rows)
     undesirable = len(rows) - desirable
@@ -114,7 +114,7 @@ def tell_balance(rows: list[Row], method: KtoMethod) -> None:
     log.warning("KTO: %s; the paper wants 1 to 1.33: method.desirable_weight=%.2f to %.2f would make it so", told, low, high)
 
 
-def labelled_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+def make_kto_row(row: Row, encoder: Renderer) -> dict[str, Any]:
     """A row in TRL's layout."""
     if not encoder.chat:
         return {"prompt": encoder.plain(row["prompt"]), "completion": row["completion"], "label": row["label"]}

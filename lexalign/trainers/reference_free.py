@@ -8,20 +8,19 @@ from datasets import Dataset
 from torch import Tensor
 from trl.experimental import cpo, orpo
 
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.schema import CpoMethod, Experiment, Method, OrpoMethod, SimpoMethod
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder
-from lexalign.logprobs.forward import IGNORED
-from lexalign.models import Loaded
-from lexalign.schema import CpoMethod, Experiment, Method, OrpoMethod, SimpoMethod
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import FastPath
+from lexalign.fast_path.forward import IGNORED
+from lexalign.models.loading import LoadedModel
+from lexalign.training import arguments
+from lexalign.training.fast_training import FastPathMixin, NoModelCard
 
 COLUMNS = [f"{side}_{name}" for side in ("chosen", "rejected") for name in ("input_ids", "attention_mask", "labels")]
 
 
-class ReferenceFree(NoModelCard, FastPath):
+class ReferenceFree(NoModelCard, FastPathMixin):
     """Mixin before TRL's ORPOTrainer or CPOTrainer: our rows and our forward under TRL's loss.
 
     TRL's own tokens differ from what the model meets elsewhere: they begin with BOS and end with EOS even where the tokenizer or the
@@ -42,10 +41,10 @@ class ReferenceFree(NoModelCard, FastPath):
         self,
         *,
         experiment: Experiment,
-        loaded: Loaded,
+        loaded: LoadedModel,
         splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
+        encoder: Renderer,
+        tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
@@ -54,21 +53,23 @@ class ReferenceFree(NoModelCard, FastPath):
 
         def tokenized(rows: list[Row]) -> Dataset:
             settings = {**encoder.settings(), "max_length": max_length}
-            made = lambda: Dataset.from_list([row_of(row, encoder, max_length) for row in rows])  # noqa: E731
+            made = lambda: Dataset.from_list([make_row(row, encoder, max_length) for row in rows])  # noqa: E731
             return tokens.rows("reference_free", rows, settings, made)
 
         super().__init__(  # type: ignore[call-arg]
             model=loaded.model,
             args=self.config(
-                **arguments.common(experiment, out_dir), **self.loss_arguments(experiment.method), remove_unused_columns=False
+                **arguments.make_training_arguments(experiment, out_dir),
+                **self.loss_arguments(experiment.method),
+                remove_unused_columns=False,
             ),
             train_dataset=tokenized(splits.train),
             eval_dataset=tokenized(splits.held_out) if experiment.train.eval_steps else None,
             processing_class=loaded.tokenizer,
-            peft_config=arguments.peft_config(experiment, loaded),
+            peft_config=arguments.make_peft_config(experiment, loaded),
             callbacks=callbacks,
         )
-        arguments.keep_adapter(self.model, experiment)
+        arguments.restore_adapter_settings(self.model, experiment)
         self.speed_up(experiment)
 
     def loss_arguments(self, method: Method) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class SimPOTrainer(ReferenceFree, cpo.CPOTrainer):
         return {"loss_type": "simpo", "beta": method.beta, "simpo_gamma": method.gamma, "cpo_alpha": 0.0}
 
 
-def row_of(row: Row, encoder: Encoder, max_length: int) -> dict[str, Any]:
+def make_row(row: Row, encoder: Renderer, max_length: int) -> dict[str, Any]:
     """The columns of TRL's collator: prompt and response as ids, cut at the end, each response behind its own belief where it has one."""
     prompt = encoder.prompt(row["prompt"])
     found: dict[str, Any] = {"prompt_length": len(prompt)}

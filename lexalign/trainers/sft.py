@@ -7,30 +7,29 @@ from typing import Any
 import trl
 from datasets import Dataset
 
+from lexalign.cache.tokens import TokenCache
+from lexalign.config.schema import Experiment, SftMethod
+from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row, Splits
-from lexalign.data.tokens import Encoder
 from lexalign.errors import DataError
-from lexalign.models import Loaded
-from lexalign.schema import Experiment, SftMethod
-from lexalign.stores.tokens import TokenStore
-from lexalign.trainers import arguments
-from lexalign.trainers.cards import NoModelCard
-from lexalign.trainers.fast import FastPath
+from lexalign.models.loading import LoadedModel
+from lexalign.training import arguments
+from lexalign.training.fast_training import FastPathMixin, NoModelCard
 
 log = logging.getLogger(__name__)
 
 
-class SFTTrainer(NoModelCard, FastPath, trl.SFTTrainer):
+class SFTTrainer(NoModelCard, FastPathMixin, trl.SFTTrainer):
     """TRL's SFTTrainer; full, LoRA or QLoRA as `adapter` says."""
 
     def __init__(
         self,
         *,
         experiment: Experiment,
-        loaded: Loaded,
+        loaded: LoadedModel,
         splits: Splits,
-        encoder: Encoder,
-        tokens: TokenStore,
+        encoder: Renderer,
+        tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
@@ -40,19 +39,19 @@ class SFTTrainer(NoModelCard, FastPath, trl.SFTTrainer):
         has_marks = "{% generation" in (loaded.tokenizer.chat_template or "")
         conversations = "messages" in splits.train[0]
         args = trl.SFTConfig(
-            **arguments.common(experiment, out_dir),
+            **arguments.make_training_arguments(experiment, out_dir),
             packing=experiment.train.packing,
             completion_only_loss={"all": False, "completion": True}.get(loss_on),
             assistant_only_loss=loss_on == "assistant" or (loss_on == "auto" and conversations and has_marks),
         )
-        held_out = Dataset.from_list([sft_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
+        held_out = Dataset.from_list([make_sft_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
         super().__init__(
             model=loaded.model,
             args=args,
-            train_dataset=Dataset.from_list([sft_row(row, encoder) for row in splits.train]),
+            train_dataset=Dataset.from_list([make_sft_row(row, encoder) for row in splits.train]),
             eval_dataset=held_out,
             processing_class=loaded.tokenizer,
-            peft_config=arguments.peft_config(experiment, loaded),
+            peft_config=arguments.make_peft_config(experiment, loaded),
             callbacks=callbacks,
         )
         self.speed_up(experiment)
@@ -92,7 +91,7 @@ class SFTTrainer(NoModelCard, FastPath, trl.SFTTrainer):
         )
 
 
-def sft_row(row: Row, encoder: Encoder) -> dict[str, Any]:
+def make_sft_row(row: Row, encoder: Renderer) -> dict[str, Any]:
     """A row in TRL's layout: chat turns where the encoder makes some, plain text elsewhere."""
     if "completion" not in row:
         return {key: row[key] for key in ("text", "messages") if key in row}

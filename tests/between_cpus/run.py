@@ -4,16 +4,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from lexalign.checkpoints import signals
+from lexalign.training import signals
 
 HERE = ("tracking=none", "hardware=ddp", "hardware.device=cpu")
 
 
 def main(strategy: str, out_dir: Path, words: list[str]) -> int:
     """The exit code of the run."""
-    from lexalign.compose import compose
+    from lexalign.config.compose import compose
     from lexalign.errors import LexAlignError, Stopped
-    from lexalign.runs import execute
+    from lexalign.runs.execute import execute
 
     composed = compose([*HERE, f"output_dir={out_dir}", *words])
     kind, _, zero = strategy.partition("-")
@@ -28,5 +28,5 @@ def main(strategy: str, out_dir: Path, words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signals.from_the_start()
+    signals.exit_on_signals()
     sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 
-def findable() -> None:
+def register() -> None:
     """Let this process import it; to be called before Hydra first looks."""
     here = str(Path(__file__).parent)
     if here not in sys.path:

@@ -6,53 +6,53 @@
 import sys
 from pathlib import Path
 
-from lexalign import artifacts
+from lexalign.artifacts import files
+from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.schema import Experiment
-from lexalign.sweeps.report import data, page
+from lexalign.sweeps.report import gather, page
 
 FILE = "report.html"
 
 
-def write(folder: Path, *, live: bool = False) -> Path:
+def write_report(folder: Path, *, live: bool = False) -> Path:
     """Write the report of the sweep in `folder`, whole or not at all; `live`: its jobs still run, and the page shows itself anew.
 
     Raises ConfigError where there is no sweep, or its ledger cannot be read.
     """
     path = folder / FILE
-    artifacts.write_text(path, page.html(data.gather([folder], live=live)))
+    files.write_text(path, page.make_page(gather.gather_report([folder], live=live)))
     return path
 
 
-def conclude(folder: Path) -> None:
+def conclude_report(folder: Path) -> None:
     """The report of a sweep whose jobs have ended, and its table on the terminal; a page that cannot be written is said, and no more."""
     from lexalign.sweeps.report import table
 
-    found = data.gather([folder])
-    table.show(found)
+    found = gather.gather_report([folder])
+    table.show_table(found)
     try:
-        artifacts.write_text(folder / FILE, page.html(found))
+        files.write_text(folder / FILE, page.make_page(found))
         print(f"written: {folder / FILE}")
     except OSError as error:
         print(f"{folder / FILE} is not written: {error.strerror}", file=sys.stderr)
 
 
-def show(experiment: Experiment) -> None:
+def show_report(experiment: Experiment) -> None:
     """What `report=` asks for: the page, the table on the terminal, and the CSV file where one is named.
 
     Raises ConfigError for a folder that is no sweep and no run, or where something cannot be written.
     """
-    from lexalign.sweeps.report import export, table
+    from lexalign.sweeps.report import csv_export, table
 
     named = [experiment.report] if isinstance(experiment.report, str) else experiment.report or []
-    report = data.gather(named)
-    files = {(report.folder or Path(experiment.output_dir)) / FILE: page.html(report)}
+    report = gather.gather_report(named)
+    pages = {(report.folder or Path(experiment.output_dir)) / FILE: page.make_page(report)}
     if experiment.report_csv is not None:
-        files[Path(experiment.report_csv).expanduser()] = export.as_csv(report)
-    table.show(report)
-    for path, text in files.items():
+        pages[Path(experiment.report_csv).expanduser()] = csv_export.make_csv(report)
+    table.show_table(report)
+    for path, text in pages.items():
         try:
-            artifacts.write_text(path, text)
+            files.write_text(path, text)
         except OSError as error:
             raise ConfigError(f"report: {path} cannot be written ({error.strerror}); free its place, or name another") from error
         print(f"written: {path}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lexalign.sweeps.report import folders
-from lexalign.sweeps.report.data import Report, Row
+from lexalign.sweeps.report.gather import Report, ReportRow
 
 MOST_JOBS = 50
 MOST_DOTS = 200
@@ -20,7 +20,7 @@ FIRST = ("eval_loss", "loss")
 class Curves:
     """Some measures of some jobs over the steps."""
 
-    rows: list[Row]
+    rows: list[ReportRow]
     measures: list[str]
     """The one to show first comes first."""
     lines: list[dict[str, tuple[list[int], list[float]]]]
@@ -29,25 +29,25 @@ class Curves:
     """Jobs that may have logged too, and are not shown."""
 
 
-def curves(report: Report) -> Curves:
+def gather_curves(report: Report) -> Curves:
     """Of the best jobs; then of those that run, or were stopped."""
     could = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
-    rows: list[Row] = []
+    rows: list[ReportRow] = []
     lines = []
     left_out = 0
     for at, row in enumerate(could):
         if len(rows) == MOST_JOBS:
             left_out = len(could) - at
             break
-        if logged := folders.logged_in(row.folder):
+        if logged := folders.read_log(row.folder):
             rows.append(row)
-            lines.append({report.clean(name): dots for name, dots in series(logged).items()})
+            lines.append({report.clean(name): dots for name, dots in list_series(logged).items()})
     found = Counter(name for of in lines for name in of)
     ordered = [*(name for name in FIRST if name in found), *(name for name, _ in found.most_common() if name not in FIRST)]
     return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=left_out)
 
 
-def series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
+def list_series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
     """Steps and values of each measure, thinned out evenly where there are many; the last one stays."""
     found: dict[str, list[tuple[int, float]]] = {}
     for line in logged:
@@ -56,10 +56,10 @@ def series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], li
         for name, value in line.items():
             if name not in UNTOLD and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
                 found.setdefault(name, []).append((step, value))
-    return {name: thinned(dots) for name, dots in found.items()}
+    return {name: thin_out(dots) for name, dots in found.items()}
 
 
-def thinned(dots: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+def thin_out(dots: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
     """At most `MOST_DOTS` of the dots, as two lists."""
     stride = math.ceil(len(dots) / MOST_DOTS)
     kept = list(reversed(dots[::-1][::stride]))

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lexalign.sweeps.report import points as pooling
-from lexalign.sweeps.report.curves import curves
-from lexalign.sweeps.report.data import SEED, Report, Row, value
-from lexalign.sweeps.report.importance import importance
-from lexalign.sweeps.report.points import Point, numbers
+from lexalign.sweeps.report.curves import gather_curves
+from lexalign.sweeps.report.gather import SEED, Report, ReportRow, get_value
+from lexalign.sweeps.report.importance import measure_importance
+from lexalign.sweeps.report.points import Point, to_numbers
 
 MOST_POINTS = 2000
 """Dots or lines in a figure: more cannot be told apart. The table and the CSV file have all."""
@@ -17,22 +17,22 @@ FEW = 8
 LISTED = 50
 
 
-def data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
+def make_figure_data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
     """Everything that is drawn."""
-    found = importance(report, points)
+    found = measure_importance(report, points)
     return {
         "title": report.title,
         "score": {"name": report.score.name, "lower": report.score.lower_is_better} if report.score else None,
-        "table": table(report),
-        "settings": settings(report, points[:MOST_POINTS]),
+        "table": make_table(report),
+        "settings": make_settings_figure(report, points[:MOST_POINTS]),
         "importance": {"shares": list(found.shares.items()), "said": found.said},
-        "parallel": parallel(report),
-        "curves": drawn_curves(report),
-        "front": front(report),
+        "parallel": make_parallel_figure(report),
+        "curves": make_curve_figure(report),
+        "front": make_front_figure(report),
     }
 
 
-def table(report: Report) -> dict[str, Any]:
+def make_table(report: Report) -> dict[str, Any]:
     """Columns and rows: what is a number is sorted as one, whatever it looks like."""
     score, metrics = report.score.name if report.score else None, report.metrics
     columns: list[tuple[str, bool, bool]] = [
@@ -41,7 +41,7 @@ def table(report: Report) -> dict[str, Any]:
         ("state", False, False),
     ]
     columns += [
-        (key, numbers([row.settings[key] for row in report.rows if key in row.settings]) is not None, False) for key in report.swept
+        (key, to_numbers([row.settings[key] for row in report.rows if key in row.settings]) is not None, False) for key in report.swept
     ]
     columns += [(name, True, False) for name in ([score] if score else [])] + [("seconds", True, False), ("steps", True, False)]
     reasons = any(row.job.reason for row in report.rows)
@@ -52,10 +52,10 @@ def table(report: Report) -> dict[str, Any]:
         job = row.job
         cells: list[Any] = [row.name, *([row.sweep] if report.several else []), job.state]
         cells += [row.settings.get(key) for key in report.swept]
-        cells += [rounded(row.score)] if score else []
+        cells += [round_value(row.score)] if score else []
         cells += [round(job.seconds, 1) if job.seconds else None, job.steps]
         cells += [job.reason] if reasons else []
-        rows.append([*cells, *(rounded(value(job, name)) for name in metrics)])
+        rows.append([*cells, *(round_value(get_value(job, name)) for name in metrics)])
     last = Counter(name.rpartition(".")[2] for name, _, _ in columns)
     shown = [
         {"name": name, "title": short if last[short := name.rpartition(".")[2]] == 1 else name, "number": number, "metric": metric}
@@ -64,15 +64,15 @@ def table(report: Report) -> dict[str, Any]:
     return {"columns": shown, "rows": rows, "states": [row.job.state for row in report.rows]}
 
 
-def rounded(number: float | None) -> float | None:
+def round_value(number: float | None) -> float | None:
     """Six significant digits."""
     return None if number is None else float(f"{number:.6g}")
 
 
-def axis(key: str, texts: Sequence[str | None]) -> dict[str, Any]:
+def make_axis(key: str, texts: Sequence[str | None]) -> dict[str, Any]:
     """A setting as an axis: the position of each value along it, and the names of the places, where it has any."""
     present = [text for text in texts if text is not None]
-    found = numbers(present)
+    found = to_numbers(present)
     distinct = sorted(set(present), key=(lambda text: (float(text), text)) if found is not None else str)
     if found is None or len(distinct) <= FEW:
         place = {text: at for at, text in enumerate(distinct)}
@@ -80,62 +80,62 @@ def axis(key: str, texts: Sequence[str | None]) -> dict[str, Any]:
     return {"key": key, "names": None, "log": pooling.is_log(found), "at": [None if text is None else float(text) for text in texts]}
 
 
-def settings(report: Report, points: Sequence[Point]) -> dict[str, Any]:
+def make_settings_figure(report: Report, points: Sequence[Point]) -> dict[str, Any]:
     """Each setting that varies against the score."""
     keys = [key for key in report.swept if key != SEED and len({point.settings.get(key) for point in points}) > 1]
     return {
-        "axes": [axis(key, [point.settings.get(key) for point in points]) for key in keys],
-        "mean": [rounded(point.mean) for point in points],
-        "low": [rounded(point.low) for point in points],
-        "high": [rounded(point.high) for point in points],
+        "axes": [make_axis(key, [point.settings.get(key) for point in points]) for key in keys],
+        "mean": [round_value(point.mean) for point in points],
+        "low": [round_value(point.low) for point in points],
+        "high": [round_value(point.high) for point in points],
         "n": [point.n for point in points],
-        "jobs": [listed(point.rows) for point in points],
+        "jobs": [label_jobs(point.rows) for point in points],
     }
 
 
-def listed(rows: Sequence[Row]) -> str:
+def label_jobs(rows: Sequence[ReportRow]) -> str:
     """The names of a few jobs."""
     return ", ".join(row.name for row in rows[:8]) + (" …" if len(rows) > 8 else "")
 
 
-def parallel(report: Report) -> dict[str, Any]:
+def make_parallel_figure(report: Report) -> dict[str, Any]:
     """Each ranked job's way through the settings to its score; `rows` are places in the table."""
     ranked = report.ranked[:MOST_POINTS]
     keys = [key for key in report.swept if key != SEED and len({row.settings.get(key) for row in ranked}) > 1]
     return {
-        "axes": [axis(key, [row.settings.get(key) for row in ranked]) for key in keys],
-        "score": [rounded(row.score) for row in ranked],
+        "axes": [make_axis(key, [row.settings.get(key) for row in ranked]) for key in keys],
+        "score": [round_value(row.score) for row in ranked],
         "rows": list(range(len(ranked))),
-        "names": [label(row, report) for row in ranked],
+        "names": [label_job(row, report) for row in ranked],
         "left_out": len(report.ranked) - len(ranked),
     }
 
 
-def label(row: Row, report: Report) -> str:
+def label_job(row: ReportRow, report: Report) -> str:
     """A job's name; its sweep's before it where there are several."""
     return f"{row.sweep}/{row.name}" if report.several and row.sweep else row.name
 
 
-def drawn_curves(report: Report) -> dict[str, Any]:
+def make_curve_figure(report: Report) -> dict[str, Any]:
     """Learning curves, and what each is called."""
-    found = curves(report)
+    found = gather_curves(report)
     return {
         "measures": found.measures,
-        "names": [label(row, report) for row in found.rows],
+        "names": [label_job(row, report) for row in found.rows],
         "settings": [", ".join(f"{key}={text}" for key, text in row.settings.items()) for row in found.rows],
         "lines": [{name: of[name] for name in found.measures if name in of} for of in found.lines],
         "left_out": found.left_out,
     }
 
 
-def front(report: Report) -> dict[str, Any] | None:
+def make_front_figure(report: Report) -> dict[str, Any] | None:
     """Objectives against each other, where there are several."""
     if not report.objectives:
         return None
-    values = {id(row): [value(row.job, score.name) for score in report.objectives] for row in report.ranked}
+    values = {id(row): [get_value(row.job, score.name) for score in report.objectives] for row in report.ranked}
     rows = [row for row in report.ranked if None not in values[id(row)]]
     numbers_of = [[number for number in values[id(row)] if number is not None] for row in rows]
-    best = {id(row) for row in pooling.front(rows, numbers_of, report.objectives)}
+    best = {id(row) for row in pooling.find_pareto_front(rows, numbers_of, report.objectives)}
     rows = [row for at, row in enumerate(rows) if at < MOST_POINTS or id(row) in best]
     numbers_of = [[number for number in values[id(row)] if number is not None] for row in rows]
     chosen = [at for at, row in enumerate(rows) if id(row) in best]
@@ -143,9 +143,9 @@ def front(report: Report) -> dict[str, Any] | None:
     return {
         "names": [score.name for score in report.objectives],
         "lower": [score.lower_is_better for score in report.objectives],
-        "values": [[rounded(number) for number in of] for of in numbers_of],
-        "jobs": [label(row, report) for row in rows],
+        "values": [[round_value(number) for number in of] for of in numbers_of],
+        "jobs": [label_job(row, report) for row in rows],
         "settings": described,
         "best": chosen,
-        "listed": [[label(rows[at], report), numbers_of[at], described[at]] for at in chosen[:LISTED]],
+        "listed": [[label_job(rows[at], report), numbers_of[at], described[at]] for at in chosen[:LISTED]],
     }

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import yaml
 
-from lexalign.artifacts import read_result
-from lexalign.checkpoints.changes import leaves
+from lexalign.artifacts.files import LEDGER
+from lexalign.artifacts.fingerprint import UNTRAINED
+from lexalign.artifacts.result import Result, read_result
+from lexalign.artifacts.settings_diff import list_leaves
 from lexalign.errors import ConfigError
-from lexalign.identity import UNTRAINED
-from lexalign.results import Result
-from lexalign.sweeps.ledger import FILE, STATES, Job, State
+from lexalign.sweeps.ledger import STATES, Job, State
 
 CONFIG = "config.yaml"
 LOGS = ("job.out", "run.log")
@@ -21,15 +21,15 @@ LAST_LINES = 15
 LAST_BYTES = 16384
 # Of a terminal's language: colours, the cursor, and the bell. A tab may stay.
 CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-CODE = ("._target_", ".knobs", ".score", "method.needs")
+CODE = ("._target_", ".settings_class", ".score", "method.needs")
 """Settings that follow from the choice of a method or a stage, by how they end or begin."""
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def job(folder: Path) -> Job:
+def read_job(folder: Path) -> Job:
     """A single run as a job; raises ConfigError where the folder holds none."""
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"report: {folder} is neither a sweep ({FILE}) nor a run ({CONFIG}); name the folder of one")
+        raise ConfigError(f"report: {folder} is neither a sweep ({LEDGER}) nor a run ({CONFIG}); name the folder of one")
     try:
         result = read_result(folder)
     except (ValueError, TypeError) as error:
@@ -42,9 +42,9 @@ def job(folder: Path) -> Job:
         overrides=[],
         stage=result.stage,
         method=result.method,
-        state=state_of(result),
+        state=get_state(result),
         seconds=result.seconds or 0.0,
-        steps=steps(folder),
+        steps=count_steps(folder),
         score=result.score,
         score_name=result.score_name,
         score_direction=result.score_direction,
@@ -53,42 +53,42 @@ def job(folder: Path) -> Job:
     )
 
 
-def state_of(result: Result) -> State:
+def get_state(result: Result) -> State:
     """A ledger's word for how a run ended."""
     if result.status in STATES:
         return cast(State, result.status)
     return "interrupted"
 
 
-def steps(folder: Path) -> int | None:
+def count_steps(folder: Path) -> int | None:
     """The last step that a run logged."""
-    logged = logged_in(folder)
+    logged = read_log(folder)
     return logged[-1]["step"] if logged else None
 
 
-def settings(folder: Path) -> dict[str, str]:
+def read_settings(folder: Path) -> dict[str, str]:
     """A run's settings that decide what it makes, as typed: method for method.name."""
     tree = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=Loader)  # a SafeLoader either way
     kept = {key: value for key, value in tree.items() if key not in UNTRAINED}
-    found = {key: as_typed(value) for key, value in leaves(kept) if not key.endswith(CODE) and not key.startswith(CODE)}
+    found = {key: format_typed(value) for key, value in list_leaves(kept) if not key.endswith(CODE) and not key.startswith(CODE)}
     return {key.removesuffix(".name") if key in ("method.name", "stage.name") else key: text for key, text in found.items()}
 
 
-def differing(folders: Sequence[Path]) -> list[dict[str, str]]:
+def list_differing(folders: Sequence[Path]) -> list[dict[str, str]]:
     """Of each run, the settings that are not the same in all."""
-    trees = [settings(folder) for folder in folders]
+    trees = [read_settings(folder) for folder in folders]
     varied = [key for key in dict.fromkeys(key for tree in trees for key in tree) if len({tree.get(key) for tree in trees}) > 1]
     return [{key: tree[key] for key in varied if key in tree} for tree in trees]
 
 
-def as_typed(value: Any) -> str:
+def format_typed(value: Any) -> str:
     """A value of YAML as one would type it."""
     if isinstance(value, str):
         return value
     return "null" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def logged_in(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` while training, by step; half a line of a run that is writing, or was killed, is left out."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -105,7 +105,7 @@ def logged_in(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def last_lines(folder: Path) -> dict[str, str]:
+def read_last_lines(folder: Path) -> dict[str, str]:
     """The last lines of what a run said, by file: as a terminal would show them, without its colours."""
     found = {}
     for name in LOGS:
@@ -115,12 +115,12 @@ def last_lines(folder: Path) -> dict[str, str]:
                 text = file.read().decode("utf-8", errors="replace")
         except OSError:
             continue
-        lines = [readable(line) for line in text.split("\n")]
+        lines = [strip_control_characters(line) for line in text.split("\n")]
         if kept := [line for line in lines if line.strip()][-LAST_LINES:]:
             found[name] = "\n".join(kept)
     return found
 
 
-def readable(line: str) -> str:
+def strip_control_characters(line: str) -> str:
     """A line without control characters; of a progress bar that was drawn over itself, the last one."""
     return CONTROL.sub("", line.rstrip("\r").rsplit("\r", 1)[-1])

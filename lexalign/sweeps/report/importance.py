@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lexalign.sweeps.report.data import Report
-from lexalign.sweeps.report.points import Point, is_log, numbers
+from lexalign.sweeps.report.gather import Report
+from lexalign.sweeps.report.points import Point, is_log, to_numbers
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -28,7 +28,7 @@ class Importance:
     """How they were found, or why there are none."""
 
 
-def importance(report: Report, points: Sequence[Point]) -> Importance:
+def measure_importance(report: Report, points: Sequence[Point]) -> Importance:
     """The importance of each setting for the score, seeds pooled."""
     varied = [key for key in report.swept if len({point.settings.get(key) for point in points}) > 1]
     if report.score is None:
@@ -53,7 +53,7 @@ def ped_anova(points: Sequence[Point], keys: Sequence[str], *, lower_is_better: 
     """Importance of each setting; a setting that some points lack counts where it is."""
     import optuna
 
-    columns = {key: column(key, points) for key in keys}
+    columns = {key: make_column(key, points) for key in keys}
     trials = []
     for at, point in enumerate(points):
         held = {key: (values[at], kind) for key, (values, kind) in columns.items() if key in point.settings}
@@ -72,12 +72,12 @@ def ped_anova(points: Sequence[Point], keys: Sequence[str], *, lower_is_better: 
         optuna.logging.set_verbosity(verbosity)
 
 
-def column(key: str, points: Sequence[Point]) -> tuple[list[Any], "BaseDistribution"]:
+def make_column(key: str, points: Sequence[Point]) -> tuple[list[Any], "BaseDistribution"]:
     """A setting's value in each point (any, where a point lacks it), and the distribution that holds them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     texts = [point.settings[key] for point in points if key in point.settings]
-    found = numbers(texts)
+    found = to_numbers(texts)
     if found is None or min(found) == max(found):
         return [point.settings.get(key) for point in points], CategoricalDistribution(sorted(set(texts)))
     log = is_log(found)

@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lexalign.sweeps.report import figures, sections, told
-from lexalign.sweeps.report.data import Report
-from lexalign.sweeps.report.points import pooled
+from lexalign.sweeps.report import figures, sections, wording
+from lexalign.sweeps.report.gather import Report
+from lexalign.sweeps.report.points import pool_seeds
 
 ASSETS = Path(__file__).parent / "assets"
 EVERY = 30
@@ -31,48 +31,48 @@ SECTIONS = (
 
 
 @cache
-def plotly() -> str:
+def read_plotly() -> str:
     """Plotly's own bundle, as its package carries it; the package itself is not imported."""
     found = importlib.util.find_spec("plotly")
     assert found is not None and found.submodule_search_locations
     return (Path(found.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
-def html(report: Report) -> str:
+def make_page(report: Report) -> str:
     """The whole page."""
-    points = pooled(report)
-    drawn = figures.data(report, points)
+    points = pool_seeds(report)
+    drawn = figures.make_figure_data(report, points)
     parts = {
-        "jobs": sections.jobs(drawn),
-        "settings": sections.settings(report, points),
-        "importance": sections.importance(drawn),
-        "parallel": sections.parallel(drawn),
-        "front": sections.front(report, drawn),
-        "curves": sections.curves(drawn),
-        "failures": sections.failures(report),
-        "cost": sections.cost(report),
+        "jobs": sections.make_jobs(drawn),
+        "settings": sections.make_settings(report, points),
+        "importance": sections.make_importance(drawn),
+        "parallel": sections.make_parallel(drawn),
+        "front": sections.make_front(report, drawn),
+        "curves": sections.make_curves(drawn),
+        "failures": sections.make_failures(report),
+        "cost": sections.make_cost(report),
     }
     shown = [(name, title) for name, title in SECTIONS if parts[name]]
     table, plots = ((ASSETS / name).read_text(encoding="utf-8") for name in ("table.js", "plots.js"))
-    scripts = [table, plotly(), plots]
+    scripts = [table, read_plotly(), plots]
     body = "\n".join(
         [
-            head(report, shown),
+            make_header(report, shown),
             "<main>",
-            sections.best(report, points),
+            sections.make_best(report, points),
             *(
                 f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>{parts[name]}</section>'
                 for name, title in shown
             ),
             "</main>",
-            f'<script type="application/json" id="data">{embedded(drawn)}</script>',
+            f'<script type="application/json" id="data">{embed_json(drawn)}</script>',
             *(f"<script>{text}</script>" for text in scripts),
         ]
     )
-    return "\n".join(["<!doctype html>", '<html lang="en">', meta(report, scripts), f"<body>{body}</body></html>", ""])
+    return "\n".join(["<!doctype html>", '<html lang="en">', make_meta(report, scripts), f"<body>{body}</body></html>", ""])
 
 
-def meta(report: Report, scripts: Iterable[str]) -> str:
+def make_meta(report: Report, scripts: Iterable[str]) -> str:
     """The page's head: what may run in it, and how it looks."""
     digests = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
     policy = (
@@ -87,18 +87,18 @@ def meta(report: Report, scripts: Iterable[str]) -> str:
     )
 
 
-def embedded(value: Any) -> str:
+def embed_json(value: Any) -> str:
     """JSON that stays data wherever it stands in a page."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def head(report: Report, shown: Iterable[tuple[str, str]]) -> str:
+def make_header(report: Report, shown: Iterable[tuple[str, str]]) -> str:
     """Title, command, states and the way to each section."""
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     state = f"Still running. Written {written}; loads itself again every {EVERY} s." if report.live else f"Written {written}."
-    chips = "".join(f'<li class="chip {name}"><b>{count:,}</b> {name}</li>' for name, count in told.counts(report).items())
-    command = sections.copyable(report.command, "the sweep's command") if report.command else ""
+    chips = "".join(f'<li class="chip {name}"><b>{count:,}</b> {name}</li>' for name, count in wording.format_state_counts(report).items())
+    command = sections.make_copy_button(report.command, "the sweep's command") if report.command else ""
     place = f'<p class="muted">{escape(report.clean(str(report.folder)))}</p>' if report.folder else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in shown)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lexalign.evaluation.intervals import mean_interval
-from lexalign.sweeps.report.data import SEED, Report, Row, Score
+from lexalign.evaluation.intervals import student_interval
+from lexalign.sweeps.report.gather import SEED, Report, ReportRow, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class Point:
     sweep: str
     settings: dict[str, str]
     """Without the seed."""
-    rows: list[Row]
+    rows: list[ReportRow]
     mean: float
     low: float | None
     """Of the 95 % interval of the mean over seeds (Student's t); None for a single seed, which tells nothing of the spread."""
@@ -26,10 +26,10 @@ class Point:
         return len(self.rows)
 
 
-def pooled(report: Report) -> list[Point]:
+def pool_seeds(report: Report) -> list[Point]:
     """The points that are scored, best first. Only jobs of one sweep are pooled: another may differ in what neither varies."""
     keys = [key for key in report.swept if key != SEED]
-    together: dict[tuple[str, tuple[tuple[str, str], ...]], list[Row]] = {}
+    together: dict[tuple[str, tuple[tuple[str, str], ...]], list[ReportRow]] = {}
     for row in report.ranked:
         settings = tuple((key, row.settings[key]) for key in keys if key in row.settings)
         # Runs named one by one stand in no sweep; what differs between them is all there.
@@ -37,12 +37,12 @@ def pooled(report: Report) -> list[Point]:
     points = []
     for (sweep, settings), rows in together.items():
         values = [row.score for row in rows if row.score is not None]
-        low, high = mean_interval(values) if len(values) > 1 else (None, None)
+        low, high = student_interval(values) if len(values) > 1 else (None, None)
         points.append(Point(sweep=sweep, settings=dict(settings), rows=rows, mean=sum(values) / len(values), low=low, high=high))
     return sorted(points, key=lambda point: point.mean if report.score is None or report.score.lower_is_better else -point.mean)
 
 
-def numbers(texts: Sequence[str]) -> list[float] | None:
+def to_numbers(texts: Sequence[str]) -> list[float] | None:
     """The values of a setting as numbers, where all of them are; else they are names."""
     try:
         found = [float(text) for text in texts]
@@ -56,7 +56,7 @@ def is_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= 20
 
 
-def front(rows: Sequence[Row], values: Sequence[Sequence[float]], objectives: Sequence[Score]) -> list[Row]:
+def find_pareto_front(rows: Sequence[ReportRow], values: Sequence[Sequence[float]], objectives: Sequence[Score]) -> list[ReportRow]:
     """The Pareto front: rows of which no other is at least as good in every objective and better in one."""
     signed = [[number if score.lower_is_better else -number for number, score in zip(of, objectives, strict=True)] for of in values]
     # In order of the first objective nothing that comes later beats what came before, unless it is equal there.

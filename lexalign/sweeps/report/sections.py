@@ -3,14 +3,14 @@
 from html import escape
 from typing import Any
 
-from lexalign.sweeps.report import figures, told
-from lexalign.sweeps.report.data import Report
+from lexalign.sweeps.report import figures, wording
+from lexalign.sweeps.report.gather import Report
 from lexalign.sweeps.report.points import Point
 
 COLOURS = 'the stronger its colour, the better, and <b class="best-mark">the best</b> has its own'
 
 
-def copyable(text: str, name: str) -> str:
+def make_copy_button(text: str, name: str) -> str:
     """A command with a button that copies it."""
     return (
         f'<div class="command"><pre tabindex="0" aria-label="{escape(name)}"><code>{escape(text)}</code></pre>'
@@ -18,7 +18,7 @@ def copyable(text: str, name: str) -> str:
     )
 
 
-def best(report: Report, points: list[Point]) -> str:
+def make_best(report: Report, points: list[Point]) -> str:
     """The best job and what to type for it; where there are seeds, the best point over them as well."""
     if report.score is None:
         return '<section id="best"><h2>Best run</h2><p class="muted">Nothing has finished with a score yet.</p></section>'
@@ -28,35 +28,35 @@ def best(report: Report, points: list[Point]) -> str:
     if equals := sum(other.score == row.score for other in report.ranked) - 1:
         where += f"; {equals:,} more score{'s' if equals == 1 else ''} the same"
     card = (
-        f'<div class="figure"><span class="big">{told.number(row.score)}</span>'
+        f'<div class="figure"><span class="big">{wording.format_number(row.score)}</span>'
         f'<span class="muted">{escape(report.score.name)}, {way}</span></div>'
-        f"<div><p><b>{escape(where)}</b></p>{described(row.settings)}</div>"
+        f"<div><p><b>{escape(where)}</b></p>{make_list(row.settings)}</div>"
     )
     over_seeds = ""
     if top := next((point for point in points if point.n > 1), None):
-        sure = f"n = {top.n}, 95 % interval {told.number(top.low)} to {told.number(top.high)}"
+        sure = f"n = {top.n}, 95 % interval {wording.format_number(top.low)} to {wording.format_number(top.high)}"
         over_seeds = (
-            f'<div class="card"><div class="figure"><span class="big">{told.number(top.mean)}</span>'
-            f'<span class="muted">best mean over seeds</span></div><div><p><b>{sure}</b></p>{described(top.settings)}</div></div>'
+            f'<div class="card"><div class="figure"><span class="big">{wording.format_number(top.mean)}</span>'
+            f'<span class="muted">best mean over seeds</span></div><div><p><b>{sure}</b></p>{make_list(top.settings)}</div></div>'
         )
     note = "Typed again, it returns this result; with another output_dir it is trained anew." if row.job.overrides else ""
     return (
         f'<section id="best"><h2>Best run</h2><div class="cards"><div class="card">{card}</div>{over_seeds}</div>'
-        f'{copyable(told.command_of(report, row), "the command of the best run")}<p class="muted">{note}</p></section>'
+        f'{make_copy_button(wording.format_job_command(report, row), "the command of the best run")}<p class="muted">{note}</p></section>'
     )
 
 
-def described(found: dict[str, str]) -> str:
+def make_list(found: dict[str, str]) -> str:
     """Settings as a list."""
     return '<dl class="settings">' + "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in found.items()) + "</dl>"
 
 
-def plot(name: str, title: str) -> str:
+def make_plot_frame(name: str, title: str) -> str:
     """Room for a figure."""
     return f'<div class="plot" id="{name}" role="img" aria-label="{escape(title)}"></div>'
 
 
-def jobs(drawn: dict[str, Any]) -> str:
+def make_jobs(drawn: dict[str, Any]) -> str:
     """The table's frame; its rows are put in by the page, which sorts them."""
     if not drawn["table"]["rows"]:
         return '<p class="muted">No jobs yet.</p>'
@@ -70,7 +70,7 @@ def jobs(drawn: dict[str, Any]) -> str:
     )
 
 
-def settings(report: Report, points: list[Point]) -> str:
+def make_settings(report: Report, points: list[Point]) -> str:
     """Each setting against the score."""
     if report.score is None or not points:
         return ""
@@ -85,12 +85,12 @@ def settings(report: Report, points: list[Point]) -> str:
     )
 
 
-def importance(drawn: dict[str, Any]) -> str:
+def make_importance(drawn: dict[str, Any]) -> str:
     """What decides, and how that was found."""
-    return f'<p class="muted">{escape(drawn["importance"]["said"])}</p>{plot("importance-plot", "Importance of each setting")}'
+    return f'<p class="muted">{escape(drawn["importance"]["said"])}</p>{make_plot_frame("importance-plot", "Importance of each setting")}'
 
 
-def parallel(drawn: dict[str, Any]) -> str:
+def make_parallel(drawn: dict[str, Any]) -> str:
     """All varied settings and the score at once."""
     if not drawn["parallel"]["axes"] or len(drawn["parallel"]["rows"]) < 2:
         return ""
@@ -98,30 +98,30 @@ def parallel(drawn: dict[str, Any]) -> str:
     return (
         f'<p class="muted">A line is a finished job; {COLOURS}.{left} Draw a box over an axis to keep the jobs that go through it, '
         'here and in the table. <button type="button" id="unbox" hidden>Show all again</button> <span id="boxed" role="status"></span></p>'
-        f'<div class="wide">{plot("parallel-plot", "Parallel coordinates of the varied settings and the score")}</div>'
+        f'<div class="wide">{make_plot_frame("parallel-plot", "Parallel coordinates of the varied settings and the score")}</div>'
     )
 
 
-def front(report: Report, drawn: dict[str, Any]) -> str:
+def make_front(report: Report, drawn: dict[str, Any]) -> str:
     """Jobs that no other beats in every objective."""
     if not drawn["front"]:
         return ""
     names = " and ".join(score.name for score in report.objectives)
     first = " The first two are drawn." if len(report.objectives) > 2 else ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{told.number(value)}</td>' for value in values)}<td>{escape(text)}</td></tr>"
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{wording.format_number(value)}</td>' for value in values)}<td>{escape(text)}</td></tr>"
         for name, values, text in drawn["front"]["listed"]
     )
     heads = "".join(f"<th scope=col>{escape(score.name)}</th>" for score in report.objectives)
     left = f" The first {figures.LISTED} are listed." if len(drawn["front"]["best"]) > figures.LISTED else ""
     return (
         f'<p class="muted">{len(drawn["front"]["best"]):,} jobs that no other beats in {escape(names)} at once.{first}{left}</p>'
-        f'{plot("front-plot", "Pareto front")}<div class="scroll" tabindex="0" role="region" aria-label="Pareto front">'
+        f'{make_plot_frame("front-plot", "Pareto front")}<div class="scroll" tabindex="0" role="region" aria-label="Pareto front">'
         f"<table><thead><tr><th scope=col>job</th>{heads}<th scope=col>settings</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def curves(drawn: dict[str, Any]) -> str:
+def make_curves(drawn: dict[str, Any]) -> str:
     """What was logged while training."""
     found = drawn["curves"]
     if not found["measures"]:
@@ -131,13 +131,13 @@ def curves(drawn: dict[str, Any]) -> str:
     return (
         f'<div class="tools"><label>Measure <select id="measure">{options}</select></label>'
         f'<span class="muted">The best {len(found["names"])}{left} jobs; {COLOURS}.</span></div>'
-        f"{plot('curves-plot', 'Learning curves')}"
+        f"{make_plot_frame('curves-plot', 'Learning curves')}"
     )
 
 
-def failures(report: Report) -> str:
+def make_failures(report: Report) -> str:
     """What went wrong, with the last lines written."""
-    found, left_out = told.failures(report)
+    found, left_out = wording.group_failures(report)
     cards = []
     for failure in found:
         names = ", ".join(row.name for row in failure.rows[:20]) + (
@@ -157,22 +157,23 @@ def failures(report: Report) -> str:
     return "".join(cards) + more
 
 
-def cost(report: Report) -> str:
+def make_cost(report: Report) -> str:
     """Where the time went."""
-    found = told.cost(report)
+    found = wording.sum_cost(report)
     if not found.total:
         return ""
     parts = sorted(found.seconds.items(), key=lambda pair: -pair[1])
     bar = "".join(f'<span class="{kind}" style="flex-grow:{seconds:.3f}"></span>' for kind, seconds in parts)
     facts = {
-        "all jobs together": told.duration(found.total),
+        "all jobs together": wording.format_duration(found.total),
         "jobs that ran": f"{found.jobs:,}",
-        "a job, on average": told.duration(found.total / found.jobs),
+        "a job, on average": wording.format_duration(found.total / found.jobs),
         "optimizer steps": f"{found.steps:,}",
         "spent on failed, interrupted and pruned jobs": f"{found.lost:.1%}",
     }
     told_parts = "".join(
-        f'<li class="chip {kind}"><b>{told.duration(seconds)}</b> {kind}, {seconds / found.total:.1%}</li>' for kind, seconds in parts
+        f'<li class="chip {kind}"><b>{wording.format_duration(seconds)}</b> {kind}, {seconds / found.total:.1%}</li>'
+        for kind, seconds in parts
     )
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items())
     return f'<div class="bar" aria-hidden="true">{bar}</div><ul class="chips">{told_parts}</ul><dl class="facts">{listed}</dl>'

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lexalign.sweeps.report import told
-from lexalign.sweeps.report.data import Report, Row
+from lexalign.sweeps.report import wording
 from lexalign.sweeps.report.folders import CONTROL
+from lexalign.sweeps.report.gather import Report, ReportRow
 
 SHOWN = 100
 WIDEST = 36
@@ -21,18 +21,18 @@ WIDEST = 36
 COLOURS = {"finished": "green", "failed": "red", "interrupted": "red", "paused": "yellow", "pruned": "yellow", "running": "cyan"}
 
 
-def show(report: Report) -> None:
+def show_table(report: Report) -> None:
     """Print the jobs, best first, as wide as the terminal; of many only the first."""
     console = Console(file=sys.stdout, highlight=False)
-    found = ", ".join(f"{count} {state}" for state, count in told.counts(report).items()) or "no jobs"
-    console.print(Text(readable(f"{report.title}: {found}")))
+    found = ", ".join(f"{count} {state}" for state, count in wording.format_state_counts(report).items()) or "no jobs"
+    console.print(Text(make_one_line(f"{report.title}: {found}")))
     for note in report.notes:
-        console.print(Text(readable(note), style="yellow"))
+        console.print(Text(make_one_line(note), style="yellow"))
     if not report.rows:
         return
     rows = report.rows[:SHOWN]
-    columns = fitting(columns_of(report, rows), console.width)
-    table = Table(title=headline(report), title_justify="left")
+    columns = fit_columns(list_columns(report, rows), console.width)
+    table = Table(title=make_headline(report), title_justify="left")
     for column in columns:
         table.add_column(Text(column.title), justify="right" if column.number else "left", no_wrap=True, overflow="ellipsis")
     for line in zip(*(column.cells for column in columns), strict=True):
@@ -40,8 +40,8 @@ def show(report: Report) -> None:
     console.print(table)
     if len(report.rows) > SHOWN:
         console.print(f"… and {len(report.rows) - SHOWN:,} more: all are in the report, and in report_csv=<file>.csv")
-    if hidden := [column.name for column in columns_of(report, rows) if column.name not in {column.name for column in columns}]:
-        console.print(Text(f"no room here for {', '.join(map(readable, hidden))}: in the report, or in a wider terminal"))
+    if hidden := [column.name for column in list_columns(report, rows) if column.name not in {column.name for column in columns}]:
+        console.print(Text(f"no room here for {', '.join(map(make_one_line, hidden))}: in the report, or in a wider terminal"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class Column:
         return 3 + max(cell_len(self.title), *(cell.cell_len for cell in self.cells))
 
 
-def columns_of(report: Report, rows: Sequence[Row]) -> list[Column]:
+def list_columns(report: Report, rows: Sequence[ReportRow]) -> list[Column]:
     """All columns there are; texts, so that nothing in them is taken for rich's markup or the terminal's."""
 
     def column(name: str, texts: Iterable[str], **more: Any) -> Column:
-        return Column(**{"name": name, "title": readable(name), "cells": [Text(readable(text)) for text in texts], **more})
+        return Column(**{"name": name, "title": make_one_line(name), "cells": [Text(make_one_line(text)) for text in texts], **more})
 
     last = Counter(key.rpartition(".")[2] for key in report.swept)
     found = [column("job", (row.name for row in rows))]
@@ -75,17 +75,17 @@ def columns_of(report: Report, rows: Sequence[Row]) -> list[Column]:
     found.append(Column(name="state", title="state", cells=states))
     for at, key in enumerate(report.swept):
         short = key.rpartition(".")[2]
-        title = readable(short if last[short] == 1 else key)
+        title = make_one_line(short if last[short] == 1 else key)
         found.append(column(key, (row.settings.get(key, "") for row in rows), title=title, order=3 + at))
     score = report.score.name if report.score else "score"
-    found.append(column(score, (told.number(row.score) for row in rows), number=True))
+    found.append(column(score, (wording.format_number(row.score) for row in rows), number=True))
     found.append(column("seconds", (f"{row.job.seconds:,.1f}" if row.job.seconds else "" for row in rows), number=True, order=1))
     if any(row.job.reason for row in rows):
         found.append(column("reason", (row.job.reason or "" for row in rows), order=1000))
     return found
 
 
-def fitting(columns: Sequence[Column], width: int) -> list[Column]:
+def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
     """The columns that the terminal has room for; the last one kept may be cut."""
     kept = list(columns)
     while sum(min(column.width, WIDEST) for column in kept) + 1 > width and any(column.order for column in kept):
@@ -93,13 +93,13 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
     return kept
 
 
-def headline(report: Report) -> Text | None:
+def make_headline(report: Report) -> Text | None:
     """What the order is."""
     if report.score is None:
         return None
-    return Text(readable(f"best first by {report.score.name} ({'lower' if report.score.lower_is_better else 'higher'} is better)"))
+    return Text(make_one_line(f"best first by {report.score.name} ({'lower' if report.score.lower_is_better else 'higher'} is better)"))
 
 
-def readable(text: str) -> str:
+def make_one_line(text: str) -> str:
     """A text on one line, without what would move the cursor."""
     return CONTROL.sub("", " ".join(text.splitlines()))

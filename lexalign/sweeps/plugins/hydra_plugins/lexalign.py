@@ -11,8 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 from lexalign.errors import LexAlignError
-from lexalign.launch import tell_and_exit
-from lexalign.sweeps import identity, points
+from lexalign.runs.run_log import print_error_and_exit
+from lexalign.sweeps import fingerprint, points
 
 
 class Local(Launcher):
@@ -31,20 +31,20 @@ class Points(Sweeper):
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         sources = hydra_context.config_loader.get_sources()
         self.config_dirs = [source.path for source in sources if source.provider == "command-line"]
-        self.asked = points.asked(config.hydra.overrides.task, self.config_dirs)
+        self.asked = points.parse_request(config.hydra.overrides.task, self.config_dirs)
         try:
-            self.folder = identity.place(self.asked, self.config_dirs)
+            self.folder = fingerprint.claim_folder(self.asked, self.config_dirs)
         except LexAlignError as error:
-            tell_and_exit(error)
+            print_error_and_exit(error)
         config.hydra.sweep.dir = str(self.folder.absolute())  # launchers keep files of their own there
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
-        from lexalign.sweeps import session
+        from lexalign.sweeps import run
 
         try:
-            settings, _ = identity.settings_of(self.asked, self.config_dirs)
-            with session.opened(self.asked, settings, self.folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
-                session.run(plan, None if isinstance(self.launcher, Local) else self.launcher)
+            settings, _ = fingerprint.read_sweep_settings(self.asked, self.config_dirs)
+            with run.open_plan(self.asked, settings, self.folder, command=sys.argv[1:], config_dirs=self.config_dirs) as plan:
+                run.run_sweep(plan, None if isinstance(self.launcher, Local) else self.launcher)
         except LexAlignError as error:
-            tell_and_exit(error)
+            print_error_and_exit(error)

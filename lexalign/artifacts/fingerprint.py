@@ -1,0 +1,234 @@
+"""What a run is made of, as digests: two runs with one content key would make the same artifact."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lexalign.config import hardware
+from lexalign.config.paths import Location, find_data, find_model
+from lexalign.config.schema import Data, Experiment, Model, RewardMethod
+from lexalign.config.secrets import redact
+from lexalign.data.files import find_split_file
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
+# Settings that change how a run is watched or stored, not what it makes.
+UNTRAINED = (
+    "dry_run", "verbose", "resume", "resume_allow", "output_dir", "store", "cache", "compare", "preflight", "reproduce", "report",
+    "report_csv", "tracking", "extensions", "sweep", "download", "export", "chat",
+)  # fmt: skip
+UNTRAINED_IN_TRAIN = (
+    "save_steps", "log_steps", "keep_checkpoints", "eval_steps", "stop_after", "divergence", "divergence_factor", "divergence_steps",
+)  # fmt: skip
+WORTH_A_NOTE = 1 << 26
+"""Bytes from which a file's digest is noted on the disk."""
+LONGEST_DIFF = 200_000
+"""Characters of a diff that a manifest holds."""
+SETTLED = 2_000_000_000
+"""Nanoseconds since its last change after which a file's time tells a further change."""
+
+
+def make_content_key(experiment: Experiment, *, parent: str | None) -> str:
+    """Key of everything that decides the artifact: settings, model, data, code and versions; not where it is written."""
+    material: dict[str, Any] = {
+        **describe_inputs(experiment),
+        **({"model": {"parent": parent}} if parent else {}),
+        "code": [digest_code(package) for package in ("lexalign", *experiment.extensions)],
+        "versions": list_versions(),
+    }
+    if isinstance(experiment.method, RewardMethod):
+        judges = [node for node in experiment.method.rewards if isinstance(node.get("path"), str)]
+        material["rewards"] = [fingerprint_location(find_model(node["path"]), node.get("revision"), "models") for node in judges]
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def describe_inputs(experiment: Experiment) -> dict[str, Any]:
+    """What a run is made of but for code and versions: its settings, and what its model and its data hold."""
+    return {
+        "settings": list_deciding_settings(experiment),
+        "model": fingerprint_model(experiment.model),
+        "data": fingerprint_data(experiment.data),
+    }
+
+
+def describe_environment(experiment: Experiment) -> dict[str, Any]:
+    """What a run stood on beside what it is made of: code, interpreter, processor, and what decides the order of additions."""
+    return {
+        "code": {package: digest_code(package) for package in ("lexalign", *experiment.extensions)},
+        "versions": {"python": platform.python_version(), **list_versions()},
+        "machine": {"processor": hardware.get_processor_name(), "device": hardware.resolve_device(experiment.hardware.device)},
+        "threads": experiment.hardware.threads or hardware.count_cores(),
+        "deterministic": experiment.deterministic,
+    }
+
+
+def digest_rows(rows: list[dict[str, Any]]) -> str:
+    """sha256 of training rows in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def digest_local_files(experiment: Experiment) -> list[dict[str, Any]]:
+    """The parts of the key that are files of the user's own, which may change while a run is under way."""
+    return [part for part in (fingerprint_model(experiment.model), fingerprint_data(experiment.data)) if "repo" not in part]
+
+
+def list_deciding_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that decide the artifact, places replaced by what is there."""
+    tree = dataclasses.asdict(experiment)
+    for name in UNTRAINED:
+        if name != experiment.stage.name:  # a stage's own settings are what it makes
+            tree.pop(name)
+    for name in UNTRAINED_IN_TRAIN:
+        (tree["train"] or {}).pop(name, None)
+    for name in ("path", "parent", "parent_overrides"):
+        tree["model"].pop(name)
+    tree["data"].pop("path")
+    tree["hardware"] = {"device": hardware.resolve_device(experiment.hardware.device), "precision": experiment.hardware.precision}
+    return tree
+
+
+def make_reference_key(experiment: Experiment, base: dict[str, Any], *, dtype: str, layout: str) -> str:
+    """Key of the model a run starts from as one that scores: weights, adapter, quantization, types, device, layout, code and versions."""
+    assert experiment.adapter is not None
+    device = hardware.resolve_device(experiment.hardware.device)
+    material = {
+        "model": [fingerprint_model(experiment.model), base.get("files") or [base["path"], base["revision"]]],
+        "bits": experiment.adapter.bits,
+        "arithmetic": [dtype, experiment.hardware.precision, device, experiment.model.attention, layout],
+        "code": [digest_code("lexalign.fast_path"), list_versions()],
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def fingerprint_model(model: Model) -> dict[str, Any]:
+    """What the model's path leads to: digests of its files, or the hub's name and commit."""
+    if model.path is None:
+        return {}
+    place = find_model(model.path)
+    found = fingerprint_location(place, model.revision, "models")
+    if model.tokenizer is not None:
+        found["tokenizer"] = fingerprint_location(find_model(model.tokenizer), model.tokenizer_revision, "models")
+    return found
+
+
+def fingerprint_data(data: Data) -> dict[str, Any]:
+    """What the data's path leads to: digests of the files of the splits used, or the hub's name and commit."""
+    if data.path is None:
+        return {}
+    place = Location(kind="hub", name=data.path) if data.format == "hub" else find_data(data.path)
+    if place.kind == "hub" or place.path is None:
+        return fingerprint_location(place, data.revision, "datasets")
+    splits = [split for split in (data.split, data.eval_split) if split]
+    return {"files": {split: digest_file(find_split_file(place.path, split, data.format)[0]) for split in splits}}
+
+
+def fingerprint_location(place: Location, revision: str | None, kind: str) -> dict[str, Any]:
+    """Digests of a folder's files, or a hub repository with the commit that the cache holds for its revision."""
+    if place.kind == "hub":
+        return {"repo": place.name, "revision": find_cached_commit(place.name, revision, kind)}
+    assert place.path is not None
+    files = sorted(path for path in place.path.rglob("*") if path.is_file()) if place.path.is_dir() else [place.path]
+    base = place.path if place.path.is_dir() else place.path.parent
+    # A manifest also tells when and where it was made; its digests of the files beside it are covered by the files.
+    return {"files": {str(path.relative_to(base)): digest_file(path) for path in files if path.name != "manifest.json"}}
+
+
+def find_cached_commit(repo: str, revision: str | None, kind: str) -> str:
+    """The commit a branch stands for in the hub's cache; the revision itself where it is a commit or not cached."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ref = Path(HF_HUB_CACHE) / f"{kind}--{repo.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text().strip() if ref.is_file() else revision or "main"
+
+
+@cache
+def _digest(path: str, size: int, mtime: int, inode: int) -> str:
+    note = get_digest_note(path, size, mtime, inode)
+    if note is not None and note.is_file():
+        return note.read_text(encoding="ascii")
+    digest = digest_bytes(Path(path))
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        aside = note.with_suffix(f".{os.getpid()}")
+        aside.write_text(digest, encoding="ascii")
+        aside.replace(note)
+    return digest
+
+
+def digest_bytes(path: Path) -> str:
+    """sha256 of a file, its bytes read now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def get_digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None:
+    """Where the digest of a large file is noted for later processes; None for a small file, or one whose time may stay on a change."""
+    if size < WORTH_A_NOTE or time.time_ns() - mtime < SETTLED:
+        return None
+    name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{inode}".encode()).hexdigest()
+    return hardware.get_user_cache() / "digests" / name
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file; a file is read once while size, time and inode stay, a large one once for all processes."""
+    stat = os.stat(path)
+    return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@cache
+def digest_code(package: str) -> str:
+    """sha256 over the Python files of a package."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    root = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(root.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def list_versions() -> dict[str, str]:
+    """Versions of the packages that take part in training."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def run_git(*words: str) -> str:
+    """What git says of the checkout this package stands in; raises OSError or SubprocessError outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").is_file():  # installed from a wheel: the repository around it, if any, is another's
+        raise FileNotFoundError(root / "pyproject.toml")
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+@cache
+def get_git_commit() -> str | None:
+    """Commit of the checkout this package stands in, `+dirty` where files differ; None outside git."""
+    try:
+        return run_git("rev-parse", "HEAD") + ("+dirty" if run_git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def get_git_diff() -> str | None:
+    """What the checkout's files differ in from that commit, without secrets; None where they do not, or outside git."""
+    try:
+        diff = redact(run_git("diff", "HEAD"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if len(diff) > LONGEST_DIFF:
+        return f"{len(diff):,} characters, sha256 {hashlib.sha256(diff.encode()).hexdigest()}"
+    return diff or None

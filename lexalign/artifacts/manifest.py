@@ -1,0 +1,72 @@
+"""`manifest.json` of an artifact or a checkpoint: what it was made of, and the sha256 of every file."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lexalign import __version__
+from lexalign.artifacts import fingerprint
+from lexalign.artifacts.files import write_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """`manifest.json`, last: sha256 of every file of the folder and of the manifest itself, and what the folder was made of."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        "lexalign": __version__,
+        "git_commit": fingerprint.get_git_commit(),
+        "versions": fingerprint.list_versions(),
+        **facts,
+        "files": {str(path.relative_to(folder)): {"sha256": fingerprint.digest_file(path), "bytes": path.stat().st_size} for path in files},
+    }
+    write_json(folder / MANIFEST, {**manifest, "sha256": digest_manifest(manifest)})
+
+
+def digest_manifest(manifest: dict[str, Any]) -> str:
+    """sha256 of a manifest as it is read back, but for that entry itself."""
+    text = json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact or a checkpoint."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def find_damage(folder: Path, *, digest: Callable[[Path], str] = fingerprint.digest_file) -> str | None:
+    """What is wrong with the files of an artifact or a checkpoint, held against its manifest; None where it is whole."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return f"{folder} holds no {MANIFEST}"
+    try:
+        manifest = read_manifest(folder)
+        files = {folder / name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
+        changed = manifest.get("sha256", digest_manifest(manifest)) != digest_manifest(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{path} cannot be read"
+    if changed:
+        return f"{path} is not the file that was saved (sha256 differs)"
+    for path, (size, sha256) in files.items():
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes instead of {size}"
+        if digest(path) != sha256:
+            return f"{path} is not the file that was saved (sha256 differs)"
+    return None
+
+
+def find_lost_files(details: dict[str, Any]) -> str | None:
+    """What is missing or changed of the files that a download recorded; None where all are there."""
+    for found in details.values():
+        for file in found["files"] if isinstance(found, dict) else ():
+            path = Path(found["folder"]) / file["path"]
+            if not path.is_file():
+                return f"{path} is missing"
+            if file["sha256"] not in (None, fingerprint.digest_file(path)):
+                return f"{path} is not the file that was fetched (sha256 differs)"
+    return None

@@ -1,0 +1,56 @@
+"""What a run leaves in `result.json`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lexalign.artifacts.files import write_json
+
+
+@dataclass(kw_only=True)
+class Result:
+    """The outcome of one run.
+
+    `metrics` holds two tables, `before` and `after` training, name to value (for stage=evaluate those of the reference and of the model);
+    `score` is the one a sweep compares.
+    """
+
+    status: Literal["finished", "planned", "failed", "interrupted", "stopped", "paused", "pruned"]
+    """interrupted = by a signal, stopped = by train.stop_after, paused = at the end of a round of its sweep, pruned = by its sweep; the
+    same command goes on with any of these, and with a failed one."""
+    stage: str
+    method: str | None = None
+    score: float | None = None
+    score_name: str | None = None
+    score_direction: Literal["maximize", "minimize"] | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=lambda: {"before": {}, "after": {}})
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of the metrics after training, bootstrapped over the rows."""
+    n: dict[str, int] = field(default_factory=dict)
+    """Rows (pairs, prompts) that each of these was measured on."""
+    samples: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    artifact: str | None = None
+    key: str | None = None
+    parent: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+    command: list[str] | None = None
+    """What was typed after `python run.py`."""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+RESULT = "result.json"
+
+
+def write_result(out_dir: Path, result: Result) -> None:
+    """`result.json`."""
+    write_json(out_dir / RESULT, dataclasses.asdict(result))
+
+
+def read_result(out_dir: Path) -> Result | None:
+    """The result a run left in its folder; None where there is none."""
+    path = out_dir / RESULT
+    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

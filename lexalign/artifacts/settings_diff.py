@@ -1,0 +1,94 @@
+"""What a run was begun with against what it would go on with."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lexalign.config.parsing import format_value, suggest_nearest
+from lexalign.errors import ConfigError
+
+UNMEASURED = ("evaluate",)
+"""Groups that decide what is measured, not what is trained."""
+CONTENT = ("model", "data")
+ABSENT = "(absent)"
+
+
+def list_compared(made_of: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:
+    """Every value that must stay as it was, by the key one types; what the model's and the data's files hold under `model` and `data`."""
+    found = dict(list_leaves(json.loads(json.dumps(made_of["settings"], default=str))))
+    if not measured:
+        found = {key: value for key, value in found.items() if key.split(".")[0] not in UNMEASURED}
+    for name in CONTENT:
+        content = {key: made_of[name][key] for key in ("files", "repo", "revision", "tokenizer") if key in made_of[name]}
+        if content:
+            found[name] = content
+    return found
+
+
+def list_leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of a tree of settings."""
+    if not isinstance(node, Mapping):
+        yield where, node
+        return
+    for key, value in node.items():
+        name = "_target_" if key == "target" else str(key)
+        yield from list_leaves(value, f"{where}.{name}" if where else name)
+
+
+def diff_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, measured: bool = False) -> dict[str, str]:
+    """What differs between two runs' `identity.made_of`: key to "old -> new"."""
+    old, new = list_compared(before, measured=measured), list_compared(now, measured=measured)
+    if "model" not in old or "model" not in new:  # the parent is not there (any more): its settings are its own to tell
+        old.pop("model", None)
+        new.pop("model", None)
+    return {
+        key: describe_change(old.get(key, ABSENT), new.get(key, ABSENT), content=key in CONTENT)
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
+    }
+
+
+def describe_change(old: Any, new: Any, *, content: bool) -> str:
+    """A change in words; of files, which of them."""
+    if content and isinstance(old, dict) and isinstance(new, dict) and "files" in old and "files" in new:
+        names = {*old["files"], *new["files"]}
+        other = sorted(name for name in names if old["files"].get(name) != new["files"].get(name))
+        if other:
+            parts = [f"{name} {shorten_digest(old['files'].get(name))} -> {shorten_digest(new['files'].get(name))}" for name in other[:3]]
+            return ", ".join(parts) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    return f"{format_value(old) if not content else old} -> {format_value(new) if not content else new}"
+
+
+def shorten_digest(digest: str | None) -> str:
+    """The beginning of a digest."""
+    return digest[:12] if digest else ABSENT
+
+
+def is_covered(allowed: Sequence[str], key: str) -> bool:
+    """Whether `resume_allow` names a key or a group it stands in."""
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def refuse_differences(differences: Mapping[str, str], *, allowed: Sequence[str], begun: str) -> None:
+    """Raise ConfigError with every difference that `allowed` does not cover."""
+    left = {key: change for key, change in differences.items() if not is_covered(allowed, key)}
+    if left:
+        raise ConfigError(
+            [
+                f"{begun} with other settings:",
+                *(f"  {key}: {change}" for key, change in left.items()),
+                f"  type the old ones or another output_dir; to go on with the new ones: 'resume_allow=[{','.join([*allowed, *left])}]'",
+            ]
+        )
+
+
+def find_unknown_keys(names: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the names in `resume_allow`, held against the settings that are compared."""
+    keys = [key for key, _ in list_leaves(settings) if key.split(".")[0] not in UNMEASURED]
+    groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
+    known = [*keys, *sorted({*groups, *CONTENT})]
+    return [
+        f"resume_allow: {name} is nothing that a resumed run is compared by{suggest_nearest(name, known)}; leave it out"
+        for name in names
+        if name not in known
+    ]

@@ -1,0 +1,138 @@
+"""Reference log-probabilities, paid once: by reference model and by sequence, shared by every run on this store.
+
+The model's part of the key is all that decides the numbers (weights, adapter, quantization, types, layout, code; for `PerToken` also what
+is scored beside the response); a row's part is its tokens and where its response begins. Learning rate, beta, seed, rank, batch size and
+folder are in neither.
+"""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from safetensors.numpy import load_file, save, save_file
+
+from lexalign.cache.cache import ContentCache
+
+log = logging.getLogger(__name__)
+KEY_BYTES = 16
+FILE = "log_probs.safetensors"
+WORTH_AN_ENTRY = 4096
+"""Rows that are not yet on the disk; what a killed run loses at most."""
+Value = TypeVar("Value")
+Columns = dict[str, np.ndarray[Any, Any]]
+
+
+def make_row_key(context: Sequence[int], response: Sequence[int]) -> bytes:
+    """Key of a response (token ids) to a context (token ids)."""
+    parts = (np.asarray(ids, dtype=np.int64).tobytes() for ids in ([len(context)], context, response))
+    return hashlib.sha256(b"".join(parts)).digest()[:KEY_BYTES]
+
+
+@dataclass
+class ReferenceCache(ABC, Generic[Value]):
+    """The values known for one reference model; `computed` and `reused` count what `add` and `known` were asked."""
+
+    shelf: ContentCache
+    model_key: str
+    values: dict[bytes, Value] = field(default_factory=dict)
+    waiting: dict[bytes, Value] = field(default_factory=dict)
+    computed: int = 0
+    reused: int = 0
+
+    def __post_init__(self) -> None:
+        self.read: set[str] = set()
+        self.allowed: set[str] | None = None
+        self.reload()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block, no other run on this store computes what this model says; what others computed before is known."""
+        locks = self.shelf.root.parent / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"reference-{self.model_key}.lock"):
+            self.reload()
+            yield
+
+    def keep_to(self, names: Iterable[str]) -> None:
+        """Know what these entries say, and of others only what this run itself adds: an earlier part of it knew no more, and another run's
+        number for the same row may differ in its last bit."""
+        self.allowed, self.read, self.values = set(names), set(), {}
+        self.reload()
+        if gone := self.allowed - self.read:
+            log.warning("%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(gone))
+
+    def reload(self) -> None:
+        """Read the entries that were not there before; what is known stays."""
+        for name in self.shelf.names(self.model_key):
+            wanted = name not in self.read and (self.allowed is None or name in self.allowed)
+            folder = self.shelf.get(name) if wanted else None
+            if folder is not None:
+                self.read.add(name)
+                columns = load_file(folder / FILE)
+                keys = [key.tobytes() for key in columns["keys"]]
+                self.values = dict(zip(keys, self.unpacked(columns), strict=True)) | self.values
+
+    @abstractmethod
+    def packed(self, values: Sequence[Value]) -> Columns:
+        """The columns of a file that holds these values."""
+
+    @abstractmethod
+    def unpacked(self, columns: Columns) -> Sequence[Value]:
+        """What `packed` was given."""
+
+    def known(self, keys: Sequence[bytes], *, count: bool = True) -> list[Value] | None:
+        """The values of these rows, or None where one of them is missing; a trial does not `count` as reuse."""
+        if any(key not in self.values for key in keys):
+            return None
+        self.reused += len(keys) * count
+        return [self.values[key] for key in keys]
+
+    def add(self, found: dict[bytes, Value]) -> None:
+        """Keep values, on the disk once there are enough of them, or with `flush`. What is known stays: a value found again in another
+        batch may differ in its last bit, and a resumed run must meet the one its first part met."""
+        self.computed += len(found)
+        found = {key: value for key, value in found.items() if key not in self.values}
+        self.values |= found
+        self.waiting |= found
+        if len(self.waiting) >= WORTH_AN_ENTRY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits as one entry of the shelf."""
+        found, self.waiting = self.waiting, {}
+        if not found:
+            return
+        keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
+        columns = {"keys": keys, **self.packed(list(found.values()))}
+        name = f"{self.model_key}/{hashlib.sha256(save(columns)).hexdigest()[:16]}"
+        self.shelf.put(name, lambda folder: save_file(columns, folder / FILE))
+        self.read.add(name)
+
+
+class SummedReferenceCache(ReferenceCache[tuple[float, int]]):
+    """The summed log-probability of each response, and the number of its tokens that were scored."""
+
+    def packed(self, values: Sequence[tuple[float, int]]) -> Columns:
+        sums, lengths = zip(*values, strict=True)
+        return {"sums": np.array(sums, dtype=np.float64), "lengths": np.array(lengths, dtype=np.int64)}
+
+    def unpacked(self, columns: Columns) -> list[tuple[float, int]]:
+        return list(zip(columns["sums"].tolist(), columns["lengths"].tolist(), strict=True))
+
+
+class PerTokenReferenceCache(ReferenceCache[np.ndarray[Any, Any]]):
+    """Several numbers for each token of a response, (K, n) in float32: K kinds of scores, n tokens."""
+
+    def packed(self, values: Sequence[np.ndarray[Any, Any]]) -> Columns:
+        lengths = np.array([value.shape[1] for value in values], dtype=np.int64)
+        # safetensors writes the memory as it lies, whatever the strides say.
+        return {"lengths": lengths, "scores": np.ascontiguousarray(np.concatenate(values, axis=1), dtype=np.float32)}
+
+    def unpacked(self, columns: Columns) -> list[np.ndarray[Any, Any]]:
+        return np.split(columns["scores"], np.cumsum(columns["lengths"])[:-1], axis=1)

@@ -1,0 +1,81 @@
+"""Tokenised rows, kept by what they were made of: the rows, the tokenizer with its template, the settings that shape the ids, the code."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+
+from lexalign.artifacts import fingerprint
+from lexalign.cache import cache as shelves
+from lexalign.cache.cache import ContentCache
+from lexalign.config.schema import Experiment
+from lexalign.data.lengths import measure_lengths
+from lexalign.data.rendering import Renderer
+from lexalign.data.rows import Row
+
+log = logging.getLogger(__name__)
+
+
+class TokenCache:
+    """Data sets of token ids on a shelf; `made` counts the rows that had to be tokenised, `reused` those that did not."""
+
+    def __init__(self, shelf: ContentCache, encoder: Renderer):
+        self.shelf = shelf
+        self.encoder = encoder
+        self.tokenizer_key = digest_tokenizer(encoder.tokenizer)
+        self.made = 0
+        self.reused = 0
+
+    @classmethod
+    def of(cls, experiment: Experiment, encoder: Renderer) -> "TokenCache":
+        """The store of an experiment."""
+        return cls(shelves.open_cache(experiment, "tokens"), encoder)
+
+    def lengths(self, rows: list[Row]) -> list[tuple[int, int, int]]:
+        """`lexalign.data.lengths.measure_lengths` of each row."""
+        if not rows:
+            return []
+        names = ("prompt", "longest", "all")
+
+        def make() -> Dataset:
+            return Dataset.from_list([dict(zip(names, measure_lengths(row, self.encoder), strict=True)) for row in rows])
+
+        found = self.rows("lengths", rows, self.encoder.settings(), make)
+        return list(zip(*(found[name] for name in names), strict=True))
+
+    def rows(self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]) -> Dataset:
+        """The data set that `make` would make of `rows` (a list of plain values) under `settings`."""
+        material = [
+            kind,
+            digest_value(rows),
+            self.tokenizer_key,
+            settings,
+            fingerprint.digest_code("lexalign.data"),
+            version("trl"),
+            version("datasets"),
+        ]
+        key = f"{kind}-{digest_value(material)[:32]}"
+        folder = self.shelf.get(key)
+        if folder is not None:
+            self.reused += len(rows)
+            return load_from_disk(str(folder / "rows"))
+        made = make()
+        self.made += len(rows)
+        self.shelf.put(key, lambda aside: made.save_to_disk(str(aside / "rows")))
+        return made
+
+
+def digest_value(value: Any) -> str:
+    """sha256 of a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def digest_tokenizer(tokenizer: Any) -> str:
+    """What decides the ids a tokenizer gives: its vocabulary, merges and rules, its special tokens, its template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return digest_value([rules, tokenizer.special_tokens_map, tokenizer.chat_template, type(tokenizer).__name__])

@@ -1,0 +1,107 @@
+"""A model that answers on the terminal, token by token, and remembers the conversation where it was trained on conversations."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import TextStreamer
+
+from lexalign.artifacts.provenance import Provenance
+from lexalign.chat.conversation import Write
+from lexalign.config import hardware
+from lexalign.config.schema import Chat, Experiment
+from lexalign.data.rendering import Renderer, Turns
+from lexalign.errors import ConfigError
+from lexalign.evaluation.scoring import GREEDY, WHOLE_DISTRIBUTION, get_device, list_end_tokens
+from lexalign.models import loading
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class ModelSpeaker:
+    """Answers with a model; `turns` is the conversation so far."""
+
+    name: str
+    model: Any
+    encoder: Renderer
+    settings: Chat
+    turns: Turns = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, experiment: Experiment) -> "ModelSpeaker":
+        """The model of an experiment, spoken to as it was trained; raises ConfigError for a system message that it has no place for."""
+        assert experiment.model.path is not None
+        past, settings = Provenance.of(experiment.model.path), experiment.chat
+        if past.bits:
+            log.info("%s: the model was trained on a base of %d bits; it answers on the base as it is", name, past.bits)
+        loaded = loading.load_model(experiment)
+        model: Any = loaded.model
+        data = dataclasses.replace(
+            experiment.data,
+            chat_template=past.setting("data", "chat_template") or "auto",
+            system=settings.system or past.setting("data", "system"),
+        )
+        encoder = Renderer(loaded.tokenizer, data)
+        if not encoder.chat:
+            log.info("%s: has no chat template, or was trained without; each line is a prompt of its own", name)
+            if settings.system is not None:
+                raise ConfigError(f"chat.system: {experiment.model.path} is not spoken to in turns; type chat.system=null")
+        try:
+            encoder.prompt("?")
+        except TemplateError as error:
+            raise ConfigError(f"chat.system: the chat template of {experiment.model.path} refuses it ({error}); leave it out") from error
+        device = hardware.resolve_device(experiment.hardware.device)
+        return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
+
+    def forget(self) -> None:
+        """Begin a new conversation."""
+        self.turns = []
+
+    def answer(self, text: str, *, turn: int, write: Write) -> str:
+        """The answer to a text, written as it comes. Drawn by `chat.seed` and the turn, so that two models are drawn alike."""
+        asked: Turns = [*self.turns, {"role": "user", "content": text}]
+        ids = self.encoder.prompt(asked if self.encoder.chat else text)
+        room = self.model.config.get_text_config().max_position_embeddings - len(ids)
+        if room < 1:
+            write(f"(the conversation has {len(ids)} tokens, more than the model takes: /reset begins a new one)")
+            return ""
+        stream = Stream(self.encoder.tokenizer, write)
+        torch.manual_seed(self.settings.seed + turn)
+        inputs = torch.tensor([ids], device=get_device(self.model))
+        length = min(self.settings.max_new_tokens, room)
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=length,
+                streamer=stream,
+                pad_token_id=self.encoder.tokenizer.pad_token_id,
+                eos_token_id=(ends := sorted(list_end_tokens(self.model, self.encoder.tokenizer) | {self.encoder.end()[0]})),
+                **self.drawing(),
+            )
+        if out[0, -1].item() not in ends:
+            write(f" […] (cut at {length} tokens)")
+        if self.encoder.chat:
+            self.turns = [*asked, {"role": "assistant", "content": stream.text}]
+        return stream.text
+
+    def drawing(self) -> dict[str, Any]:
+        """How tokens are drawn."""
+        return {**WHOLE_DISTRIBUTION, "temperature": self.settings.temperature} if self.settings.temperature else GREEDY
+
+
+class Stream(TextStreamer):
+    """Hands whole words on as they are generated, and keeps them."""
+
+    def __init__(self, tokenizer: Any, write: Write):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.write, self.text = write, ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by the library with each piece of text."""
+        self.text += text
+        self.write(text)

@@ -1,0 +1,1 @@
+"""What was typed becomes a checked `Experiment`: loading, overrides, parsing, targets, schema, rules."""

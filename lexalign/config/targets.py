@@ -1,0 +1,242 @@
+"""Dotted paths to code in a configuration: which ones may be named, and whether they lead anywhere. Nothing is imported to find out.
+
+A configuration file is data that people share, so it must not be able to run more than the classes and functions that this package, and
+the packages the user typed, were written to offer. What a module merely imports from elsewhere
+(`lexalign.artifacts.fingerprint.subprocess`) is not.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lexalign.config.parsing import suggest_nearest
+
+Arguments = dict[str, bool]
+"""Name -> whether it must be given."""
+
+
+def find_wrong_arguments(path: str, given: list[str], where: str) -> list[str]:
+    """Problems with the arguments given to the class at a dotted path; empty where its source does not tell what it takes."""
+    found = find_definition(path)
+    if found is None:
+        return []
+    node, module = found
+    if not isinstance(node, ast.ClassDef):
+        return [f"{where}._target_={path}: is a function; name a class"]
+    wanted = list_arguments(node, module)
+    if wanted is None:
+        return []
+    unknown = [
+        f"{where}.{name}: {node.name} takes no such argument; it takes {', '.join(wanted) or 'none'}{suggest_nearest(name, wanted)}"
+        for name in given
+        if name not in wanted
+    ]
+    return unknown + [f"{where}.{name}: is missing; {node.name} needs it" for name, must in wanted.items() if must and name not in given]
+
+
+def find_definition(path: str, followed: tuple[str, ...] = ()) -> tuple[ast.ClassDef | ast.FunctionDef, str] | None:
+    """The definition a dotted path leads to, through imports of the same package, and its module; None where it is not to be found."""
+    module, _, name = path.rpartition(".")
+    file = find_module_file(module) if module else None
+    tree = parse_file(file) if file is not None else None
+    if file is None or tree is None or path in followed:
+        return None
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return node, module
+    for imported in ast.walk(tree):
+        if isinstance(imported, ast.ImportFrom):
+            for alias in imported.names:
+                if (alias.asname or alias.name) == name:
+                    return find_definition(f"{find_source_module(imported, module, file)}.{alias.name}", (*followed, path))
+    return None
+
+
+def find_source_module(node: ast.ImportFrom, module: str, file: Path) -> str:
+    """The module that `from … import` names, where it stands in `module`."""
+    if not node.level:
+        return str(node.module)
+    parts = module.split(".")[: len(module.split(".")) - node.level + (file.name == "__init__.py")]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+@cache
+def parse_file(file: Path) -> ast.Module | None:
+    """A file's syntax; None where it has none (importing it will say where)."""
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError:
+        return None
+
+
+def list_arguments(node: ast.ClassDef, module: str) -> Arguments | None:
+    """What a class takes: the parameters of its `__init__`, or its fields as a dataclass; None where that cannot be told."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return list_parameters(item.args)
+    inherited: Arguments = {}
+    for base in node.bases:
+        found = find_definition(f"{module}.{base.id}") if isinstance(base, ast.Name) else None
+        if isinstance(base, ast.Name) and base.id == "object":
+            continue
+        own = list_arguments(*found) if found is not None and isinstance(found[0], ast.ClassDef) else None  # type: ignore[arg-type]
+        if own is None:
+            return None
+        inherited |= own
+    if any("dataclass" in ast.dump(decorator) for decorator in node.decorator_list):
+        inherited |= {
+            item.target.id: item.value is None
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.dump(item.annotation)
+        }
+    return inherited
+
+
+def list_parameters(args: ast.arguments) -> Arguments | None:
+    """The parameters of an `__init__`; None where it takes any."""
+    if args.kwarg is not None or args.vararg is not None:
+        return None
+    places = [*args.posonlyargs, *args.args][1:]
+    found = {place.arg: at < len(places) - len(args.defaults) for at, place in enumerate(places)}
+    return found | {place.arg: default is None for place, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+
+
+OWN_PACKAGE = "lexalign"
+KEYS = ("_target_", "settings_class", "converter")
+HYDRA_PARTS = re.compile(r"hydra\._internal\.core_plugins\.|hydra\.experimental\.callbacks\.|hydra_plugins\.|lexalign\.")
+OWN_PLUGINS = ("hydra_plugins.lexalign.Local", "hydra_plugins.lexalign.Points")
+"""In `lexalign/sweeps/plugins`."""
+LOGGING_PARTS = re.compile(r"logging\.(handlers\.)?(\w*Handler|Formatter|Filter)")
+
+
+def find_target_problems(node: Any, packages: Sequence[str], where: str = "") -> list[str]:
+    """Problems with every path to code outside `packages`, or to nothing, wherever it stands."""
+    if isinstance(node, Mapping):
+        found = []
+        for key, value in node.items():
+            full = f"{where}.{key}" if where else str(key)
+            if key in KEYS and value is not None and (problem := explain_wrong_target(value, packages)):
+                found.append(f"{full}={value}: {problem}")
+            found += find_target_problems(value, packages, full)
+        return found
+    if isinstance(node, (list, tuple)):
+        return [problem for i, item in enumerate(node) for problem in find_target_problems(item, packages, f"{where}[{i}]")]
+    return []
+
+
+def explain_wrong_target(path: Any, packages: Sequence[str], *, classes_only: bool = False) -> str | None:
+    """What is wrong with a dotted path to a class or function, or None."""
+    parts = str(path).split(".")
+    if len(parts) < 2 or parts[0] not in packages or not all(part.isidentifier() for part in parts):
+        return f"code is only taken from {' and '.join(packages)}; name your own package on the command line: 'extensions=[mypackage]'"
+    module, name = ".".join(parts[:-1]), parts[-1]
+    file = find_module_file(module)
+    if file is None:
+        return f"there is no module {module}"
+    names = list_offered(file, package=parts[0], classes_only=classes_only)
+    return None if names is None or name in names else f"{module} defines no {name}{suggest_nearest(name, names)}"
+
+
+def find_module_file(module: str) -> Path | None:
+    """The file of a module; None where there is none. Importing a parent package to look into it would run it."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is None:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") and not rest else None
+    stems = [Path(folder, *rest) for folder in spec.submodule_search_locations]
+    files = [file for stem in stems for file in (stem / "__init__.py", stem.parent / f"{stem.name}.py")]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def list_offered(file: Path, *, package: str, classes_only: bool) -> frozenset[str] | None:
+    """The names a module offers: what it defines and what it imports from its own package; None where that cannot be read off it."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError:
+        return None  # importing it will say where
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not classes_only):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == package):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return None if names & {"*", "__getattr__"} else frozenset(names)
+
+
+def find_hydra_problems(node: DictConfig | None) -> list[str]:
+    """Problems with what a file would have Hydra itself run: callbacks, launchers, log handlers, variables of the environment."""
+    if node is None:
+        return []
+    found = []
+
+    def walk(value: Any, where: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if key == "_target_" and not is_hydra_part(item):
+                    found.append(f"{where}._target_={item}: Hydra may only run classes of its own plugins and of ours; remove it")
+                elif key in ("()", "class") and where.startswith(("hydra.job_logging", "hydra.hydra_logging")):
+                    if not LOGGING_PARTS.fullmatch(str(item)):
+                        found.append(f"{where}.{key}={item}: only the standard library's log handlers and formatters may be named here")
+                else:
+                    walk(item, f"{where}.{key}")
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                walk(item, f"{where}[{i}]")
+
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    walk(plain, "hydra")
+    for part in ("launcher", "sweeper"):
+        chosen = plain.get(part) or {}
+        if chosen.get("_target_") in OWN_PLUGINS:
+            found += [f"hydra.{part}.{key}: is no setting of ours; those of a sweep are below sweep" for key in chosen if key != "_target_"]
+    for name in plain.get("job", {}).get("env_set") or {}:
+        found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
+    return found
+
+
+def is_hydra_part(path: Any) -> bool:
+    """Whether Hydra may instantiate it: a class defined in one of its plugins or in this package."""
+    top = str(path).split(".")[0]
+    return str(path) in OWN_PLUGINS or bool(HYDRA_PARTS.match(str(path))) and explain_wrong_target(path, [top], classes_only=True) is None
+
+
+def find_extension_problems(packages: Sequence[str]) -> list[str]:
+    """Problems with the packages the user typed."""
+    return [
+        f"extensions=[{name}]: there is no package {name} to import; put its parent folder on PYTHONPATH, or install it"
+        for name in packages
+        if not name.isidentifier() or find_module_file(name) is None
+    ]
+
+
+def get_settings_class(plain: Mapping[str, Any], packages: Sequence[str], found: list[str]) -> dict[str, type]:
+    """The dataclass that the method's `settings_class` names, for `parse` to use in place of the general one."""
+    method = plain.get("method")
+    if not isinstance(method, Mapping) or explain_wrong_target(method.get("settings_class"), packages) is not None:
+        return {}
+    module, _, name = str(method["settings_class"]).rpartition(".")
+    from lexalign.config.schema import Method
+
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        found.append(f"method.settings_class={method['settings_class']}: {error}")
+        return {}
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        found.append(f"method.settings_class={method['settings_class']}: is no subclass of lexalign.config.schema.Method")
+        return {}
+    return {"method": cls}

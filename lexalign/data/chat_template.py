@@ -1,0 +1,80 @@
+"""Chat templates are programs that come with a tokenizer: one that never ends or never stops writing is found before it meets the data."""
+
+import logging
+import os
+import signal
+import time
+from typing import Any
+
+from lexalign.errors import ConfigError
+
+log = logging.getLogger(__name__)
+LONGEST_TEMPLATE = 1 << 20
+"""Characters of a template."""
+LONGEST_TEXT = 1 << 20
+"""Characters that a conversation of two short turns may become."""
+SECONDS = 2
+"""Of computing, for all of the conversations."""
+ROOM = 1 << 30
+"""Bytes that rendering may take."""
+OTHER = "name another tokenizer with model.tokenizer=<hub id or folder>, or type data.chat_template=never"
+TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
+FINE, TOO_LONG, TOO_LARGE = 0, 10, 11
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Render two short conversations in a process of their own that may take little time and memory; raises ConfigError over that."""
+    texts = tokenizer.chat_template or ""
+    longest = max(map(len, texts.values() if isinstance(texts, dict) else [texts]), default=0)
+    where = f"the chat template of {name}"
+    if longest > LONGEST_TEMPLATE:
+        raise ConfigError(f"{where} has {longest:,} characters, more than the {LONGEST_TEMPLATE:,} allowed; {OTHER}")
+    if not longest:
+        return
+    if not hasattr(os, "fork"):
+        log.warning("%s is not tried first: this system has no fork", where.capitalize())
+        return
+    ended = try_rendering(tokenizer)
+    if ended is None:
+        raise ConfigError(f"{where} does not come to an end within {SECONDS} s on two short turns; {OTHER}")
+    if ended == TOO_LONG:
+        raise ConfigError(f"{where} makes more than {LONGEST_TEXT:,} characters of two short turns; {OTHER}")
+    if ended != FINE:
+        raise ConfigError(f"{where} takes more than {ROOM >> 20} MiB for two short turns; {OTHER}")
+
+
+def try_rendering(tokenizer: Any) -> int | None:
+    """How a child that renders ended; None where it had to be stopped."""
+    child = os.fork()
+    if child == 0:
+        os._exit(render_in_child(tokenizer))
+    deadline = time.monotonic() + 10 * SECONDS  # a busy machine may give it little of the time it may take
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def render_in_child(tokenizer: Any) -> int:
+    """In the child: limit it, render, and tell how it went. What a template refuses to render is not judged here."""
+    import resource
+
+    import psutil
+
+    taken = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    if hasattr(resource, "RLIMIT_AS"):
+        resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
+    try:
+        for turns, more in ((TURNS[:1], True), (TURNS, False)):
+            if len(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=more)) > LONGEST_TEXT:
+                return TOO_LONG
+    except MemoryError:
+        return TOO_LARGE
+    except Exception:
+        pass
+    return FINE

@@ -1,0 +1,142 @@
+"""What every measure stands on: the held-out rows with the settings, what was found so far, and what the model is held against."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lexalign.config.schema import Evaluate
+from lexalign.data.rendering import Renderer
+from lexalign.data.rows import Row, get_prompt_key, get_question_key
+from lexalign.evaluation.intervals import RowValues, bootstrap_interval
+from lexalign.evaluation.scoring import Borrowed, generate, get_device
+from lexalign.rewards.panel import Panel
+
+log = logging.getLogger(__name__)
+Question = tuple[str, str]
+"""A prompt as text, and the group it is asked of."""
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """What was found of one model: numbers, and texts to read."""
+
+    rows: dict[str, RowValues] = field(default_factory=dict)
+    """The metrics by name, row by row."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """Greedy answers by prompt (as text), made once and read by several measures."""
+    drawn: dict[Question, list[list[int]]] = field(default_factory=dict)
+    """Ids of the responses drawn for each question, made once and read by several measures."""
+    pair_log_probs: list[tuple[float, float]] = field(default_factory=list)
+    """Of the chosen and the rejected response of each pair: what a model trained from this one is held against."""
+    row_log_probs: list[float] = field(default_factory=list)
+    """The same of single completions with a label."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What else was counted on the way."""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics by name."""
+        return {name: found.mean() for name, found in self.rows.items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Their 95 % intervals."""
+        return {name: bootstrap_interval(found) for name, found in self.rows.items()}
+
+    @property
+    def n(self) -> dict[str, int]:
+        """The number of rows (pairs, prompts) each was measured on."""
+        return {name: found.n for name, found in self.rows.items()}
+
+    def record(self, name: str, values: list[float], weights: list[float] | None = None, **more: Any) -> None:
+        """Keep a metric row by row."""
+        self.rows[name] = RowValues(values=values, weights=weights, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The model that the measured one was trained from."""
+
+    measured: Measurement
+    """Its own measurement, on the same rows with the same settings."""
+    borrowed: Borrowed | None = None
+    """Gives the model itself; None where it is no longer there (full training changed it)."""
+
+
+@dataclass(kw_only=True)
+class Evaluator:
+    """Measures models on the same held-out rows with the same settings; `known` are all rows, whose wordings tell beliefs apart."""
+
+    encoder: Renderer
+    rows: list[Row]
+    known: list[Row]
+    settings: Evaluate
+    max_length: int
+    beta: float | None = None
+    """Scale of the implicit rewards; None where nothing is preferred (sft)."""
+    panel: Panel | None = None
+    """The rewards of a method that has some."""
+    shared_belief: bool = True
+    """Both responses behind the chosen's belief (gdpo) or each behind its own (dpo)."""
+
+    def __post_init__(self) -> None:
+        self.rows = self.rows[: self.settings.limit]
+
+    def has(self, *columns: str) -> bool:
+        """Whether the rows have these columns."""
+        return all(column in self.rows[0] for column in columns)
+
+    def answers(self, model: torch.nn.Module, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
+        """Greedy answers."""
+        contexts = [self.encoder.prompt(prompt) for prompt in prompts]
+        found = generate(model, self.encoder.tokenizer, contexts, batch_size=self.settings.batch_size, max_new_tokens=max_new_tokens)
+        return [self.text(ids) for ids in found]
+
+    def text(self, ids: list[int]) -> str:
+        """Generated ids as text."""
+        return self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def contexts(self) -> dict[Question, list[int]]:
+        """The ids of each question's prompt, in the order of the rows."""
+        first = {get_question_key(row): row["prompt"] for row in reversed(self.rows)}
+        order = dict.fromkeys(get_question_key(row) for row in self.rows)
+        return {question: self.encoder.prompt(first[question]) for question in order}
+
+    def drawn(self, model: torch.nn.Module, found: Measurement) -> dict[Question, list[list[int]]]:
+        """Responses drawn at temperature 1 from the whole distribution, by `evaluate.seed`, so that two models are drawn alike.
+
+        Beliefs ask for all questions, the other measures for `evaluate.draw_prompts` of them.
+        """
+        if not found.drawn:
+            settings = self.settings
+            of_beliefs = settings.belief_samples if self.has("belief") else 0
+            contexts = self.contexts()
+            questions = list(contexts) if of_beliefs else list(contexts)[: settings.draw_prompts]
+            count = max(of_beliefs, settings.draws)
+            device = get_device(model)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(settings.seed)
+                repeated = [contexts[question] for question in questions for _ in range(count)]
+                tokenizer, length = self.encoder.tokenizer, settings.max_new_tokens
+                ids = generate(model, tokenizer, repeated, batch_size=settings.batch_size, max_new_tokens=length, sample=True)
+            found.drawn = {question: ids[at * count : (at + 1) * count] for at, question in enumerate(questions)}
+        return found.drawn
+
+    def greedy(self, model: torch.nn.Module, found: Measurement, prompts: dict[str, Any]) -> dict[str, str]:
+        """Greedy answers to prompts by their texts; those already made are not made again."""
+        missing = {text: prompt for text, prompt in prompts.items() if text not in found.answers}
+        if missing:
+            texts = self.answers(model, list(missing.values()), self.settings.max_new_tokens)
+            found.answers |= dict(zip(missing, texts, strict=True))
+        return {text: found.answers[text] for text in prompts}
+
+    def first_prompts(self, count: int) -> dict[str, Any]:
+        """The first few different prompts, by their texts."""
+        found: dict[str, Any] = {}
+        for row in self.rows:
+            if "prompt" in row and len(found) < count:
+                found.setdefault(get_prompt_key(row), row["prompt"])
+        return found

@@ -1,0 +1,48 @@
+"""What a run says on the terminal at its end: metrics before and after, samples, where the artifact is."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lexalign.artifacts.result import Result
+
+
+def format_prompt(prompt: Any) -> str:
+    """A prompt as one text."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
+def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -> None:
+    """Print a finished run; `names` are what its two tables of metrics are called."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    before, after = result.metrics["before"], result.metrics["after"]
+    if after:
+        shown = names if before else names[1:]
+        table = Table(title=f"{result.stage} {result.method or ''}".strip() + ": held-out rows", title_justify="left")
+        for column in ("metric", "n", *shown, "95 % interval"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name, value in after.items():
+            mark = " (score)" if name == result.score_name else ""
+            low, high = result.intervals[name]
+            first = [f"{before[name]:.4f}" if name in before else ""] if before else []
+            table.add_row(name + mark, str(result.n[name]), *first, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+        console.print(table)
+    for sample in result.samples:
+        width = max(map(len, sample))
+        for name, text in sample.items():
+            console.print(Text(f"{name:>{width}}: ", style="bold").append(Text(text, style="")))
+        console.print()
+    if result.artifact is not None:
+        console.print(Text(f"artifact: {result.artifact}"), soft_wrap=True)
+
+
+def show_plan_table(facts: dict[str, Any], what: str) -> None:
+    """Print the plan of a dry run; `what` is not done."""
+    table = Table(title=f"The plan (dry_run=true: {what})", title_justify="left", show_header=False)
+    for name, fact in facts.items():
+        table.add_row(name, str(fact))
+    Console(file=sys.stdout, highlight=False).print(table)

@@ -1,0 +1,87 @@
+"""What is exported: the files of a model, how it was trained, and the ways in which its adapter can be merged."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import AutoConfig
+
+from lexalign.artifacts.manifest import find_damage
+from lexalign.artifacts.provenance import Provenance
+from lexalign.config.schema import Adapter, Experiment
+from lexalign.errors import ConfigError
+from lexalign.models import loading
+from lexalign.models.precision import get_bits
+
+log = logging.getLogger(__name__)
+Way = Literal["dequantized", "original", "unmerged"]
+IN_WORDS: dict[Way, str] = {
+    "dequantized": "merged into the dequantized weights",
+    "original": "merged into the original weights",
+    "unmerged": "as it is, without an adapter to merge",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A model to export."""
+
+    source: loading.ModelSource
+    past: Provenance
+    experiment: Experiment
+    """With the model's types and quantization as they were when it was trained."""
+    dtype: str
+    """Of the exported weights."""
+
+    @property
+    def bits(self) -> int | None:
+        """Quantization of the base that the adapter was trained on."""
+        return get_bits(self.experiment)
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """How it can be exported; of several, the one that is nearest to what was trained is kept."""
+        if self.source.adapter is None:
+            return ("unmerged",)
+        return ("dequantized", "original") if self.bits else ("original",)
+
+
+def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource:
+    """What `model.path` names and its `past` tells. Raises ConfigError where it is damaged, an adapter of another base, or a checkpoint."""
+    path = experiment.model.path
+    assert path is not None
+    if past.folder is not None and (broken := find_damage(past.folder)):
+        raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
+    found = loading.find_source(path, experiment.model.revision)
+    base = read_stored_dtype(found, experiment)
+    if found.adapter is None:
+        then = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, dtype=base))
+    else:
+        if past.folder is None:
+            log.warning("%s does not tell what its adapter was trained on; it is taken for a base that was not quantized", path)
+        then = dataclasses.replace(
+            experiment,
+            model=dataclasses.replace(experiment.model, dtype=past.setting("model", "dtype") or "auto"),
+            hardware=dataclasses.replace(
+                experiment.hardware, precision=past.setting("hardware", "precision") or experiment.hardware.precision
+            ),
+            adapter=make_base_settings(past.bits),
+        )
+    dtype = experiment.export.dtype
+    return ExportSource(source=found, past=past, experiment=then, dtype=base if dtype == "auto" else dtype)
+
+
+def make_base_settings(bits: int | None) -> Adapter:
+    """As much of an adapter's settings as loading its base reads."""
+    return Adapter(kind="qlora" if bits else "lora", rank=None, alpha=None, dropout=None, target_modules=None, bits=bits)
+
+
+def read_stored_dtype(found: loading.ModelSource, experiment: Experiment) -> Any:
+    """The type of the base's weights on the disk; float32 where its files tell none (.gguf)."""
+    if found.place.kind == "gguf":
+        return "float32"
+    config = AutoConfig.from_pretrained(
+        found.place.path or found.place.name, revision=found.revision or "main", trust_remote_code=experiment.model.trust_remote_code
+    )
+    return str(config.get_text_config().dtype or config.dtype or "float32").removeprefix("torch.")

@@ -1,0 +1,147 @@
+"""The model's forward as TRL's trainers call it, `model(..., labels=..., fused_lm_head=True)`, on the fast path.
+
+TRL asks for the log-probabilities of the labelled tokens and gets them in its own shape, so all its losses stay its own; what is computed
+to answer is ours: no padding, no prompt twice, no unlabelled position at the LM head.
+"""
+
+import types
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+from lexalign.fast_path import attention, casts, last_layer, lm_head
+from lexalign.fast_path.packing import Layout, lay_out_documents, lay_out_shared_prefixes, round_up
+
+IGNORED = -100
+ROUND = 64
+"""Tokens of a matrix product are a multiple of this in bfloat16 on a CPU, where oneDNN compiles a kernel for each new number of rows, which
+takes milliseconds and is kept."""
+
+
+@dataclass
+class TokenScores(ModelOutput):
+    """TRL's `FusedCausalLMOutput`: each (R, T-1), zero where nothing is labelled; beside it `also`, log-probabilities of one more token at
+    the labelled positions, and `logits` (B, V) at the positions asked for."""
+
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+    mean_logits: Tensor | None = None
+    is_top1: Tensor | None = None
+    label_mask: Tensor | None = None
+    also: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def install_forward(model: Any, *, packed: bool, alike: int) -> None:
+    """Give a causal language model (the base model, where there is an adapter) the forward of the fast path.
+
+    packed: compute each token once (`Layout`); else the padded batch as it is. alike: rows of a batch that continue one prompt.
+    """
+    original = model.forward
+    logit_map = get_logit_map(model)
+    if packed:
+        model.set_attn_implementation(attention.NAME)
+        last_layer.shorten_last_layer(model)
+
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return original(*args, **({"labels": labels} if labels is not None else {}), **kwargs)
+        assert labels is not None, "scores are asked for without labels"
+        return score_tokens(self, labels=labels, logit_map=logit_map, packed=packed, alike=alike, **kwargs)
+
+    # generate() reads the signature of the class's own forward.
+    forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
+    model.forward = types.MethodType(forward, model)
+
+
+def score_tokens(
+    model: Any,
+    *,
+    input_ids: Tensor,
+    labels: Tensor,
+    logit_map: lm_head.LogitMap,
+    packed: bool,
+    alike: int,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    positions: Tensor | None = None,
+    details: bool = True,
+    also: int | None = None,
+    temperature: float = 1.0,
+    **_: Any,
+) -> TokenScores:
+    """Scores of the labelled tokens of a batch (R, T), and the whole logits at one of the `positions` (B,) of each of the rows 0..B-1.
+
+    `also` is a token id: log softmax(z / temperature)[also] is given wherever a label is scored (without gradient unless temperature is 1).
+    """
+    layout = make_layout(input_ids, attention_mask, position_ids, alike) if packed else None
+    head = model.get_output_embeddings()
+    step = get_row_multiple(head.weight)
+    layout = layout.rounded(step) if layout is not None else None
+    slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape) if layout is None else layout.slots
+    mask = labels[:, 1:] != IGNORED
+    read = [slots[:, :-1][mask]]
+    if positions is not None:
+        read.append(slots[: len(positions)].gather(1, positions[:, None])[:, 0])
+    if layout is None:
+        known = {"attention_mask": attention_mask, "position_ids": position_ids}
+        states = model.base_model(input_ids=input_ids, use_cache=False, **{k: v for k, v in known.items() if v is not None})
+    else:
+        if last_layer.is_short(model) and any(map(len, read)):
+            kept, places = torch.unique(torch.cat(read), return_inverse=True)
+            layout, read = replace(layout, read=round_up(kept, step)), list(places.split([len(part) for part in read]))
+        states = model.base_model(
+            input_ids=input_ids.reshape(-1)[layout.tokens][None],
+            position_ids=layout.position_ids,
+            attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
+            use_cache=False,
+            layout=layout,
+        )
+    hidden = states.last_hidden_state.flatten(0, 1)
+    assert layout is None or layout.read is None or len(hidden) == len(layout.read), "the last layer gave other positions than are read"
+    scored, tempered = hidden.index_select(0, round_up(read[0], step)), also is not None and temperature != 1.0
+    targets = round_up(labels[:, 1:][mask], step)
+    scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if tempered else also)
+    found = {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
+    if tempered:
+        assert not torch.is_grad_enabled() and also is not None, "a tempered score has no gradient"
+        found["also"] = scatter_to_batch(lm_head.score_at_temperature(scored, also, head, logit_map, temperature), mask)
+    if positions is not None:
+        found["logits"] = lm_head.compute_logits(hidden.index_select(0, read[1]), head, logit_map)
+    return TokenScores(label_mask=mask, **found)
+
+
+def get_row_multiple(weight: Tensor) -> int:
+    """The number that the rows of a matrix product with this weight should be a multiple of."""
+    return ROUND if weight.device.type == "cpu" and casts.get_compute_dtype(weight) == torch.bfloat16 else 1
+
+
+def make_layout(input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, alike: int) -> Layout:
+    """The layout of a batch as TRL's collators write it: padded on the right, or several documents a row."""
+    if attention_mask is None:
+        assert position_ids is not None, "a batch without an attention mask tells its documents apart by position_ids"
+        return lay_out_documents(position_ids)
+    lengths = attention_mask.sum(1)
+    assert bool((attention_mask.cumprod(1).sum(1) == lengths).all()), "the batch is not padded on the right"
+    return lay_out_shared_prefixes(input_ids, lengths, alike=alike)
+
+
+def scatter_to_batch(values: Tensor | None, mask: Tensor) -> Tensor | None:
+    """Values of the marked positions (and more behind them, which are dropped) back in the batch's shape, zero elsewhere; connected to the
+    model even when none is marked."""
+    return None if values is None else values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def get_logit_map(model: Any) -> lm_head.LogitMap:
+    """The scale and the soft cap that the model's configuration names."""
+    config = model.config.get_text_config()
+    scale = next(
+        (s for name in ("logit_scale", "output_multiplier", "lm_head_multiplier") if (s := getattr(config, name, None)) is not None), 1.0
+    )
+    divided = getattr(config, "logits_scaling", None)
+    if scale == 1.0 and divided is not None:
+        scale = divided if config.model_type == "hyperclovax" else 1 / divided
+    return lm_head.LogitMap(scale=scale, cap=getattr(config, "final_logit_softcapping", None))

@@ -1,0 +1,85 @@
+"""A LoRA layer in one step each way: y = x Wᵀ + b + s·(x Aᵀ) Bᵀ by `addmm`, with no copy in float32 and no sum of two large results."""
+
+import types
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+from lexalign.fast_path import casts
+
+
+def fuse_lora(model: torch.nn.Module) -> int:
+    """Give every plain LoRA layer of `model` the fused forward; the number of layers that got it."""
+    layers = [module for module in model.modules() if isinstance(module, Linear) and is_plain(module)]
+    for layer in layers:
+        layer.forward = types.MethodType(_forward, layer)  # type: ignore[method-assign]
+    return len(layers)
+
+
+def is_plain(layer: Linear) -> bool:
+    """Whether the layer is a frozen float linear layer with ordinary LoRA: no dropout, no variant (DoRA, …), no bias of the adapter."""
+    base = layer.get_base_layer()
+    frozen = type(base) is torch.nn.Linear and base.weight.is_floating_point() and not base.weight.requires_grad
+    undropped = all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
+    return (
+        type(layer) is Linear
+        and frozen
+        and undropped
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+        and not layer.fan_in_fan_out
+    )
+
+
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What PEFT's layer computes, fused where one adapter is active (or none) and one type of numbers is used throughout."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    base, dtype, autocast = layer.base_layer, casts.get_compute_dtype(x), torch.is_autocast_enabled(x.device.type)
+    if layer.merged or args or kwargs or not (layer.disable_adapters or len(active) == 1):
+        return type(layer).forward(layer, x, *args, **kwargs)
+    if layer.disable_adapters:
+        if not autocast or (torch.is_grad_enabled() and x.requires_grad):
+            return type(layer).forward(layer, x)
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if base.bias is None else base.bias.to(dtype)
+            return F.linear(casts.cast_activation(x, dtype), casts.cast_weight(base.weight, dtype), bias).view(*x.shape[:-1], -1)
+    a, b = (part[active[0]].weight for part in (layer.lora_A, layer.lora_B))
+    if not (autocast or x.dtype == base.weight.dtype == a.dtype):
+        return type(layer).forward(layer, x)
+    with torch.autocast(x.device.type, enabled=False):
+        low = [tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for tensor in (base.bias, a, b)]
+        rows, weight = casts.cast_activation(x, dtype), casts.cast_weight(base.weight, dtype)
+        return _LowRankLinear.apply(x, rows, weight, *low, layer.scaling[active[0]])
+
+
+class _LowRankLinear(torch.autograd.Function):
+    """x (…, in), the same as `rows` (M, in) in the type of `weight` (out, in), which is frozen; bias (out,) or None, a (r, in), b (out, r),
+    scale to (…, out).
+
+    The gradient of x has x's own type, so that in mixed precision it is summed in float32, as PEFT's is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        low = rows @ a.t()
+        y.addmm_(low, b.t(), alpha=scale)
+        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        rows, weight, a, b, low = ctx.saved_tensors
+        dy = gradient.reshape(-1, gradient.shape[-1])
+        low_gradient = (dy @ b).mul_(ctx.scale)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy @ weight).addmm_(low_gradient, a).to(ctx.dtype)
+            dx = dx.view(*gradient.shape[:-1], weight.shape[1])
+        da = low_gradient.t() @ rows if ctx.needs_input_grad[4] else None
+        db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[5] else None
+        return dx, None, None, None, da, db, None

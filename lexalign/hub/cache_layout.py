@@ -1,0 +1,115 @@
+"""Where the files of a repository lie on this disk: the client's own layout, so that it finds what is put there."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lexalign.errors import HubError
+from lexalign.hub.repository import HubFile, RepositoryRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedFile:
+    """Where one file lies."""
+
+    path: Path
+    """The file as readers find it; in the cache a link to `target`."""
+    target: Path
+    """Where the bytes are."""
+    partial: Path
+    """Where the bytes are until they are complete and checked."""
+    lock: Path
+    """In the cache the client's own, so that two runs do not fetch the same file."""
+    notes: Path | None
+    """What the client noted about a file in a folder; it must go when the file changes."""
+    copy: Path | None
+    """Where the hub's cache would hold the same bytes, when the file goes to a folder."""
+
+    @property
+    def existing(self) -> Path | None:
+        """The file, checked or not, or None."""
+        return next((path for path in (self.path, self.target) if path.is_file()), None)
+
+    def discard(self) -> None:
+        """Remove what is there but not good, the client's notes of it too: they would make the client fetch the file itself."""
+        for path in (self.path, self.target, self.notes):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    def holds(self, size: int) -> bool:
+        """Whether a file of this size is here."""
+        return self.existing is not None and self.existing.stat().st_size == size
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def get_folder(wanted: RepositoryRequest, *, commit: str) -> Path:
+    """The folder that holds the files of a commit."""
+    return wanted.output_dir or _snapshot(wanted, commit)
+
+
+def get_cached_file(file: HubFile, wanted: RepositoryRequest, *, commit: str) -> CachedFile:
+    """Where one file of a commit lies."""
+    snapshot = _snapshot(wanted, commit)
+    storage = snapshot.parent.parent
+    name = file.sha256 or file.git_id
+    blob = storage / "blobs" / name
+    if wanted.output_dir is None:
+        return CachedFile(
+            path=snapshot / file.path,
+            target=blob,
+            partial=blob.with_name(f"{name}.lexalign.incomplete"),
+            lock=storage.parent / ".locks" / storage.name / f"{name}.lock",
+            notes=None,
+            copy=None,
+        )
+    notes = wanted.output_dir / ".cache" / "huggingface" / "download"
+    return CachedFile(
+        path=wanted.output_dir / file.path,
+        target=wanted.output_dir / file.path,
+        partial=notes / f"{name}.lexalign.incomplete",
+        lock=notes / f"{name}.lexalign.lock",
+        notes=notes / f"{file.path}.metadata",
+        copy=blob,
+    )
+
+
+def _snapshot(wanted: RepositoryRequest, commit: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    return cache / repo_folder_name(repo_id=wanted.repo, repo_type=wanted.kind) / "snapshots" / commit
+
+
+def refuse_links(folder: Path, paths: list[str]) -> None:
+    """Raises `HubError` when a link inside `folder` would lead a file out of it."""
+    root = folder.resolve()
+    for path in [".cache/huggingface/download", *paths]:
+        real = (folder / path).resolve()
+        if not real.is_relative_to(root):
+            raise HubError(
+                f"download.output_dir={folder}: {path} is a link to {real}, outside the folder; nothing was fetched. Remove the "
+                "link, or type download.output_dir=<another folder>"
+            )
+
+
+def refuse_full_disk(files: list[HubFile], places: dict[str, CachedFile], *, what: str) -> None:
+    """Raises `HubError` when the files that are not here yet do not fit on the disk."""
+    missing = [file for file in files if not places[file.path].holds(file.size)]
+    if not missing:
+        return
+    partials = (places[file.path].partial for file in missing)
+    needed = sum(file.size for file in missing) - sum(partial.stat().st_size for partial in partials if partial.is_file())
+    folder = places[missing[0].path].target.parent
+    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    if needed > free:
+        raise HubError(
+            f"{what} needs {needed / 1e9:.2f} GB more, and {folder} has {free / 1e9:.2f} GB free: set HF_HOME to a folder on "
+            "a larger disk, type download.output_dir=<one there>, or fetch less with download.include"
+        )

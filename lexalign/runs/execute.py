@@ -1,0 +1,157 @@
+"""One run in its folder: its parent first, then its stage, then what it leaves behind."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class, get_method
+from omegaconf import OmegaConf
+
+from lexalign.artifacts import disk, files, fingerprint, lock
+from lexalign.artifacts.result import Result, write_result
+from lexalign.config import hardware
+from lexalign.config.compose import Composition
+from lexalign.config.paths import find_model
+from lexalign.config.schema import Experiment
+from lexalign.config.secrets import redact
+from lexalign.errors import Stopped
+from lexalign.runs import auto_strategy, torchrun
+from lexalign.runs.parents import (
+    compose_parent,
+    find_finished_parent,
+    get_parent_folder,
+    get_parent_key,
+    record_finished_run,
+    run_parent,
+    start_from_parent,
+)
+from lexalign.runs.resume import find_checkpoint, find_finished_run, refuse_changed_settings, refuse_other_sharding
+from lexalign.runs.run_log import log_to_folder
+from lexalign.training import signals
+
+
+def run_stage(
+    composed: Composition, started_from: Experiment, out_dir: Path, *, name: str, group: str | None, speaks: bool = True
+) -> Result:
+    """The stage in this process; of several, the first one `speaks` to the tracker."""
+    with make_tracker(composed, out_dir=out_dir, name=name, group=group, silent=not speaks) as tracker:
+        if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
+            tracker.starts_from(base.path)
+        return get_method(started_from.stage.target)(started_from, out_dir, tracker)
+
+
+def make_tracker(composed: Composition, *, out_dir: Path, name: str, group: str | None, silent: bool) -> Any:
+    """The tracker that `tracking._target_` names, or the silent one, as for a dry run."""
+    experiment = composed.experiment
+    target = "lexalign.tracking.NoTracker" if experiment.dry_run or silent else experiment.tracking.target
+    return get_class(target)(
+        experiment.tracking,
+        out_dir=out_dir,
+        config=composed.tree,
+        run_name=name,
+        group=group,
+        job_type=experiment.stage.name,
+        typed=composed.typed,
+    )
+
+
+log = logging.getLogger(__name__)
+
+
+def execute(
+    composed: Composition,
+    *,
+    out_dir: Path,
+    name: str,
+    group: str | None,
+    config_dirs: Sequence[str] = (),
+) -> Result:
+    """Run an experiment whole and write `config.yaml`, `run.log` and `result.json` in `out_dir`.
+
+    A run that is finished there is not touched: its result is returned. One that is not goes on from its newest whole checkpoint. Raises
+    ConfigError where its settings are others, FolderInUse where another process is at it, Stopped where a signal or
+    `train.stop_after` ends it.
+    """
+    experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
+    if hardware.get_node_rank(experiment.hardware) and torchrun.uses_several_processes(experiment):
+        return run_on_other_node(dataclasses.replace(composed, experiment=experiment), out_dir, name=name, config_dirs=config_dirs)
+    if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+        return done
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with signals.handle_signals(), lock.hold_lock(out_dir) as left_by:
+        # Once more: another process may have finished it meanwhile.
+        if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+            return done
+        with log_to_folder(out_dir, verbose=experiment.verbose):
+            if left_by:
+                log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
+            checkpoint = find_checkpoint(experiment, out_dir, config_dirs=config_dirs)
+            resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
+            return run_in_folder(
+                dataclasses.replace(composed, experiment=resolved), out_dir, name=name, group=group, config_dirs=config_dirs
+            )
+
+
+def run_on_other_node(composed: Composition, out_dir: Path, *, name: str, config_dirs: Sequence[str]) -> Result:
+    """The processes of another node than the first, which alone looks after the run's folder; its result. A parent comes first here too."""
+    experiment = composed.experiment
+    if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+        return done
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        signals.handle_signals(),
+        log_to_folder(out_dir, verbose=experiment.verbose, name=f"run.node{hardware.get_node_rank(experiment.hardware)}.log"),
+    ):
+        parent = None
+        if experiment.model.parent is not None:
+            above = compose_parent(experiment, config_dirs=config_dirs)
+            parent = find_finished_parent(experiment, config_dirs=config_dirs)
+            if parent is None:
+                folder = get_parent_folder(experiment, get_parent_key(experiment, config_dirs=config_dirs) or "")
+                parent = run_on_other_node(above, folder.resolve(), name=experiment.model.parent, config_dirs=config_dirs)
+        return torchrun.run_together(composed, start_from_parent(experiment, parent), out_dir, name=name, group=None)
+
+
+def run_in_folder(composed: Composition, out_dir: Path, *, name: str, group: str | None, config_dirs: Sequence[str]) -> Result:
+    """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
+    experiment, started = composed.experiment, time.monotonic()
+    result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
+    try:
+        with disk.require_space(None, out_dir, what="the run"):
+            files.write_text(out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)})))
+            parent = run_parent(experiment, config_dirs=config_dirs, execute=execute)
+            key = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
+            own_files = fingerprint.digest_local_files(experiment)
+            started_from = auto_strategy.resolve_strategy(start_from_parent(experiment, parent))
+            if experiment.resume != "never" and parent is not None:  # it may have been trained only now
+                refuse_changed_settings(Path(experiment.resume), started_from, tell=False)
+            if experiment.resume != "never":
+                refuse_other_sharding(Path(experiment.resume), started_from)
+            if torchrun.uses_several_processes(started_from):
+                result = torchrun.run_together(composed, started_from, out_dir, name=name, group=group)
+            else:
+                result = run_stage(composed, started_from, out_dir, name=name, group=group)
+            result.parent = parent.details["folder"] if parent else None
+            result.key = key
+            result.command = list(composed.typed)
+            result.seconds = round(time.monotonic() - started, 3)
+            write_result(out_dir, result)
+    except BaseException as error:
+        result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        result.error = redact(f"{type(error).__name__}: {error}")
+        result.seconds = round(time.monotonic() - started, 3)
+        log.debug("The run ended:", exc_info=error)
+        with suppress(OSError):  # on a full disk; what ended the run matters more
+            write_result(out_dir, result)
+        raise
+    if result.status == "finished":
+        record_finished_run(experiment, key, out_dir)
+        # A branch of a hub stands for a commit once it was fetched: the next run will ask for that key.
+        settled = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
+        if settled != key and fingerprint.digest_local_files(experiment) == own_files:
+            record_finished_run(experiment, settled, out_dir)
+    return result

@@ -1,0 +1,110 @@
+"""The parent of a run: composed, found by its content key, run first where it is not there."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from lexalign.artifacts import files, fingerprint
+from lexalign.artifacts.manifest import find_damage, find_lost_files
+from lexalign.artifacts.result import Result, read_result
+from lexalign.config.compose import Composition, compose, get_parent_command
+from lexalign.config.parsing import to_plain
+from lexalign.config.schema import Experiment
+
+log = logging.getLogger(__name__)
+
+
+def start_from_parent(experiment: Experiment, parent: Result | None) -> Experiment:
+    """The experiment with its parent's artifact as the model."""
+    if parent is None or parent.artifact is None:
+        return experiment
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, path=parent.artifact, parent=None))
+
+
+def run_parent(experiment: Experiment, *, config_dirs: Sequence[str], execute: Callable[..., Result]) -> Result | None:
+    """The finished parent: reused where an artifact with its content key is whole, run first otherwise; None without a parent."""
+    name = experiment.model.parent
+    if name is None:
+        return None
+    composed = compose_parent(experiment, config_dirs=config_dirs)
+    grandparent = run_parent(composed.experiment, config_dirs=config_dirs, execute=execute)
+    key = fingerprint.make_content_key(composed.experiment, parent=grandparent.key if grandparent else None)
+    store = Path(experiment.store)
+    (store / "locks").mkdir(parents=True, exist_ok=True)
+    # One of several concurrent children runs the parent; the others wait here and find it finished.
+    with FileLock(store / "locks" / f"{key}.lock"):
+        found = recall_finished_run(store, key)
+        if found is not None:
+            log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
+            return found
+        folder = get_parent_folder(experiment, key)
+        if experiment.dry_run:
+            log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])
+            # The model the parent would start from has the shape of the artifact that is not there yet.
+            shape = composed.experiment.model.path or (grandparent.artifact if grandparent else None)
+            return Result(status="planned", stage=composed.experiment.stage.name, key=key, artifact=shape, details={"folder": str(folder)})
+        log.info("Parent %s: running first, in %s (key %s)", name, folder, key[:12])
+        result = execute(composed, out_dir=folder.resolve(), name=name, group="parents", config_dirs=config_dirs)
+        result.details["folder"] = str(folder)
+        return result
+
+
+def get_parent_folder(experiment: Experiment, key: str) -> Path:
+    """Where the parent of this content key is run."""
+    return Path(experiment.store) / "parents" / f"{(experiment.model.parent or '').replace('/', '-')}-{key[:12]}"
+
+
+def find_finished_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result | None:
+    """The parent where it is finished already; nothing is run."""
+    key = get_parent_key(experiment, config_dirs=config_dirs)
+    return recall_finished_run(Path(experiment.store), key) if key else None
+
+
+def get_parent_key(experiment: Experiment, *, config_dirs: Sequence[str]) -> str | None:
+    """The content key of the parent; None without one."""
+    if experiment.model.parent is None:
+        return None
+    parent = compose_parent(experiment, config_dirs=config_dirs).experiment
+    return fingerprint.make_content_key(parent, parent=get_parent_key(parent, config_dirs=config_dirs))
+
+
+def compose_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Composition:
+    """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
+    composed = compose(get_parent_command(experiment), config_dirs=config_dirs)
+    train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
+    shared = {
+        "hardware": experiment.hardware,
+        "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
+        "store": experiment.store,
+        "verbose": experiment.verbose,
+        "train": dataclasses.replace(train, stop_after=until) if train else None,
+    }
+    child = dataclasses.replace(composed.experiment, **shared)
+    return dataclasses.replace(
+        composed, experiment=child, tree={**composed.tree, **{key: to_plain(value) for key, value in shared.items() if value is not None}}
+    )
+
+
+def record_finished_run(experiment: Experiment, key: str, out_dir: Path) -> None:
+    """Note in the store which folder holds the finished run of a content key."""
+    files.write_text(Path(experiment.store) / "keys" / key, str(out_dir.resolve()))
+
+
+def recall_finished_run(store: Path, key: str) -> Result | None:
+    """The finished run of a content key, its artifact checked against its manifest; None where there is none."""
+    note = store / "keys" / key
+    if not note.is_file():
+        return None
+    folder = Path(note.read_text(encoding="utf-8"))
+    result = read_result(folder)
+    if result is None or result.status != "finished" or result.artifact is None:
+        return None
+    broken = find_damage(Path(result.artifact)) if result.stage != "download" else find_lost_files(result.details)
+    if broken:
+        log.warning("A finished run of key %s cannot be reused: %s", key[:12], broken)
+        return None
+    result.details["folder"] = str(folder)
+    return result

@@ -1,0 +1,79 @@
+"""`reproduce=<run folder>`: make a finished run again from what it recorded, and compare the artifact byte by byte."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from lexalign.artifacts import settings_diff
+from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
+from lexalign.artifacts.result import read_result
+from lexalign.artifacts.settings_diff import shorten_digest
+from lexalign.config import compose
+from lexalign.config.schema import Experiment
+from lexalign.errors import ConfigError
+from lexalign.runs import execute
+
+TRACKER = "lexalign.tracking.NoTracker"
+
+
+def reproduce_run(folder: str, experiment: Experiment) -> bool:
+    """Whether the run in `folder`, made again in `experiment.output_dir`, leaves the same bytes; prints what differs, inputs first."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    then, tree = read_recorded_run(Path(folder).expanduser())
+    out_dir = Path(experiment.output_dir)
+    tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
+    tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
+    composed = compose.load_recorded(tree, experiment.extensions)
+    execute.execute(composed, out_dir=out_dir, name=f"reproduce {folder}", group=None)
+    now = read_manifest(out_dir / "artifact")
+    differing = compare_inputs(then, now)
+    for key, change in differing.items():
+        console.print(f"input {key}: {change}")
+    other = [name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)]
+    for name in other:
+        console.print(
+            f"{name}: sha256 {shorten_digest(digest_artifact_file(then, name))} -> {shorten_digest(digest_artifact_file(now, name))}"
+        )
+    if not other:
+        console.print(f"{folder} is reproduced in {out_dir}: all {len(then['files'])} files of its artifact are the same to the byte")
+        return True
+    first = next(iter(differing), None)
+    cause = (
+        f"the first input that differs is {first}"
+        if first
+        else "no recorded input differs, so an algorithm gave other bits: deterministic=strict names it"
+    )
+    console.print(f"{folder} is not reproduced: {len(other)} of {len(then['files'])} files differ; {cause}")
+    return False
+
+
+def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest of a run's artifact and its resolved settings; raises ConfigError where the folder holds no finished run."""
+    result = read_result(folder)
+    if result is None or result.status != "finished" or not (folder / "artifact" / MANIFEST).is_file():
+        raise ConfigError(f"reproduce={folder}: holds no finished run that made a model; name the folder of an sft or align run")
+    if broken := find_damage(folder / "artifact"):
+        raise ConfigError(f"reproduce={folder}: {broken}; there is nothing whole to compare with")
+    tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return read_manifest(folder / "artifact"), tree
+
+
+def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
+    found = settings_diff.diff_settings(then, now)
+    before, after = (
+        dict(settings_diff.list_leaves({"rows_sha256": manifest.get("rows_sha256"), **manifest.get("surroundings", {})}))
+        for manifest in (then, now)
+    )
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            found[key] = f"{before.get(key)} -> {after.get(key)}"
+    return found
+
+
+def digest_artifact_file(manifest: dict[str, Any], name: str) -> str | None:
+    """sha256 of a file of an artifact."""
+    return manifest["files"].get(name, {}).get("sha256")

@@ -1,0 +1,88 @@
+"""Whether a run was finished, from which checkpoint it goes on, and whether its settings still allow that."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lexalign.artifacts import checkpoints, files, fingerprint, settings_diff
+from lexalign.artifacts.manifest import find_damage, read_manifest
+from lexalign.artifacts.result import Result, read_result
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment
+from lexalign.errors import ConfigError
+from lexalign.runs.parents import (
+    find_finished_parent,
+    start_from_parent,
+)
+
+log = logging.getLogger(__name__)
+
+
+def is_training_run(experiment: Experiment) -> bool:
+    """Whether the run makes an artifact of its own, and does not only look at what it would do."""
+    return experiment.method is not None and not experiment.dry_run and experiment.preflight.mode != "only"
+
+
+def find_finished_run(experiment: Experiment, out_dir: Path, *, config_dirs: Sequence[str]) -> Result | None:
+    """The result of the run that was finished in this folder; None where there is none, or it is to go on with what `resume_allow` names.
+
+    Raises ConfigError where it was another run.
+    """
+    if experiment.resume == "never" and checkpoints.holds_run(out_dir):
+        raise ConfigError(f"resume=never: {out_dir} already holds a run; name another output_dir, or type resume=auto")
+    result, artifact = read_result(out_dir), out_dir / "artifact"
+    if not is_training_run(experiment) or result is None or result.status != "finished":
+        return None
+    if broken := find_damage(artifact):
+        print(f"{out_dir} was finished, but {broken}: going on from its newest checkpoint", file=sys.stderr)
+        return None
+    now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, config_dirs=config_dirs)))
+    differences = settings_diff.diff_settings(read_manifest(artifact), now, measured=True)
+    settings_diff.refuse_differences(
+        differences, allowed=experiment.resume_allow, begun=f"output_dir={out_dir}: holds a run that was finished"
+    )
+    if differences:
+        return None
+    score = f", {result.score_name} {result.score:.4f}" if result.score is not None else ""
+    print(f"{out_dir}: finished already, nothing is run or changed{score}", file=sys.stderr)
+    return result
+
+
+def find_checkpoint(experiment: Experiment, out_dir: Path, *, config_dirs: Sequence[str]) -> Path | None:
+    """The checkpoint to go on from, whole and of a run with these settings; what a killed run left half written is removed."""
+    for folder in (out_dir, out_dir / checkpoints.FOLDER):
+        files.remove_unfinished(folder)
+    if not is_training_run(experiment):
+        return None
+    checkpoint = checkpoints.find_start_point(out_dir, experiment.resume)
+    if checkpoint is not None:
+        refuse_changed_settings(checkpoint, start_from_parent(experiment, find_finished_parent(experiment, config_dirs=config_dirs)))
+    return checkpoint
+
+
+def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: bool = True) -> None:
+    """Raise ConfigError where the run of a checkpoint was begun with other settings than `resume_allow` lets differ; say what else does."""
+    then, now = read_manifest(checkpoint), fingerprint.describe_inputs(experiment)
+    differences = settings_diff.diff_settings(then, now)
+    settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, begun=f"{checkpoint}: its run was begun")
+    if differences and tell:
+        told = "; ".join(f"{key}: {change}" for key, change in differences.items())
+        log.warning("Going on with other settings (resume_allow): %s", told)
+    versions = fingerprint.list_versions()
+    other = [
+        f"{name} {then['versions'].get(name)} -> {versions[name]}" for name in versions if then["versions"].get(name) != versions[name]
+    ]
+    if other and tell:
+        log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
+
+
+def refuse_other_sharding(checkpoint: Path, experiment: Experiment) -> None:
+    """Raise ConfigError where a checkpoint's state was shared out in another way: the optimizer's would not be found, or begin anew."""
+    then, now = read_manifest(checkpoint).get("shared_out"), hardware.get_sharding(experiment.hardware)
+    if then != now:
+        saved = f"in parts by {then}" if then else "whole"
+        raise ConfigError(
+            f"{checkpoint}: was saved {saved}, and {now or 'a run of whole models'} does not read that; "
+            f"type {then or 'hardware=ddp'}, or another output_dir"
+        )

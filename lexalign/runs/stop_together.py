@@ -1,0 +1,46 @@
+"""Stopping together: what one process is asked, or notices, all of them do after the same step."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lexalign.distributed import collectives
+from lexalign.errors import Stopped
+from lexalign.training import signals
+
+
+class CollectiveWatcher(signals.Watcher):
+    """Asked through a file by the process that started this one. `wanted` is asked by all of them at the same points of the loop."""
+
+    def __init__(self, asked: Path):
+        super().__init__()
+        self.path = asked
+
+    def wanted(self) -> Stopped | None:
+        """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
+        if self.asked is None:
+            found = self.noticed()
+            heard = collectives.all_gather((str(found), found.exit_code, found.status) if found else None)
+            for said, code, status in filter(None, reversed(heard)):  # the first one's word is the last
+                self.asked = Stopped(said, exit_code=code, status=status)
+        return self.asked
+
+    def noticed(self) -> Stopped | None:
+        """What this process itself knows: the file, or the deadline."""
+        if self.path.is_file():
+            told = json.loads(self.path.read_text(encoding="utf-8"))
+            return Stopped(told["said"], exit_code=told["exit_code"], status=told["status"])
+        found = super().wanted()
+        self.asked = None
+        return found
+
+
+@contextmanager
+def handle_stop_file(asked: Path) -> Iterator[None]:
+    """Within the block, this process stops as it is asked in a file."""
+    signals.watcher = CollectiveWatcher(asked)
+    try:
+        yield
+    finally:
+        signals.watcher = None

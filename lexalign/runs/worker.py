@@ -1,0 +1,124 @@
+"""One of the processes of a run: `python -m lexalign.runs.worker <job file>`, started by torchrun's agent."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("lexalign.runs.worker")  # this module runs as __main__
+FOLLOWED = 0.5
+"""Seconds between two looks at whether the process that started this one is still there."""
+AFTER_THE_CAUSE = 3.0
+"""Seconds before an error of a collective operation is told: mostly another process failed first, and its error is the one to tell."""
+
+
+def follow_agent(starter: int) -> None:
+    """End with the process that started this one, however it ends: nothing may write into a folder that is free to others."""
+    while os.getppid() == starter:
+        time.sleep(FOLLOWED)
+    os._exit(1)
+
+
+def main(job: Path) -> int:
+    """Run the job; the exit code. How it ended is written beside the job file."""
+    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
+    threading.Thread(target=follow_agent, args=(os.getppid(),), daemon=True).start()
+    told = json.loads(job.read_text(encoding="utf-8"))
+    sys.path[:] = told["python_path"]
+    number, out_dir = int(os.environ["RANK"]), Path(told["out_dir"])
+    # Before torch and accelerate choose a number of their own.
+    os.environ["OMP_NUM_THREADS"] = str(told["threads"])
+    from lexalign.runs import torchrun
+
+    if number:
+        silence_output(out_dir / torchrun.get_log_file(number))
+
+    from lexalign.errors import LexAlignError, Stopped
+
+    try:
+        result = run_worker(told, job.parent, out_dir)
+    except BaseException as error:
+        if not isinstance(error, LexAlignError) and is_collective(error):
+            time.sleep(AFTER_THE_CAUSE)
+        torchrun.write_outcome(job.parent, number, error=error)
+        return 0 if isinstance(error, Stopped) else 1
+    torchrun.write_outcome(job.parent, number, result=result)
+    return 0
+
+
+def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
+    """The stage, in a process that knows of the others."""
+    from torch import distributed
+
+    from lexalign.config import hardware
+    from lexalign.config.compose import Composition
+    from lexalign.distributed import collectives
+    from lexalign.runs import execute, stop_together, torchrun
+    from lexalign.runs.run_log import log_to_folder
+    from lexalign.training import signals
+
+    experiment = parse_job(told["experiment"])
+    device, local = hardware.resolve_device(experiment.hardware.device), int(os.environ["LOCAL_RANK"])
+    collectives.set_device(local, device)
+    signals.began = told["began"]
+    log_name = torchrun.get_log_file(int(os.environ["RANK"]))
+    with log_to_folder(out_dir, verbose=experiment.verbose, name=log_name), stop_together.handle_stop_file(folder / torchrun.ASKED):
+        distributed.init_process_group(backend=collectives.get_backend(device), timeout=collectives.LONG)
+        try:
+            wanted = hardware.get_world_size(experiment.hardware)
+            assert collectives.world_size() == wanted, f"{collectives.world_size()} processes came together instead of {wanted}"
+            # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
+            experiment = dataclasses.replace(parse_job(collectives.broadcast(told["experiment"])), hardware=experiment.hardware)
+            composed = Composition(experiment=experiment, tree=told["tree"], typed=tuple(told["typed"]))
+            result = execute.run_stage(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=collectives.is_main())
+            collectives.barrier()
+            return result
+        except BaseException as error:
+            log.debug("Process %d ended:", collectives.rank(), exc_info=error)
+            raise
+        finally:
+            if sys.exc_info()[0] is None:
+                with contextlib.suppress(Exception):
+                    distributed.destroy_process_group()
+
+
+def parse_job(tree: dict[str, Any]) -> Any:
+    """The experiment of a job file."""
+    from lexalign.config import schema, targets
+    from lexalign.config.parsing import parse
+
+    problems: list[str] = []
+    settings_class = targets.get_settings_class(tree, [targets.OWN_PACKAGE, *tree["extensions"]], problems)
+    experiment = parse(schema.Experiment, tree, "", problems, settings_class)
+    assert experiment is not None and not problems, problems
+    return experiment
+
+
+def silence_output(path: Path) -> None:
+    """What this process and its libraries print goes to a file of its own."""
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def is_collective(error: BaseException) -> bool:
+    """Whether an error may only be the echo of another process's end."""
+    from torch import distributed
+
+    said = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in said for word in ("gloo", "nccl", "peer", "connection"))
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a group whose other half is gone would wait for it

@@ -1,0 +1,69 @@
+"""`stage=sft` and `stage=align`: train a model. Step 0 proves that the reference is the model the run starts from."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from lexalign.artifacts.result import Result
+from lexalign.config.schema import DpoMethod, Experiment
+from lexalign.errors import ReferenceError
+from lexalign.models.precision import make_autocast
+from lexalign.training import pipeline
+
+log = logging.getLogger(__name__)
+MARGIN_TOLERANCE = {"fp32": 1e-3, "low": 0.05}
+LN2 = math.log(2)
+
+
+def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
+    """Train the model. Raises ReferenceError at step 0 where policy and reference differ."""
+    check = check_reference if experiment.stage.name == "align" else None
+    return pipeline.run_training(experiment, out_dir, tracker, before_training=check)
+
+
+def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> None:
+    """At step 0 policy and reference are one model: the reward margin is 0 and the sigmoid loss ln 2. Raises ReferenceError if not.
+
+    Both are read from the step that was tried, if one was (`memory.Tried`) and nothing dropped out in it.
+    """
+    from lexalign.fast_path.exactness import find_dropout
+
+    tolerance = MARGIN_TOLERANCE["low" if trainer.args.bf16 or trainer.args.fp16 else "fp32"]
+    explanation = "the reference is not the model this run starts from, so every reward would be measured from the wrong place"
+    if trainer.has_reference and getattr(trainer, "generates", False):
+        apart = trainer.reference_gap()
+        log.info("Reference check at step 0: log-probabilities at most %.2e from the reference's (wanted 0 ± %g)", apart, tolerance)
+        if not apart <= tolerance:
+            raise ReferenceError(f"step 0: a token's log-probability is {apart:.4g} from the reference's instead of 0: {explanation}")
+        return
+    if not trainer.has_reference:
+        log.info("No reference to check at step 0: the loss of this method measures from none")
+        return
+    loss, noted = measure_first_rows(trainer) if tried is None or find_dropout(trainer.model) else (tried.loss, tried.noted)
+    # Unpaired rows of one label only have no margin, but a reward, which is 0 as well.
+    margin = next(noted[name][-1] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if noted.get(name))
+    log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
+    if not abs(margin) <= tolerance:
+        raise ReferenceError(f"step 0: the reward margin is {margin:.4g} instead of 0 (± {tolerance:g}): {explanation}")
+    method = experiment.method
+    sigmoid = isinstance(method, DpoMethod) and method.loss_type == "sigmoid"
+    if sigmoid and not abs(loss - LN2) <= tolerance:
+        raise ReferenceError(f"step 0: the sigmoid loss is {loss:.6g} instead of ln 2 = {LN2:.6g} (± {tolerance:g}): {explanation}")
+
+
+def measure_first_rows(trainer: Any) -> tuple[float, dict[str, list[float]]]:
+    """The loss of the first rows in evaluation mode, and what the trainer notes of them, by name."""
+    import torch
+
+    from lexalign.training import memory
+
+    first = range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))
+    batch = memory.collate_rows(trainer, trainer.train_dataset.select(first))
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
+        loss = float(trainer.compute_loss(trainer.model, batch))
+    noted = {name: list(values) for name, values in trainer._metrics["eval"].items()}
+    trainer._metrics["eval"].clear()
+    trainer.model.train()
+    return loss, noted

@@ -1,0 +1,99 @@
+"""Successive halving in rounds: all points train a little, the best of them go on for longer, and so forth.
+
+Jamieson and Talwalkar 2016 (arXiv 1502.07943), section 3. A round ends when all its points have come to its end: neither the order in
+which jobs start nor how many run at a time decides anything; `sweep.pruner=asha` does not wait. What goes on goes on from its checkpoint.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lexalign.artifacts.result import read_result, write_result
+from lexalign.evaluation.metrics import mean, smaller_is_better
+from lexalign.sweeps.display import Display
+from lexalign.sweeps.grid import Grid
+from lexalign.sweeps.ledger import Job
+from lexalign.sweeps.plan import Plan
+from lexalign.sweeps.pruning import HalvingPause
+from lexalign.sweeps.report.folders import read_log
+
+Point = tuple[Job, ...]
+"""Jobs that differ in the seed only: they go on together, or not at all."""
+
+
+class HalvingRounds(Grid):
+    """A source of the points of a grid. Who goes on follows from what the runs logged, and from nothing else: a sweep that was killed, or
+    that points were added to, comes to the same."""
+
+    def __init__(self, plan: Plan, display: Display, jobs: Sequence[Job]):
+        super().__init__(plan, display)
+        together: dict[tuple[tuple[str, str], ...], dict[str, Job]] = {}
+        for job in jobs:
+            name = tuple(item for item in job.values.items() if item[0] != "seed" or plan.asked.seeds is None)
+            together.setdefault(name, {})[job.key] = job
+        self.rounds = self.play([tuple(point.values()) for point in together.values()])
+
+    def take(self) -> Job | None:
+        job = super().take()
+        while job is None and not self.queue and not self.at_work and next(self.rounds, False):
+            job = super().take()
+        return job
+
+    def play(self, points: list[Point]) -> Iterator[bool]:
+        """Put the jobs of one round after the other in the queue; the next is asked for when those of the last have ended."""
+        evaluation = self.plan.settings.prune_after
+        while points:
+            last = len(points) == 1
+            for job in (job for point in points for job in point if last or self.at(job, evaluation) is None):
+                self.pruning[job.key] = None if last else HalvingPause(folder=Path(job.folder), metric=self.metric, evaluation=evaluation)
+                if job.state == "pruned":  # by other points than there are now
+                    job.state = "paused"
+                self.want([job])
+            if self.queue:
+                yield True
+            if last:
+                return
+            points = self.going_on(points, evaluation)
+            evaluation *= self.plan.settings.reduction
+
+    @property
+    def metric(self) -> str:
+        return self.plan.settings.prune_on
+
+    def at(self, job: Job, evaluation: int) -> float | None:
+        """What a job's evaluation of this number came to, less being better; None where it did not come to it."""
+        found = [line for line in read_log(Path(job.folder)) if self.metric in line or self.metric in line.get("not_finite", ())]
+        if len(found) < evaluation:
+            return None
+        value = found[evaluation - 1].get(self.metric, math.inf)
+        return value if value == math.inf or smaller_is_better(self.metric) else -value
+
+    def going_on(self, points: Sequence[Point], evaluation: int) -> list[Point]:
+        """The best points, by their means over the seeds; the others are pruned.
+
+        A point of which a job failed is not judged, nor is one that was finished before this evaluation.
+        """
+        judged = []
+        for point in points:
+            found = [value for job in point if (value := self.at(job, evaluation)) is not None]
+            if len(found) == len(point):
+                judged.append((mean(found), point))
+        ranked = [point for _, point in sorted(judged, key=lambda pair: pair[0])]
+        count = max(1, len(ranked) // self.plan.settings.reduction)
+        for place, point in enumerate(ranked[count:], count + 1):
+            for job in point:
+                self.prune(job, f"{place} of {len(ranked)}")
+        self.plan.ledger.put(job for point in ranked for job in point)
+        if any(job.state != "finished" for point in ranked[:count] for job in point):
+            self.display.say(f"evaluation {evaluation}: {count} of {len(ranked)} points go on")
+        return ranked[:count]
+
+    def prune(self, job: Job, place: str) -> None:
+        """A job that is not to go on, in the ledger and in its own folder."""
+        if job.state != "paused":
+            return
+        job.state, job.reason = "pruned", f"{job.reason}, {place}"
+        left = read_result(Path(job.folder))
+        if left is not None and left.status == "paused":
+            write_result(Path(job.folder), replace(left, status="pruned", error=f"Stopped: pruned {job.reason}"))

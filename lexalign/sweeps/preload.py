@@ -1,0 +1,17 @@
+"""Imported by the process that jobs are forked from: what every job needs is read once, and shared.
+
+Nothing here may start a thread: none outlives a fork.
+"""
+
+from lexalign.compat import freeze_first_imports
+
+with freeze_first_imports():  # a search would write to the pages that the jobs share
+    from lexalign.models.setup import import_bitsandbytes_lightly
+
+    import_bitsandbytes_lightly()
+
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    import lexalign.training.pipeline  # noqa: F401

@@ -1,0 +1,112 @@
+"""What is said of jobs in words: numbers, times, states, what failed and why, what it cost, the command of the best."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lexalign.sweeps.ledger import STATES
+from lexalign.sweeps.report import folders
+from lexalign.sweeps.report.gather import Report, ReportRow
+
+SHOWN_FAILURES = 30
+WRONG = ("failed", "interrupted")
+PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)
+"""What Hydra's grammar takes without quotes."""
+
+
+def format_number(value: float | None) -> str:
+    """Five significant digits; empty for None."""
+    return "" if value is None else f"{value:.5g}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as a person would say them: 3.2 s, 4 min 10 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
+
+
+def format_state_counts(report: Report) -> dict[str, int]:
+    """How many points are in which state; states of none are left out."""
+    points = [row for row in report.rows if row.is_point]
+    return {state: count for state in STATES if (count := sum(row.job.state == state for row in points))}
+
+
+def format_command(words: Sequence[str]) -> str:
+    """A command line that a shell reads back as these words."""
+    return shlex.join(words)
+
+
+def format_job_command(report: Report, row: ReportRow) -> str:
+    """What to type for exactly this job: with its own folder, where its result is returned at once, or another, where it is made again."""
+    folder = quote_for_hydra(report.clean(str(row.folder)))
+    if not row.job.overrides:
+        return format_command(["python", "run.py", f"reproduce={folder}"])
+    return format_command(["python", "run.py", *row.job.overrides, f"output_dir={folder}"])
+
+
+def quote_for_hydra(text: str) -> str:
+    """A text as Hydra's grammar takes it, in quotes where it must be."""
+    if PLAIN.fullmatch(text):
+        return text
+    escaped = re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"')  # a backslash counts only before a quote
+    return f'"{escaped}"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroup:
+    """Jobs that failed for the same reason."""
+
+    reason: str
+    rows: list[ReportRow]
+    lines: dict[str, str]
+    """The last lines that the first of them wrote, by file."""
+
+
+def group_failures(report: Report) -> tuple[list[FailureGroup], int]:
+    """What went wrong, most frequent reason first, and how many reasons are left out."""
+    together: dict[str, list[ReportRow]] = {}
+    for row in report.rows:
+        if row.job.state in WRONG:
+            together.setdefault(row.job.reason or f"{row.job.state}; no reason is recorded", []).append(row)
+    ordered = sorted(together.items(), key=lambda pair: -len(pair[1]))
+    found = []
+    for reason, rows in ordered[:SHOWN_FAILURES]:
+        lines = {name: report.clean(text) for name, text in folders.read_last_lines(rows[0].folder).items()}
+        found.append(FailureGroup(reason=reason, rows=rows, lines=lines))
+    return found, len(ordered) - len(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the jobs took."""
+
+    seconds: dict[str, float]
+    """By what became of them: a state, or parents."""
+    steps: int
+    jobs: int
+    """That ran at all."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def lost(self) -> float:
+        """Share of the time that went into jobs which left no result."""
+        return sum(self.seconds.get(state, 0.0) for state in (*WRONG, "pruned")) / self.total if self.total else 0.0
+
+
+def sum_cost(report: Report) -> Cost:
+    """What all jobs took together."""
+    seconds: dict[str, float] = {}
+    for row in report.rows:
+        kind = row.job.state if row.is_point or row.job.state in WRONG else "parents"
+        if row.job.seconds:
+            seconds[kind] = seconds.get(kind, 0.0) + row.job.seconds
+    ran = [row for row in report.rows if row.job.seconds]
+    return Cost(seconds=seconds, steps=sum(row.job.steps or 0 for row in report.rows), jobs=len(ran))

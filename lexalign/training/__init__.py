@@ -1,0 +1,1 @@
+"""The loop that the methods share: pipeline, trainer, reference, checkpointing, memory, preflight."""

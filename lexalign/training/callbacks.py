@@ -1,0 +1,83 @@
+"""What is seen while training: a progress bar, `metrics.jsonl`, the tracker."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from lexalign.artifacts import files
+
+
+class ProgressCallback(TrainerCallback):
+    """Passes every logged number on, once; shows loss and tokens a second on a progress bar."""
+
+    def __init__(self, out_dir: Path | None, tracker: Any, *, title: str):
+        """`out_dir`: the run's, or None in a process that only helps the one that writes."""
+        self.path = out_dir / "metrics.jsonl" if out_dir else None
+        self.tracker = tracker
+        self.title = title
+        self.bar: tqdm | None = None
+        self.seen: tuple[float, float] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        quiet = self.path is None
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.title,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=quiet,
+        )
+        self.seen = None
+        self.forget_after(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.bar is not None
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float)) and math.isfinite(value)}
+        lost = sorted(set(logs or {}) - set(numbers))
+        speed = self.tokens_a_second(numbers.get("num_tokens"))
+        if speed is not None:
+            numbers["tokens_per_second"] = speed
+        if self.path is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": lost} if lost else {})}) + "\n")
+        self.tracker.log(state.global_step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
+        if self.bar is not None and "loss" in numbers:
+            self.bar.set_postfix_str(f"loss {numbers['loss']:.4f}" + (f", {speed:,.0f} tokens/s" if speed is not None else ""))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
+        if self.path is None or not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                logged = json.loads(line)
+            except ValueError:
+                continue
+            if logged["step"] <= step and "train_runtime" not in logged:
+                kept.append(line + "\n")
+        files.write_text(self.path, "".join(kept))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def tokens_a_second(self, tokens: float | None) -> float | None:
+        """Speed since the last log; None at the first."""
+        if tokens is None:
+            return None
+        now, before = (time.monotonic(), tokens), self.seen
+        self.seen = now
+        return (tokens - before[1]) / (now[0] - before[0]) if before and now[0] > before[0] else None

@@ -1,0 +1,126 @@
+"""Numbers that went wrong: NaN and infinity at once, a loss that runs away after a while; and the rows behind it."""
+
+import logging
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lexalign.config.schema import Train
+from lexalign.distributed import collectives, sharding
+from lexalign.errors import NotFinite
+
+log = logging.getLogger(__name__)
+WINDOW = 100
+"""Steps that the median is taken over."""
+ENOUGH = 20
+"""Steps from which there is a median to speak of."""
+NAMED = 5
+"""Rows that an error names."""
+SEARCHED = 200_000
+"""Rows of the data set that are looked through for them."""
+SHOWN = 80
+
+
+class LossMonitor:
+    """The course of the loss over the steps, held against `train.divergence`."""
+
+    def __init__(self, train: Train):
+        self.train = train
+        self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.above = 0
+
+    def add(self, step: int, loss: float) -> None:
+        """Note a step's loss; raises NotFinite where it has run away and `train.divergence=stop`."""
+        train = self.train
+        if train.divergence == "ignore":
+            return
+        if len(self.losses) >= ENOUGH:
+            median = statistics.median(self.losses)
+            # For a positive median, `divergence_factor` times it; losses may also be negative.
+            self.above = self.above + 1 if loss > median + (train.divergence_factor - 1) * abs(median) else 0
+            if self.above == train.divergence_steps:
+                told = (
+                    f"step {step}: the loss ({loss:.4g}) is above {train.divergence_factor:g} times its running median ({median:.4g}) for "
+                    f"{self.above} steps"
+                )
+                if train.divergence == "stop":
+                    raise NotFinite(
+                        f"{told}; the checkpoint before is kept. Type a smaller train.learning_rate in another output_dir, or "
+                        "train.divergence=warn"
+                    )
+                log.warning("%s (train.divergence=warn)", told)
+        self.losses.append(loss)
+
+
+def find_bad_weights(model: Any) -> list[str]:
+    """Names of the trained weights that hold NaN or infinity."""
+    trained = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
+    found = [name for name, weight in trained if not bool(torch.isfinite(weight).all())]
+    return sorted(set().union(*collectives.all_gather(found)))  # each process may hold another part
+
+
+def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
+    """Raise NotFinite with the step and the rows of the batches that made it."""
+    step = trainer.state.global_step + 1
+    raise NotFinite(
+        f"step {step}: {what}; nothing is saved of it, the checkpoint before is kept. "
+        f"Rows of this step: {describe_rows(trainer, batches)}. "
+        "Type a smaller train.learning_rate, or mend the rows"
+    )
+
+
+def describe_rows(trainer: Any, batches: list[Any]) -> str:
+    """The rows of a step in words: those whose loss alone is not finite, all of them where that tells none apart."""
+    try:
+        found = list(find_rows(trainer, batches))
+        # The loss of several processes is computed by all of them or by none.
+        guilty = [at for at in found if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or found
+        if not guilty:
+            return "not found among those of the data set"
+        shown = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in guilty[:NAMED])
+        return shown + (f" and {len(guilty) - NAMED} more" if len(guilty) > NAMED else "")
+    except Exception as error:  # the numbers are already wrong; what names the rows must not hide that
+        log.debug("The rows cannot be named:", exc_info=error)
+        return f"cannot be named ({type(error).__name__})"
+
+
+def collate_row(trainer: Any, at: int) -> dict[str, torch.Tensor]:
+    """A batch of one row of the training set."""
+    row = trainer.train_dataset[at]
+    trainer._set_signature_columns_if_needed()
+    return trainer.data_collator([{name: row[name] for name in trainer._signature_columns or row if name in row}])
+
+
+def list_sequences(batch: Any) -> list[tuple[int, ...]]:
+    """The ids of each row of a batch, without padding."""
+    if not isinstance(batch, dict) or "input_ids" not in batch:
+        return []
+    ids, mask = batch["input_ids"].tolist(), batch.get("attention_mask")
+    marks = mask.tolist() if mask is not None else [[1] * len(row) for row in ids]
+    return [tuple(at for at, kept in zip(row, kept_of, strict=True) if kept) for row, kept_of in zip(ids, marks, strict=True)]
+
+
+def find_rows(trainer: Any, batches: list[Any]) -> Iterator[int]:
+    """Indices of the rows of the training set that are in these batches."""
+    wanted = {ids for batch in batches for ids in list_sequences(batch)}
+    for at in range(min(len(trainer.train_dataset), SEARCHED)):
+        own = list_sequences(collate_row(trainer, at))
+        if own and wanted.issuperset(own):
+            yield at
+
+
+def has_finite_loss(trainer: Any, at: int) -> bool:
+    """Whether the loss of a row alone is finite."""
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(collate_row(trainer, at)))
+    return math.isfinite(float(loss))
+
+
+def decode_start(trainer: Any, at: int) -> str:
+    """The beginning of a row as text."""
+    text = trainer.processing_class.decode(list_sequences(collate_row(trainer, at))[0][:SHOWN], skip_special_tokens=True)
+    return " ".join(text.split())[:SHOWN]

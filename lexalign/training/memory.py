@@ -1,0 +1,257 @@
+"""What a training step needs in memory, what there is, and whether activations are kept or computed again."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+from datasets import Dataset
+
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment, Train
+from lexalign.distributed import collectives
+from lexalign.errors import OutOfMemory
+from lexalign.models.precision import make_autocast, resolve_precision, resolve_weight_dtype
+
+log = logging.getLogger(__name__)
+GB = 1e9
+BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
+STATE_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}
+"""Optimizer state of each trained parameter."""
+# Activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1, without the
+# attention scores, which SDPA does not keep.
+ACTIVATION_BYTES = {True: 2.5, False: 34}
+ROOM = 0.8
+"""Share of the free memory that an estimate may fill before activations are computed again."""
+DOUBTFUL = 0.3
+"""Share of the free memory from which the estimate is not trusted and the worst batch is tried."""
+
+
+@dataclass(kw_only=True)
+class ModelSizes:
+    """Parameters of the model, and of the part that is trained."""
+
+    total: int
+    trained: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Any) -> "ModelSizes":
+        """The sizes of a model that is loaded."""
+        config = model.config.get_text_config()
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return cls(
+            total=model.num_parameters(),
+            trained=trained,
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            vocabulary=config.vocab_size,
+        )
+
+
+def estimate_memory(experiment: Experiment, sizes: ModelSizes, tokens: int, *, checkpointing: bool) -> float:
+    """Bytes at a batch of so many tokens: weights, gradients, optimizer state, activations, logits. Right in the order of magnitude."""
+    train, adapter = experiment.train, experiment.adapter
+    assert train is not None and adapter is not None
+    width = torch.empty(0, dtype=resolve_weight_dtype(experiment)).element_size()
+    precision = resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device))
+    kept = 2 if precision != "fp32" and width > 2 else 0  # mixed precision holds the weights in half of their width, too
+    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width + kept)
+    trained = sizes.trained * (4 + STATE_BYTES[train.optimizer])
+    half = 1 if precision != "fp32" else 2
+    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * half / 1.5
+    logits = 0 if train.fast_path else tokens * sizes.vocabulary * 4 * 2
+    return weights + trained + activations + logits
+
+
+def get_free_memory(experiment: Experiment) -> float:
+    """Bytes this run may still take on its device."""
+    if hardware.resolve_device(experiment.hardware.device) == "cuda" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available / max(1, hardware.count_local_processes(experiment.hardware))
+
+
+def needs_gradient_checkpointing(experiment: Experiment, sizes: ModelSizes, tokens: int, there: float) -> bool:
+    """`train.gradient_checkpointing`; auto = only where the estimate without it does not fit into what is `there`, in bytes."""
+    assert experiment.train is not None
+    chosen = experiment.train.gradient_checkpointing
+    if chosen != "auto":
+        return bool(chosen)
+    return estimate_memory(experiment, sizes, tokens, checkpointing=False) > ROOM * there
+
+
+@dataclass(kw_only=True)
+class TriedStep:
+    """A step that was tried: its seconds, the loss, and the other numbers that the trainer notes of a batch, by name."""
+
+    seconds: float
+    loss: float
+    noted: dict[str, list[float]]
+    checkpointing: bool
+    """Whether it fitted with gradient checkpointing only, or that was on already."""
+
+
+Once = Callable[[Callable[[], TriedStep]], TriedStep]
+"""Given what tries a step, the step: tried now, or by a run alike."""
+
+
+def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_once: Once | None = None) -> TriedStep | None:
+    """Switch gradient checkpointing on or leave it off, say why, and try the worst batch: where the estimate is doubtful, on CUDA, and
+    elsewhere as `try_once` has it tried, if that is given. What was tried, if it was.
+
+    Raises OutOfMemory where even that batch with gradient checkpointing does not fit.
+    """
+    assert experiment.train is not None
+    generates = getattr(trainer, "generates", False)
+    batch = [] if generates else find_worst_batch(trainer, experiment)
+    tokens = trainer.largest_batch() if generates else sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
+    sizes = ModelSizes.of(trainer.model)
+    there = collectives.all_min(get_free_memory(experiment))
+    checkpointing = needs_gradient_checkpointing(experiment, sizes, tokens, there)
+    needed = estimate_memory(experiment, sizes, tokens, checkpointing=checkpointing)
+    if checkpointing:
+        enable_gradient_checkpointing(trainer)
+    told = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed / GB:.2f} of {there / GB:.1f} GB free"
+    log.info(
+        "%s; gradient checkpointing %s (train.gradient_checkpointing=%s)",
+        told,
+        "on" if checkpointing else "off",
+        format_setting(experiment),
+    )
+    if generates:
+        log.info("The estimate stands alone: to try that batch, answers would have to be drawn for it")
+        return None
+    find = partial(try_worst_batches, trainer, experiment, batch, there=there, checkpointing=checkpointing)
+    doubtful = needed >= DOUBTFUL * there or trainer.args.device.type == "cuda"
+    found = find() if doubtful else try_once(find) if try_once else None
+    if found is not None and found.checkpointing and not checkpointing:
+        enable_gradient_checkpointing(trainer)  # again, or for the first time where a run alike needed it
+        log.info("That batch fits with gradient checkpointing only; it is on")
+    return found
+
+
+def try_worst_batches(trainer: Any, experiment: Experiment, batch: list[int], *, there: float, checkpointing: bool) -> TriedStep:
+    """The batch tried, with gradient checkpointing where it does not fit without, and the longest held-out rows. Raises OutOfMemory."""
+    assert experiment.train is not None
+    found = try_step(trainer, batch, checkpointing=checkpointing)
+    # Where only one of several processes ran out, the others wait for it within the loss: it can but end the run, with what to type.
+    alone = collectives.world_size() == 1
+    if found is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
+        enable_gradient_checkpointing(trainer)
+        log.info("Tried: it does not fit; gradient checkpointing on")
+        found = try_step(trainer, batch, checkpointing=True)
+    if found is None:
+        tokens = sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
+        raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {suggest_smaller_batch(experiment.train)}")
+    log.info("Tried: forward and backward took %.1f s", found.seconds)
+    try_evaluation(trainer)
+    return found
+
+
+def suggest_smaller_batch(train: Train) -> str:
+    """What to type so that a batch needs less."""
+    size = f"train.batch_size (now {train.batch_size})" if train.max_tokens is None else f"train.max_tokens (now {train.max_tokens})"
+    more = ", or train.gradient_checkpointing=true" if train.gradient_checkpointing is False or collectives.world_size() > 1 else ""
+    return f"type a smaller {size} with more train.gradient_accumulation_steps{more}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has no exception of its own for that on the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def explain_out_of_memory(trainer: Any, experiment: Experiment) -> Iterator[None]:
+    """Within the block, an allocation that fails in a training step becomes OutOfMemory, with the numbers and what to type."""
+    assert experiment.train is not None
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        at, said = trainer.state.global_step + 1, str(error).strip().splitlines()[0] or type(error).__name__
+        raise OutOfMemory(
+            f"step {at}: out of memory ({said}); {get_free_memory(experiment) / GB:.1f} GB are free now. "
+            f"{suggest_smaller_batch(experiment.train)}; "
+            "what was saved before is whole, and resume_allow=[train] goes on from it with other settings"
+        ) from error
+
+
+def format_setting(experiment: Experiment) -> str:
+    """The setting as one types it."""
+    assert experiment.train is not None
+    return str(experiment.train.gradient_checkpointing).lower()
+
+
+def find_worst_batch(trainer: Any, experiment: Experiment) -> list[int]:
+    """Row indices of the batch with the most tokens that can come up."""
+    sampler = trainer._get_train_sampler()
+    lengths = trainer.computed_lengths(trainer.train_dataset)
+    if isinstance(batches := getattr(sampler, "batches", None), list):
+        return max(batches, key=lambda batch: sum(lengths[row] for row in batch))
+    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return longest[: trainer.args.per_device_train_batch_size]
+
+
+def enable_gradient_checkpointing(trainer: Any) -> None:
+    """Gradient checkpointing without reentrance, which needs no gradient of the embeddings."""
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def try_evaluation(trainer: Any) -> None:
+    """One forward of the longest rows that are evaluated while training, if there are any. Raises OutOfMemory."""
+    rows = trainer.eval_dataset
+    if rows is None:
+        return
+    lengths, size = trainer.computed_lengths(rows), trainer.args.per_device_eval_batch_size
+    longest = sorted(range(len(rows)), key=lambda row: -lengths[row])[:size]
+    trainer.model.eval()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
+            trainer.compute_loss(trainer.model, collate_rows(trainer, rows.select(longest)))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"the {size} longest held-out rows do not fit at once; type a smaller evaluate.batch_size") from error
+    finally:
+        trainer._metrics["eval"].clear()
+        trainer.model.train()
+
+
+def collate_rows(trainer: Any, rows: Dataset) -> Any:
+    """A batch of rows as the trainer gets it."""
+    trainer._set_signature_columns_if_needed()
+    columns = trainer._signature_columns or rows.column_names
+    return trainer._prepare_inputs(trainer.data_collator([{name: row[name] for name in columns if name in row} for row in rows]))
+
+
+def try_step(trainer: Any, batch: list[int], *, checkpointing: bool) -> TriedStep | None:
+    """A forward and backward of a batch that leaves no trace; None where it does not fit."""
+    inputs = collate_rows(trainer, trainer.train_dataset.select(batch))
+    seen, started = trainer._total_train_tokens, time.monotonic()
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            trainer.model.train()
+            with trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
+                loss = trainer.compute_loss(trainer.model, inputs)
+            loss.backward()
+        noted = {name: list(values) for name, values in trainer._metrics["train"].items() if values}
+        return TriedStep(loss=float(loss.detach()), noted=noted, seconds=time.monotonic() - started, checkpointing=checkpointing)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        trainer.model.zero_grad(set_to_none=True)
+        trainer._metrics["train"].clear()
+        trainer._total_train_tokens = seen
+        if devices:
+            torch.cuda.empty_cache()

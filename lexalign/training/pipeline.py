@@ -1,0 +1,227 @@
+"""A training run from rows to artifact: the straight line that sft and align share."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+
+from lexalign.artifacts import fingerprint
+from lexalign.artifacts.result import Result
+from lexalign.compat import freeze_first_imports
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment, RewardMethod
+from lexalign.data import rows as data_rows
+from lexalign.models.precision import make_autocast
+from lexalign.models.saving import save_model
+from lexalign.rewards.panel import Panel
+from lexalign.training import signals
+
+log = logging.getLogger(__name__)
+NAMES = ("before", "after")
+Check = Callable[[Any, Experiment, Any], None]
+"""Given the trainer, the experiment, and the step that was tried (`memory.Tried`), if one was."""
+
+
+def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_training: Check | None = None) -> Result:
+    """Load and check the rows, load the model, measure, train, measure again, save.
+
+    `before_training` is called with the trainer at step 0 and raises where the run must not go on. `experiment.resume` names the checkpoint
+    to go on from, found whole by `lexalign.runs.execute`.
+    """
+    assert experiment.method is not None and experiment.train is not None
+    splits = data_rows.load_rows(experiment)  # before torch: bad data are refused in a second
+    Panel.of(experiment)  # a reward that cannot be made, too
+    if experiment.dry_run:
+        from lexalign.training import plan
+
+        return plan.show_plan(experiment, splits)
+
+    with freeze_first_imports():
+        from lexalign.models.setup import prepare_process
+
+        prepare_process(experiment, rows=len(splits.train))
+        from lexalign.distributed import collectives
+        from lexalign.evaluation import harness, recording
+        from lexalign.evaluation.evaluator import Measurement, Reference
+        from lexalign.evaluation.measure import measure_all
+        from lexalign.training.preflight import check as preflight
+
+        get_trainer_class(experiment)
+
+    harness.check_tasks(experiment.evaluate)
+    loaded, encoder, trainer = prepare_trainer(experiment, splits, out_dir, tracker)
+    found = preflight.run_preflight(
+        trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training
+    )
+    if experiment.preflight.mode == "only":
+        preflight.show_facts(found)
+        return Result(status="planned", stage=experiment.stage.name, method=experiment.method.name, counts=splits.counts, details=found)
+
+    yardstick, before, after = None, Measurement(), Measurement()
+    if experiment.evaluate.enabled:
+        yardstick = make_evaluator(experiment, splits, encoder, trainer)
+        log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        with make_autocast(experiment):
+            before = measure_all(yardstick, trainer.model)
+    made_of = describe_run(experiment, loaded.base, splits)
+    told = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
+    artifact = out_dir / "artifact"
+    save_model(loaded, trainer.model, artifact, made_of)
+    result = Result(status="finished", stage=experiment.stage.name, method=experiment.method.name, artifact=str(artifact.resolve()))
+    result.counts = {**splits.counts, **told}
+    if yardstick is not None:
+        log.info("Measuring the model after training")
+        with make_autocast(experiment):
+            after = measure_all(yardstick, trainer.model, Reference(measured=before, borrowed=restore_start_model(trainer, loaded)))
+        recording.record_measurements(result, yardstick, before, after, out_dir if collectives.is_main() else None, NAMES)
+        set_score(result, experiment.method.score)
+    recording.report_measurements(result, tracker, NAMES)
+    return result
+
+
+def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker: Any) -> tuple[Any, Any, Any]:
+    """The model as it was loaded, what makes its tokens, and the method's trainer at step 0."""
+    import torch
+    from transformers import PrinterCallback, set_seed
+
+    from lexalign.cache.tokens import TokenCache
+    from lexalign.data import lengths
+    from lexalign.data.rendering import Renderer
+    from lexalign.distributed import collectives, sharding
+    from lexalign.models import loading
+    from lexalign.training import pruning
+    from lexalign.training.callbacks import ProgressCallback
+    from lexalign.training.checkpointing import make_durable
+
+    assert experiment.method is not None and experiment.train is not None
+    loaded = loading.load_model(experiment)
+    encoder = Renderer(loaded.tokenizer, experiment.data)
+    tokens = TokenCache.of(experiment, encoder)
+    lengths.note_control_tokens(splits, loaded.tokenizer)
+    lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
+    device = torch.device(hardware.resolve_device(experiment.hardware.device))
+    if experiment.adapter is not None and experiment.adapter.bits is None:
+        loaded.model.to(device)
+
+    set_seed(experiment.seed)
+    trainer = make_durable(get_trainer_class(experiment))(
+        experiment=experiment,
+        loaded=loaded,
+        splits=splits,
+        encoder=encoder,
+        tokens=tokens,
+        out_dir=out_dir,
+        callbacks=[
+            ProgressCallback(
+                out_dir if collectives.is_main() else None, tracker, title=f"{experiment.stage.name} {experiment.method.name}"
+            ),
+            *pruning.make_callbacks(out_dir),
+            sharding.ShardingCheck(experiment.hardware),
+        ],
+    )
+    sharding.check_sharding(trainer.accelerator, experiment)
+    sharding.enter_zero3(trainer.args, yes=False)
+    trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
+    return loaded, encoder, trainer
+
+
+def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], *, rows: int) -> dict[str, Any]:
+    """Train to the end, from a checkpoint where there is one; the counts to tell of it."""
+    from transformers import set_seed
+
+    from lexalign.training import memory
+
+    assert experiment.train is not None
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert trainable, "nothing would be trained"
+    log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
+    trainer.watch_over(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})
+    checkpoint = None if experiment.resume in ("auto", "never") else experiment.resume
+    if checkpoint:
+        log.info("Going on from %s", checkpoint)
+    set_seed(experiment.seed)  # what was looked at before leaves no trace in what is drawn
+    with signals.defer_signals(experiment.train.stop_after), memory.explain_out_of_memory(trainer, experiment):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return {"trainable_parameters": trainable, "steps": trainer.state.global_step, **getattr(trainer, "counts", {})}
+
+
+def restore_start_model(trainer: Any, loaded: Any) -> Any:
+    """Gives the model the run started from, while a `with` block lasts: the policy with its adapter switched off, or with TRL's copy of an
+    adapter that was trained on; None where training changed that model itself."""
+    from peft import PeftModel
+    from trl.trainer.utils import use_adapter
+
+    model = trainer.model
+    other = getattr(trainer, "ref_model", None)
+    if other is not None:
+        return lambda: contextlib.nullcontext(other)
+    copy = "ref" if "ref" in getattr(model, "peft_config", {}) else None
+    if not isinstance(model, PeftModel) or (copy is None and isinstance(loaded.model, PeftModel)):
+        log.info("KL to the model before training: not measured, training changed that model itself; stage=evaluate loads it again")
+        return None
+
+    @contextlib.contextmanager
+    def switched() -> Iterator[Any]:
+        with use_adapter(model, copy):
+            yield model
+
+    return switched
+
+
+def make_evaluator(experiment: Experiment, splits: Any, encoder: Any, trainer: Any) -> Any:
+    """What measures the model on the held-out rows, the same way before and after."""
+    from lexalign.evaluation.evaluator import Evaluator
+
+    assert experiment.train is not None
+    return Evaluator(
+        encoder=encoder,
+        rows=splits.held_out,
+        known=splits.train + splits.held_out,
+        settings=experiment.evaluate,
+        max_length=experiment.train.max_length,
+        panel=getattr(trainer, "panel", None),
+        **(describe_rewards(experiment) or {}),
+    )
+
+
+def describe_rewards(experiment: Experiment) -> dict[str, Any] | None:
+    """How the method's implicit rewards are measured (without a beta: as log-ratios, in nats); None where there are none: sft, and answers
+    of the model's own, which have rewards by name."""
+    if experiment.stage.name != "align" or isinstance(experiment.method, RewardMethod):
+        return None
+    return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_trainer_class(experiment), "shared_belief", True)}
+
+
+def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> dict[str, Any]:
+    """What the artifact, and each checkpoint, is made of, for its manifest."""
+    made_of = fingerprint.describe_inputs(experiment)
+    return {
+        "seed": experiment.seed,
+        "model": {"path": experiment.model.path, **made_of["model"], "loaded": base},
+        "data": {"path": experiment.data.path, **made_of["data"]},
+        "rows_sha256": fingerprint.digest_rows(splits.train),
+        "counts": splits.counts,
+        "rewards": describe_rewards(experiment),
+        "settings": made_of["settings"],
+        "surroundings": fingerprint.describe_environment(experiment),
+        "git_diff": fingerprint.get_git_diff(),
+    }
+
+
+def get_trainer_class(experiment: Experiment) -> Any:
+    """The class that `method._target_` names."""
+    assert experiment.method is not None
+    return get_class(experiment.method.target)
+
+
+def set_score(result: Result, names: Sequence[str]) -> None:
+    """The result's score is the first of `names` that was measured."""
+    from lexalign.evaluation.metrics import DIRECTIONS
+
+    after = result.metrics["after"]
+    name = next((name for name in names if name in after), None)
+    if name is not None:
+        result.score, result.score_name, result.score_direction = after[name], name, DIRECTIONS[name]  # type: ignore[assignment]

@@ -1,0 +1,121 @@
+"""The preflight of a run, in order: the rows, the step, the artifact, the disk."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lexalign.config.schema import Experiment
+from lexalign.data.rendering import Renderer
+from lexalign.data.rows import Splits, get_prompt_key
+from lexalign.distributed import collectives
+from lexalign.errors import DataError
+from lexalign.models.loading import LoadedModel
+from lexalign.training import memory
+from lexalign.training.preflight import disk_space, memo, round_trip, rows, sample
+
+log = logging.getLogger(__name__)
+
+
+def run_preflight(
+    trainer: Any,
+    experiment: Experiment,
+    *,
+    loaded: LoadedModel,
+    splits: Splits,
+    encoder: Renderer,
+    out_dir: Path,
+    check_start: Callable[[Any, Experiment, memory.TriedStep | None], None] | None,
+) -> dict[str, str]:
+    """Everything that can be known before the first step; the facts found. Raises what a user can mend, with what to type.
+
+    `check_start` is the stage's own look at step 0.
+    """
+    assert experiment.train is not None
+    settings = experiment.preflight
+    facts: dict[str, str] = {}
+    if settings.mode != "skip":
+        found = rows.inspect_rows(trainer, loaded.tokenizer, list_ending_tokens(encoder), max_length=experiment.train.max_length)
+        facts |= found.facts()
+        if wrong := rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length) + find_overlap(
+            experiment, splits
+        ):
+            raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
+        show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
+    step = memory.settle_gradient_checkpointing(
+        trainer, experiment, try_once=partial(try_first_step, experiment) if settings.mode != "skip" else None
+    )
+    if check_start is not None:
+        check_start(trainer, experiment, step)
+    if settings.mode != "skip":
+        sizes, ids = memory.ModelSizes.of(trainer.model), get_first_ids(found, splits, encoder)
+        facts["disk"] = collectives.run_on_main(lambda: disk_space.check_space(experiment, sizes, out_dir))
+        if settings.round_trip and (cramped := collectives.run_on_main(lambda: round_trip.explain_no_room(trainer, experiment))):
+            facts["artifact"] = cramped
+        elif settings.round_trip:
+            fact, alike = memo.remember(
+                experiment,
+                "artifact",
+                {**memo.key_artifact_trial(experiment), "base": loaded.base},
+                lambda: collectives.run_on_main(lambda: round_trip.check_round_trip(trainer, loaded, experiment, out_dir, ids)),
+            )
+            facts["artifact"] = f"{fact}, when a run alike in that tried it" if alike else fact
+        log.info("Preflight: %s", "; ".join(f"{name} {fact}" for name, fact in facts.items()))
+    return facts
+
+
+def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep]) -> memory.TriedStep:
+    """The step that is tried, or was by a run alike."""
+    found, alike = memo.remember(experiment, "step", memo.key_step_trial(experiment), lambda: dataclasses.asdict(find()))
+    if alike:
+        log.info("Tried: by a run alike, forward and backward in %.1f s; not again", found["seconds"])
+    return memory.TriedStep(**found)
+
+
+def list_ending_tokens(encoder: Renderer) -> set[int]:
+    """The tokens that can end a response: EOS, and what the chat template writes there."""
+    eos = encoder.tokenizer.eos_token_id
+    special = set(encoder.tokenizer.all_special_ids)
+    return {token for token in (eos, *encoder.ids(encoder.ending())) if token is not None and (token == eos or token in special)}
+
+
+def get_first_ids(found: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
+    """Some tokens of the data."""
+    return found.examples[0][0].ids if found.examples else encoder.prompt(splits.train[0]["prompt"])
+
+
+def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
+    """The problem with held-out prompts that are trained on."""
+    held_out = {get_prompt_key(row) for row in splits.held_out}
+    shared = [prompt for prompt in dict.fromkeys(map(get_prompt_key, splits.train)) if prompt in held_out]
+    share = len(shared) / max(1, len(held_out))
+    if share <= experiment.preflight.max_overlap:
+        return []
+    first = "; ".join(repr(prompt[: rows.SHOWN]) for prompt in shared[: rows.NAMED])
+    return [
+        f"{len(shared):,} of {len(held_out):,} held-out prompts are training prompts too, so the evaluation would flatter the model; "
+        f"take them out, or allow it with preflight.max_overlap={rows.round_up_share(share)}: {first}"
+    ]
+
+
+def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int) -> None:
+    """The first rows on the terminal, what is trained in colour."""
+    console = Console(file=sys.stdout, highlight=False)
+    if examples:
+        console.print("What is trained (bold green) of the first rows:" if count > 1 else "What is trained (bold green) of the first row:")
+    for row in examples[:count]:
+        console.print(sample.colour_row(row, tokenizer))
+
+
+def show_facts(facts: dict[str, str]) -> None:
+    """The facts as a table (`preflight=only`)."""
+    table = Table(title="Preflight (nothing was trained)", title_justify="left", show_header=False)
+    for name, fact in facts.items():
+        table.add_row(name, fact)
+    Console(file=sys.stdout, highlight=False).print(table)
