@@ -199,9 +199,7 @@ class Renderer:
         if at < 0:
             raise DataError(f"{getattr(row, 'where', shorten(text))}: the chat template does not show the answer as it stands in the data")
         rest = whole[at + len(belief) :]
-        return RenderedSequence(
-            context=self._encode(whole[:at]), belief=self.ids(belief), response=self.cut_after_end(self.ids(rest))
-        )
+        return RenderedSequence(context=self._encode(whole[:at]), belief=self.ids(belief), response=self.cut_after_end(self.ids(rest)))
 
     def _render_conversation(self, messages: Turns, row: Row) -> RenderedSequence:
         """A conversation with the turns trained that `loss_on` names."""
