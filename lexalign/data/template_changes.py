@@ -16,8 +16,8 @@ KINDS = {
     "dropped": "the template leaves out text of the answer",
     "dropped_before": "the template leaves out text of earlier turns (reasoning, as a rule)",
     "tools_unseen": "the template does not show the tools or tool calls of the row",
-    "prompt_differs": "the prompt with the generation prompt is not how the conversation goes on; the model is asked behind what it was trained behind",
-    "tokens_apart": "the prompt's last token would merge with the answer's first; they are tokenised apart, as they are when the model answers",
+    "prompt_differs": "the conversation does not go on from the generation prompt; answers begin, in training and when the model is asked, where both part",
+    "tokens_apart": "the prompt's last token would merge with the answer's first; they are tokenised apart, as when the model answers",
     "refused": "the template refuses the row",
 }
 """The kinds of change, in words."""
@@ -82,8 +82,9 @@ class TemplateChanges:
         for kind in () if allow else FORBIDDEN:
             if count := self.counts.get(kind):
                 problems.append(
-                    f"{count:,} rows lose text: {KINDS[kind]}; first: {self.examples[kind]}; type data.allow_template_changes=true to train "
-                    "what is left, or name a template that keeps it with data.chat_template=<file>"
+                    f"{count:,} rows lose text: {KINDS[kind]}; first: {self.examples[kind]}; "
+                    "type data.allow_template_changes=true to train what is left, or name a template that keeps it with "
+                    "data.chat_template=<file>"
                 )
         return problems
 

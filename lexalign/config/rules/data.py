@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lexalign.config.paths import find_data
 from lexalign.config.schema import Experiment
 from lexalign.data import first_row
-from lexalign.data.columns import find_sft_shape, list_needed_columns, list_wanted_columns, suggest_column
+from lexalign.data.columns import ROW_COLUMNS, find_sft_shape, list_needed_columns, list_wanted_columns, suggest_column
 
 OF_TRAINING = frozenset({"train", "preflight", "adapter", "method"})
 UNREAD = {
@@ -54,6 +54,8 @@ def check_columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
             yield str(error)
             continue
         for ours, theirs in wanted.items():
+            if ours in ROW_COLUMNS and f"data.columns.{ours}" not in typed:
+                continue  # a row may lack it, and so may all of them
             if theirs not in found.columns and (ours in needed or split == chosen.split):
                 yield (
                     f"data.columns.{ours}={theirs}: {found.file} has no column {theirs!r}; it has {', '.join(found.columns)}"

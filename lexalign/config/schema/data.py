@@ -77,8 +77,8 @@ class Data:
     template of your own, which takes the place of the tokenizer's and is saved with the model."""
     system: str | None
     """A system message put before every prompt that becomes a chat turn, where the row has none of its own."""
-    template_arguments: dict[str, Any]
-    """Arguments passed to the chat template with every row, as in {enable_thinking: false}."""
+    template_arguments: dict[str, Any] | None
+    """Arguments passed to the chat template with every row, as in {enable_thinking: false}; null = none."""
     template_date: str | None
     """The day that a chat template takes for today, as in 2026-11-29; null = the day on which the run began. A template that asks for no
     date does not see it. A model is measured, exported and spoken to with the day that it was trained with."""
