@@ -16,7 +16,7 @@ KINDS = {
     "dropped": "the template leaves out text of the answer",
     "dropped_before": "the template leaves out text of earlier turns (reasoning, as a rule)",
     "tools_unseen": "the template does not show the tools or tool calls of the row",
-    "prompt_differs": "the conversation does not go on from the generation prompt; answers begin, in training and when the model is asked, where both part",
+    "prompt_differs": "the conversation does not go on from the generation prompt; answers begin where the two part, when the model is asked too",
     "tokens_apart": "the prompt's last token would merge with the answer's first; they are tokenised apart, as when the model answers",
     "refused": "the template refuses the row",
 }
