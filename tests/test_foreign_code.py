@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from refusing import judged, problems_of, said
+from command_line_problems import judged, problems_of, said
 
 from lexalign.config import rules, targets
 
