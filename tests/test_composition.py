@@ -197,6 +197,7 @@ def test_no_setting_has_a_default_outside_the_files():
 
 # Read by name through a loop over the fields: lexalign.data.columns.list_named.
 THROUGH_A_LOOP = {"data.columns." + field.name for field in dataclasses.fields(schema.Columns)}
+BY_ITS_KEY = {"method.settings_class"}  # read from the plain tree, before there is an Experiment
 
 
 def test_every_setting_is_read_by_something():
@@ -206,7 +207,7 @@ def test_every_setting_is_read_by_something():
             nodes = ast.walk(ast.parse(file.read_text()))
             read |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     unread = {key for key, name in everything().items() if name not in read}
-    assert unread - THROUGH_A_LOOP == set()
+    assert unread - THROUGH_A_LOOP == BY_ITS_KEY
 
 
 # Which method belongs to which stage, and which adapter each takes: written out, so that a change is one on purpose.
