@@ -1,12 +1,13 @@
 """A row becomes ids, spans and weights here and nowhere else: training, measuring, lengths, caches, drawing and chat read these."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lexalign.config.schema import Data
+from lexalign.data.chat_template import CHAT_WORDS
 from lexalign.data.conversation import weigh_conversation
 from lexalign.data.template import ChatTemplate, Turn, Turns
 from lexalign.data.template_changes import TemplateChanges, shorten
@@ -23,7 +24,10 @@ TRAINS = {
     "last_turn": "the last assistant turn",
     "completion": "the completion",
 }
-CHAT_WORDS = ("auto", "always", "never")
+NO_EOS = (
+    "the tokenizer has no EOS token, so no answer would have an end; set eos_token in its tokenizer_config.json, or name another tokenizer "
+    "with model.tokenizer=<hub id or folder>"
+)
 Row = dict[str, Any]
 
 
@@ -68,22 +72,36 @@ class Renderer:
     it, up to the token that ends the turn. Beliefs (`render_pair` with `shared_belief`) are tokenised apart from what stands around them.
     """
 
-    def __init__(self, tokenizer: Any, data: Data, *, loss_on: str = "auto", more_end_tokens: Sequence[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        data: Data,
+        *,
+        loss_on: str = "auto",
+        shared_belief: bool = False,
+        more_end_tokens: Iterable[int] = (),
+        cuts_prompt: bool = False,
+    ):
         has_template = bool(tokenizer.chat_template)
         if data.chat_template == "always" and not has_template:
             raise DataError("data.chat_template=always: the tokenizer has no chat template; type data.chat_template=never")
         self.tokenizer = tokenizer
         self.data = data
         self.loss_on = loss_on
+        self.shared_belief = shared_belief
         self.more_end_tokens = frozenset(more_end_tokens)
         """Tokens that end an answer beside the template's and the tokenizer's: the model's generation config names them."""
         self.chat = has_template and data.chat_template != "never"
         date = datetime.date.fromisoformat(data.template_date) if data.template_date else datetime.date.today()
         self.template = ChatTemplate(tokenizer, date=date, arguments=data.template_arguments or {})
         self.changes = TemplateChanges()
-        self.checks = TemplateChecks(self.changes)
-        self.cuts_prompt = False
+        self.cuts_prompt = cuts_prompt
         """Whether answers were trained behind less than the template's generation prompt, and are asked for behind the same."""
+
+    @property
+    def checks(self) -> TemplateChecks:
+        """What counts in `changes`."""
+        return TemplateChecks(self.changes)
 
     def settings(self) -> dict[str, Any]:
         """What of the settings shapes the ids, for keys of caches."""
@@ -99,6 +117,14 @@ class Renderer:
         return self.template.date.isoformat() if self.chat and self.template.reads_clock else None
 
     # Rows
+
+    def render_row(self, row: Row) -> tuple[RenderedSequence, ...]:
+        """The sequences of a row of any shape: two of a pair, one of a row with an answer; of a prompt alone, what is answered behind."""
+        if "chosen" in row:
+            return self.render_pair(row, shared_belief=self.shared_belief)
+        if "prompt" in row and "completion" not in row:
+            return (RenderedSequence(context=self.render_prompt(row["prompt"], **get_row_arguments(row)), response=[]),)
+        return (self.render_answer(row),)
 
     def render_answer(self, row: Row) -> RenderedSequence:
         """The sequence of a row with one answer: a completion behind its prompt, a conversation, or a text."""
@@ -197,7 +223,7 @@ class Renderer:
     def _write_both(self, prompt: str | Turns, answer: Turn, row: Mapping[str, Any]) -> tuple[str, str]:
         """The text before an answer, with the generation prompt, and the text with the answer."""
         if not self.chat:
-            return self.plain(prompt), self.plain(prompt) + answer["content"] + self.ending()
+            return self.plain(prompt), self.plain(prompt) + self.end_text(answer["content"])
         turns, arguments = self.turns(prompt, row.get("system")), self.get_template_arguments(row)
         return self.template.write(turns, answer_next=True, **arguments), self.template.write([*turns, answer], **arguments)
 
@@ -269,8 +295,19 @@ class Renderer:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text of the `text` column."""
-        return list(self.tokenizer(text)["input_ids"])
+        """Ids of a text of the `text` column: the tokenizer's BOS before it, one EOS after it."""
+        return [*self.added_around[0], *self.ids(self.end_text(text))]
+
+    def end_text(self, text: str) -> str:
+        """A text with EOS at its end, where it has none."""
+        eos = self.get_eos()
+        return text if text.endswith(eos) else text + eos
+
+    def get_eos(self) -> str:
+        """The EOS token; raises DataError where there is none, for then no text has an end."""
+        if self.tokenizer.eos_token is None:
+            raise DataError(NO_EOS)
+        return self.tokenizer.eos_token
 
     @cached_property
     def added_around(self) -> tuple[list[int], list[int]]:
@@ -300,7 +337,7 @@ class Renderer:
     @cached_property
     def _ending(self) -> str:
         if not self.chat:
-            return self.tokenizer.eos_token
+            return self.get_eos()
         turns: Turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
         return self.template.write(turns).rpartition(MARK)[2]
 
@@ -317,6 +354,8 @@ class Renderer:
         ids = self.ids(self.ending())
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         at = next((at for at, token in enumerate(ids) if token in special | {self.tokenizer.eos_token_id}), None)
+        if at is None and self.tokenizer.eos_token_id is None:
+            raise DataError(NO_EOS)
         return (self.tokenizer.eos_token_id, []) if at is None else (ids[at], ids[at + 1 :])
 
     # Beliefs
