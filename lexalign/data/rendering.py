@@ -24,6 +24,8 @@ TRAINS = {
     "last_turn": "the last assistant turn",
     "completion": "the completion",
 }
+TAGS = ("think", "thinking", "reasoning")
+"""Names of the tags around reasoning; tokenizers may have special tokens for them."""
 NO_EOS = (
     "the tokenizer has no EOS token, so no answer would have an end; set eos_token in its tokenizer_config.json, or name another tokenizer "
     "with model.tokenizer=<hub id or folder>"
@@ -58,6 +60,14 @@ class RenderedSequence:
     def trained(self) -> list[bool]:
         """Whether each of `ids` is trained: beliefs are."""
         return [False] * len(self.context) + [True] * len(self.belief) + [weight != 0 for weight in self.response_weights]
+
+    def cut(self, length: int) -> "RenderedSequence":
+        """The first `length` tokens."""
+        read = len(self.context) + len(self.belief)
+        kept = max(0, length - read)
+        weights = None if self.weights is None else self.weights[:kept]
+        belief = self.belief[: max(0, length - len(self.context))]
+        return RenderedSequence(context=self.context[:length], belief=belief, response=self.response[:kept], weights=weights)
 
 
 def get_row_arguments(row: Row) -> dict[str, Any]:
@@ -138,7 +148,11 @@ class Renderer:
             return self._render_conversation([*self.turns(row["prompt"]), answer], row, trains)
         if trains == "all":
             return RenderedSequence(context=[], response=self._encode(self._write_both(row["prompt"], answer, row)[1]))
-        context, response = self._render_completion(row["prompt"], answer, row)
+        return self.render_completion(row)
+
+    def render_completion(self, row: Row) -> RenderedSequence:
+        """The completion of a row behind its prompt, whatever else of the row is trained."""
+        context, response = self._render_completion(row["prompt"], {"role": "assistant", "content": row["completion"]}, row)
         return RenderedSequence(context=context, response=response)
 
     def resolve_loss_on(self, row: Row) -> str:
@@ -321,6 +335,14 @@ class Renderer:
         end, after = self.end()
         whole = [end, *after]
         return ids[: -len(after)] if after and ids[-len(whole) :] == whole else ids
+
+    def decode_answer(self, ids: list[int]) -> str:
+        """An answer as text, without special tokens; but the tags around reasoning stay, so that it can be told from the answer."""
+        added = self.tokenizer.added_tokens_decoder
+        tags = [token for token in set(ids) if token in added and added[token].special and added[token].content.strip("</>") in TAGS]
+        if not tags:
+            return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode([token for token in ids if token in tags or not (token in added and added[token].special)])
 
     # Where an answer ends
 
