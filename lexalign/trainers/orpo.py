@@ -9,6 +9,7 @@ class OrpoObjective(Objective):
     `lexalign.losses.odds_ratio_loss`."""
 
     reference = None
+    logs_means = True
     scores_prompts = True
 
     def compute(self, scores: Scores) -> LossOutput:

@@ -8,6 +8,7 @@ class SimpoObjective(Objective):
     """`lexalign.losses.simpo_loss` of each pair."""
 
     reference = None
+    logs_means = True
 
     def compute(self, scores: Scores) -> LossOutput:
         chosen, rejected = scores.means.chunk(2)

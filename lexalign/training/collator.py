@@ -1,6 +1,6 @@
 """From rendered rows to batches of spans: what every method trains, padded once and cut once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +105,8 @@ class SpanCollator:
     """B rows to a batch of R sequences padded on the right and cut at the end; of pairs the chosen ones first.
 
     input_ids, attention_mask, labels (R, T): labels are ignored where nothing is scored. weights (R, T): of response tokens, 0 elsewhere.
-    belief_mask (R, T): belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins. The objective's
-    columns (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
+    belief_mask (R, T): belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins. counts: `rows`
+    B, `trained` weight of the tokens that a token-mean loss is taken over, `computed` tokens without padding. The objective's columns (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
     """
 
     pad: int
@@ -132,37 +132,26 @@ class SpanCollator:
             ([0] * len(one["context"]) + [1] * len(one["belief"]) + [0] * len(one["response"]))[: self.max_length] for one in sequences
         ]
         input_ids, attention = (torch.tensor(part) for part in pad_rows(ids, self.pad))
-        weight, belief = torch.tensor(pad_rows(weights, 0)[0]), torch.tensor(pad_rows(beliefs, 0)[0])  # type: ignore[arg-type]
-        scored = weight > 0
+        weight = torch.tensor(pad_rows(weights, 0)[0], dtype=torch.float32)  # type: ignore[arg-type]
+        belief = torch.tensor(pad_rows(beliefs, 0)[0])
+        scored, counted = weight > 0, weight.clone()
         if self.objective.scores_belief:
             scored[:first] |= belief[:first].bool()
         if self.objective.scores_prompts:
             scored[:first] |= attention[:first].bool()
+            counted = torch.where(scored & (weight == 0), 1.0, weight)
         contexts = [min(len(one["context"]), self.max_length) for one in sequences]
         starts = [min(len(one["context"]) + len(one["belief"]), self.max_length) for one in sequences]
         return {
             "input_ids": input_ids,
             "attention_mask": attention,
             "labels": input_ids.masked_fill(~scored, IGNORED),
-            "weights": weight.float(),
+            "weights": weight,
             "belief_mask": belief,
             "context_lengths": torch.tensor(contexts),
             "starts": torch.tensor(starts),
+            "counts": {"rows": first, "trained": float(counted[:first, 1:].sum()), "computed": sum(map(len, ids))},
         }
-
-
-def count_trained_tokens(batch: dict[str, Any], objective: Objective) -> float:
-    """Weight of the tokens that a token-mean loss is taken over: of the first sequence of each row."""
-    first = count_rows(batch, objective)
-    weights = batch["weights"][:first, 1:]
-    if objective.scores_prompts:
-        weights = torch.where(batch["labels"][:first, 1:] != IGNORED, weights.clamp(min=1), weights)
-    return float(weights.sum())
-
-
-def count_rows(batch: dict[str, Any], objective: Objective) -> int:
-    """Rows of a batch: pairs, or sequences."""
-    return len(batch["input_ids"]) // (2 if objective.rows == "pair" else 1)
 
 
 def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], list[float] | None]]:
@@ -175,13 +164,12 @@ def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], lis
     return found
 
 
-def list_stored_sequences(dataset: Any, objective: Objective, max_length: int) -> Iterator[list[tuple[list[int], list[bool]]]]:
-    """The sequences of each row of a data set as they are trained: ids and whether each is scored, cut."""
-    collator = SpanCollator(pad=0, max_length=max_length, objective=objective)
-    for row in dataset:
-        batch = collator([row])
-        lengths = batch["attention_mask"].sum(1).tolist()
-        yield [
-            (ids[:length], [label != IGNORED for label in labels[:length]])
-            for ids, labels, length in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), lengths, strict=True)
-        ]
+def list_row_spans(row: dict[str, Any], max_length: int) -> list[tuple[list[int], list[int], list[float] | None]]:
+    """What `list_spans` gives of a row's sequences, its mismatched one last."""
+    found = []
+    for one in [*row["sequences"], *([row["mismatched"]] if "mismatched" in row else [])]:
+        before = (one["context"] + one["belief"])[:max_length]
+        room = max_length - len(before)
+        weights = one["weights"][:room] if one["weights"] is not None else None
+        found.append((before, one["response"][:room], None if weights is None or all(weight == 1 for weight in weights) else weights))
+    return found

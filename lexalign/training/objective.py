@@ -23,6 +23,8 @@ class Scores:
     """(R, T-1): weight of each response token, 0 elsewhere."""
     belief_mask: Tensor
     """(R, T-1): 1 where a belief's token is predicted."""
+    label_mask: Tensor | None = None
+    """(R, T-1): where a token is scored."""
     extras: dict[str, Tensor]
     """The columns of the rows that the objective names in `columns`, (B, ...) each."""
     reference: dict[str, Tensor] = field(default_factory=dict)
@@ -69,8 +71,8 @@ class LossOutput:
     """Any shape: loss of tokens."""
     rewards: Tensor | None = None
     """(R,): implicit rewards, without gradient."""
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    """Numbers to log by name; the mean of each is logged."""
+    terms: dict[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Numbers to log by name, the mean of each; or a sum and what it is divided by."""
 
 
 class Objective:
@@ -93,6 +95,8 @@ class Objective:
     """The whole logits at the last context token are given."""
     has_details: ClassVar[bool] = True
     """Entropy, mean logits and token accuracy are computed for the log."""
+    logs_means: ClassVar[bool] = False
+    """The log shows mean log-probabilities of responses; else their sums."""
     reference: ClassVar[Literal["sums", "tokens"] | None] = "sums"
     """What the frozen reference scores: sums of responses, each token (with `scores_end`), or nothing."""
     keeps_dropout: ClassVar[bool] = False
