@@ -45,4 +45,3 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
     finally:
         speech.setLevel(before)
     log.info("Tokens: %d rows made, %d from the store", tokens.made, tokens.reused)
-

@@ -31,7 +31,9 @@ class GdpoFlowObjective(Objective):
 
     def check_rows(self, dataset: Any, rows: list[Row], *, name: str, counts: dict[str, int], max_length: int) -> None:
         if short := sum(length < 2 for length in dataset["shortest"]):
-            log.warning("%d of %d %s rows have a response that is one token long: it has no step and teaches nothing", short, len(rows), name)
+            log.warning(
+                "%d of %d %s rows have a response that is one token long: it has no step and teaches nothing", short, len(rows), name
+            )
 
     def compute(self, scores: Scores) -> LossOutput:
         assert scores.ends is not None

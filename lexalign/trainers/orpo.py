@@ -20,5 +20,9 @@ class OrpoObjective(Objective):
             loss=self.method.beta * loss,
             token_loss=likelihood,
             rewards=self.method.beta * scores.means.detach(),
-            terms={"nll_loss": (likelihood.sum(), scores.label_mask[: len(chosen)].sum()), "log_odds_ratio": -loss, "log_odds_chosen": log_odds},
+            terms={
+                "nll_loss": (likelihood.sum(), scores.label_mask[: len(chosen)].sum()),
+                "log_odds_ratio": -loss,
+                "log_odds_chosen": log_odds,
+            },
         )

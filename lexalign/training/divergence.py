@@ -114,5 +114,7 @@ def has_finite_loss(trainer: Any, at: int) -> bool:
 
 def decode_start(trainer: Any, at: int) -> str:
     """The beginning of a row as text."""
-    text = trainer.processing_class.decode(list_sequences(trainer.make_batch(trainer.train_dataset, [at]))[0][:SHOWN], skip_special_tokens=True)
+    text = trainer.processing_class.decode(
+        list_sequences(trainer.make_batch(trainer.train_dataset, [at]))[0][:SHOWN], skip_special_tokens=True
+    )
     return " ".join(text.split())[:SHOWN]

@@ -11,7 +11,7 @@ from lexalign.config import hardware
 from lexalign.config.schema import Experiment
 from lexalign.fast_path import exactness, fused_layers, fused_lora
 from lexalign.fast_path.forward import ROUND, install_forward
-from lexalign.models.adapters import add_frozen_copy, make_lora_config
+from lexalign.models.adapters import COPY, add_frozen_copy, make_lora_config
 from lexalign.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,15 @@ def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: 
     # ZeRO-3 gathers the small weights in one buffer of one type.
     zero = experiment.hardware.strategy == "deepspeed" and experiment.hardware.zero == 3 and experiment.adapter.bits is None
     return get_peft_model(loaded.model, make_lora_config(experiment.adapter, loaded.model), autocast_adapter_dtype=not zero)
+
+
+def restore_adapter_type(model: Any) -> None:
+    """Undo what TRL does to the adapter of a quantized base: it rounds it to bfloat16, where it is not what its reference (a copy) is any
+    more, and small steps are lost."""
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if weight.requires_grad:
+            weight.data = weights.get(name.replace(".default.", f".{COPY}."), weight).data.to(torch.float32, copy=True)
 
 
 def switch_off_dropout(model: Any) -> None:

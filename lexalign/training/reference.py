@@ -196,4 +196,3 @@ class Reference:
 def count_tokens(batch: dict[str, Tensor]) -> list[int]:
     """Response tokens of each sequence of a batch."""
     return (batch["attention_mask"].sum(1) - batch["starts"]).tolist()
-

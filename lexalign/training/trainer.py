@@ -319,10 +319,20 @@ class MethodTrainer(Trainer):
         for mode, sums in state["metrics"].items():
             self.metrics[mode].restore(sums)
 
+    @staticmethod
+    def merge_carried(states: list[dict[str, Any]]) -> dict[str, Any]:
+        """What one of several processes goes on with where they were fewer or more: the first one has all counts."""
+        metrics: dict[str, Any] = {}
+        for state in states if collectives.is_main() else []:
+            for mode, sums in state["metrics"].items():
+                known = metrics.setdefault(mode, {})
+                for name, (value, count) in sums.items():
+                    before = known.get(name, [0.0, 0.0])
+                    known[name] = [before[0] + value, before[1] + count]
+        return {"tokens": sum(state["tokens"] for state in states) if collectives.is_main() else 0, "metrics": metrics}
 
-def prepare_rows(
-    experiment: Experiment, objective: Objective, splits: Splits, renderer: Renderer, tokens: TokenCache, *, name: str
-) -> Any:
+
+def prepare_rows(experiment: Experiment, objective: Objective, splits: Splits, renderer: Renderer, tokens: TokenCache, *, name: str) -> Any:
     """The data set of the `train` or `held_out` rows; what is peculiar about them is counted and said."""
     train = experiment.train
     assert train is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 from lexalign.fast_path.forward import IGNORED
 
+
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
     """A sequence of a row: its tokens and whether each is trained (scored by the loss)."""
