@@ -25,7 +25,7 @@ def pause_garbage_collection() -> Iterator[None]:
 def freeze_first_imports() -> Iterator[None]:
     """No search within the block; what it imported is never searched again. Of several jobs of a process the first imports: what those
     after it find there is theirs, and is not kept."""
-    imported = "trl" in sys.modules
+    imported = "transformers" in sys.modules
     with pause_garbage_collection():
         yield
         if not imported:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         from lexalign.evaluation.measure import measure_all
         from lexalign.training.preflight import check as preflight
 
-        get_trainer_class(experiment)
+        get_method_class(experiment)
 
     harness.check_tasks(experiment.evaluate)
     loaded, encoder, trainer = prepare_trainer(experiment, splits, out_dir, tracker)
@@ -94,11 +94,10 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
     from lexalign.models import loading
     from lexalign.training import pruning
     from lexalign.training.callbacks import ProgressCallback
-    from lexalign.training.checkpointing import make_durable
 
     assert experiment.method is not None and experiment.train is not None
     loaded = loading.load_model(experiment)
-    encoder = Renderer(loaded.tokenizer, experiment.data)
+    encoder = Renderer(loaded.tokenizer, experiment.data, loss_on=getattr(experiment.method, "loss_on", "auto"))
     tokens = TokenCache.of(experiment, encoder)
     lengths.note_control_tokens(splits, loaded.tokenizer)
     lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
@@ -107,11 +106,11 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
         loaded.model.to(device)
 
     set_seed(experiment.seed)
-    trainer = make_durable(get_trainer_class(experiment))(
-        experiment=experiment,
+    trainer = make_trainer(
+        experiment,
         loaded=loaded,
         splits=splits,
-        encoder=encoder,
+        renderer=encoder,
         tokens=tokens,
         out_dir=out_dir,
         callbacks=[
@@ -124,8 +123,20 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
     )
     sharding.check_sharding(trainer.accelerator, experiment)
     sharding.enter_zero3(trainer.args, yes=False)
-    trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
+    trainer.remove_callback(PrinterCallback)  # ProgressCallback shows the numbers
     return loaded, encoder, trainer
+
+
+def make_trainer(experiment: Experiment, **parts: Any) -> Any:
+    """The trainer of `experiment.method`: ours with the method as its objective, or the method's own where it trains on drawn answers."""
+    from lexalign.training.objective import Objective
+
+    method_class = get_method_class(experiment)
+    if not issubclass(method_class, Objective):
+        return method_class(experiment=experiment, **parts)
+    from lexalign.training.trainer import MethodTrainer
+
+    return MethodTrainer(objective=method_class(experiment.method, parts["renderer"]), experiment=experiment, **parts)
 
 
 def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], *, rows: int) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], 
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     assert trainable, "nothing would be trained"
     log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
-    trainer.watch_over(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})
+    trainer.checkpointing.watch(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})
     checkpoint = None if experiment.resume in ("auto", "never") else experiment.resume
     if checkpoint:
         log.info("Going on from %s", checkpoint)
@@ -149,26 +160,21 @@ def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], 
 
 
 def restore_start_model(trainer: Any, loaded: Any) -> Any:
-    """Gives the model the run started from, while a `with` block lasts: the policy with its adapter switched off, or with TRL's copy of an
-    adapter that was trained on; None where training changed that model itself."""
+    """Gives the model the run started from, while a `with` block lasts: a copy of it, or the policy with its adapter switched off or with
+    the frozen copy of an adapter that was trained on; None where training changed that model itself."""
     from peft import PeftModel
-    from trl.trainer.utils import use_adapter
+
+    from lexalign.models.adapters import COPY, use_start_model
 
     model = trainer.model
-    other = getattr(trainer, "ref_model", None)
+    other = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
     if other is not None:
         return lambda: contextlib.nullcontext(other)
-    copy = "ref" if "ref" in getattr(model, "peft_config", {}) else None
-    if not isinstance(model, PeftModel) or (copy is None and isinstance(loaded.model, PeftModel)):
+    has_copy = COPY in getattr(model, "peft_config", {})
+    if not isinstance(model, PeftModel) or (not has_copy and isinstance(loaded.model, PeftModel)):
         log.info("KL to the model before training: not measured, training changed that model itself; stage=evaluate loads it again")
         return None
-
-    @contextlib.contextmanager
-    def switched() -> Iterator[Any]:
-        with use_adapter(model, copy):
-            yield model
-
-    return switched
+    return lambda: use_start_model(model)
 
 
 def make_evaluator(experiment: Experiment, splits: Any, encoder: Any, trainer: Any) -> Any:
@@ -192,7 +198,7 @@ def describe_rewards(experiment: Experiment) -> dict[str, Any] | None:
     of the model's own, which have rewards by name."""
     if experiment.stage.name != "align" or isinstance(experiment.method, RewardMethod):
         return None
-    return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_trainer_class(experiment), "shared_belief", True)}
+    return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_method_class(experiment), "shared_belief", True)}
 
 
 def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> dict[str, Any]:
@@ -211,8 +217,8 @@ def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> d
     }
 
 
-def get_trainer_class(experiment: Experiment) -> Any:
-    """The class that `method._target_` names."""
+def get_method_class(experiment: Experiment) -> Any:
+    """The class that `method._target_` names: an `Objective`, or a trainer."""
     assert experiment.method is not None
     return get_class(experiment.method.target)
 
