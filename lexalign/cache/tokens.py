@@ -14,7 +14,7 @@ from lexalign.artifacts import files, fingerprint
 from lexalign.cache import cache as shelves
 from lexalign.cache.cache import ContentCache
 from lexalign.config.schema import Experiment
-from lexalign.data.lengths import measure_rows, settle_changes
+from lexalign.data.lengths import RowLengths, measure_rows, settle_changes
 from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row
 from lexalign.data.template_changes import TemplateChanges
@@ -39,21 +39,21 @@ class TokenCache:
         """The store of an experiment."""
         return cls(shelves.open_cache(experiment, "tokens"), encoder)
 
-    def lengths(self, rows: list[Row]) -> list[tuple[int, int, int]]:
+    def lengths(self, rows: list[Row]) -> list[RowLengths]:
         """`lexalign.data.lengths.measure_lengths` of each row. Says what the chat template did to them, also when a cache served them.
 
         Raises DataError for rows that the template refuses, or of which it loses text.
         """
         if not rows:
             return []
-        names = ("prompt", "longest", "all")
+        names = RowLengths._fields
 
         def make() -> Dataset:
-            return Dataset.from_list([dict(zip(names, found, strict=True)) for found in measure_rows(rows, self.encoder)])
+            return Dataset.from_list([found._asdict() for found in measure_rows(rows, self.encoder)])
 
         found, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
         settle_changes(self.encoder, changes, len(rows))
-        return list(zip(*(found[name] for name in names), strict=True))
+        return [RowLengths(*values) for values in zip(*(found[name] for name in names), strict=True)]
 
     def rows(self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]) -> Dataset:
         """The data set that `make` would make of `rows` (a list of plain values) under `settings`."""

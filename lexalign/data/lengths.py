@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lexalign.config.schema import Experiment, RewardMethod
 from lexalign.data.rendering import Renderer, get_row_arguments
@@ -26,10 +26,33 @@ class Lengths:
     longest: int = 0
 
 
-Measure = Callable[[list[Row]], Any]
+class RowLengths(NamedTuple):
+    """What the tokenizer tells of a row."""
+
+    prompt: int
+    """Tokens that are read before the first response."""
+    longest: int
+    """Tokens of its longest sequence."""
+    total: int
+    """Tokens of all its sequences."""
+    largest: int
+    """The largest id among them."""
 
 
-def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: int = 0, setting: str = "train.max_length") -> Lengths:
+Measure = Callable[[list[Row]], list[RowLengths]]
+Look = Callable[[list[Row], list[RowLengths]], None]
+"""Looks at the lengths of a split before rows are left out; raises DataError where the model cannot read them."""
+
+
+def fit_lengths(
+    splits: Splits,
+    measured: Measure,
+    *,
+    max_length: int,
+    drawn: int = 0,
+    setting: str = "train.max_length",
+    look: Look | None = None,
+) -> Lengths:
     """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left.
 
     `measured` gives the `lengths` of rows, one by one or remembered; `setting` is what the user types to change `max_length`. `drawn` is
@@ -41,7 +64,10 @@ def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: in
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
         kept, cut = [], 0
         trained = [take_prompt(row) for row in rows] if drawn else rows
-        for row, (prompt, longest, total) in zip(rows, measured(trained), strict=True):
+        measurements = measured(trained)
+        if look is not None:
+            look(trained, measurements)
+        for row, (prompt, longest, total, _) in zip(rows, measurements, strict=True):
             if prompt >= room:
                 continue
             kept.append(row)
@@ -111,7 +137,7 @@ def list_texts(row: Row) -> Iterator[tuple[str, str]]:
 def measure_one_by_one(encoder: Renderer) -> Measure:
     """Measures rows by rendering each, and says what the chat template did to them."""
 
-    def measure(rows: list[Row]) -> list[tuple[int, int, int]]:
+    def measure(rows: list[Row]) -> list[RowLengths]:
         before, encoder.changes = encoder.changes, TemplateChanges()
         found = measure_rows(rows, encoder)
         settle_changes(encoder, encoder.changes, len(rows))
@@ -122,7 +148,7 @@ def measure_one_by_one(encoder: Renderer) -> Measure:
     return measure
 
 
-def measure_rows(rows: list[Row], encoder: Renderer) -> list[tuple[int, int, int]]:
+def measure_rows(rows: list[Row], encoder: Renderer) -> list[RowLengths]:
     """`measure_lengths` of each row; a row that the template refuses is counted in the renderer's changes and has no length."""
     found = []
     for row in rows:
@@ -130,7 +156,7 @@ def measure_rows(rows: list[Row], encoder: Renderer) -> list[tuple[int, int, int
             found.append(measure_lengths(row, encoder))
         except TemplateRefusal as refusal:
             encoder.changes.add("refused", str(refusal))
-            found.append((0, 0, 0))
+            found.append(RowLengths(0, 0, 0, 0))
     return found
 
 
@@ -146,8 +172,9 @@ def settle_changes(encoder: Renderer, changes: TemplateChanges, rows: int) -> No
         encoder.cuts_prompt = True
 
 
-def measure_lengths(row: Row, encoder: Renderer) -> tuple[int, int, int]:
-    """Tokens of what is read before the first response, of the longest sequence, and of all sequences of a row."""
+def measure_lengths(row: Row, encoder: Renderer) -> RowLengths:
+    """The lengths of a row as it is trained."""
     sequences = encoder.render_row(row)
     counts = [len(sequence.ids) for sequence in sequences]
-    return len(sequences[0].context), max(counts), sum(counts)
+    largest = max((max(sequence.ids, default=0) for sequence in sequences), default=0)
+    return RowLengths(prompt=len(sequences[0].context), longest=max(counts), total=sum(counts), largest=largest)
