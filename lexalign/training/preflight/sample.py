@@ -8,8 +8,10 @@ from lexalign.training.preflight.sequences import Sequence
 
 READ, TRAINED = "dim", "bold green"
 NAMES = ("chosen", "rejected")
-LONGEST = 700
-"""Characters of a sequence that are shown."""
+LONGEST = 1000
+"""Characters of a sequence that are shown, shared out among its runs of trained and read tokens."""
+SHORTEST = 160
+"""Characters that are shown of any run."""
 
 
 def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
@@ -17,13 +19,20 @@ def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
     text = Text()
     for name, sequence in zip(NAMES if len(row) == 2 else ("row",), row, strict=True):
         text.append(f"{name}: ", style="bold")
-        shown = Text()
-        for trained, ids in group_runs(sequence):
-            shown.append(tokenizer.decode(ids, clean_up_tokenization_spaces=False), style=TRAINED if trained else READ)
-        if len(shown) > LONGEST:
-            shown = shown[:LONGEST].append(f" … and {len(shown) - LONGEST} characters more", style="italic")
-        text.append(shown).append("\n")
+        runs = group_runs(sequence)
+        each = max(SHORTEST, LONGEST // max(1, len(runs)))
+        for trained, ids in runs:
+            said = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            text.append(shorten_middle(said, each), style=TRAINED if trained else READ)
+        text.append("\n")
     return text
+
+
+def shorten_middle(text: str, length: int) -> str:
+    """A text with its middle left out and counted, where it is longer than `length`: its ends show what stands next to it."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]} […{len(text) - 2 * (length // 2):,} characters…] {text[-(length // 2) :]}"
 
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:
