@@ -69,7 +69,7 @@ def convert_openai_turn(turn: Any) -> Row:
 
 
 def openai_preference(row: Row) -> Row | None:
-    """OpenAI's layout of preferences: input (messages, tools), preferred_output, non_preferred_output -> prompt (turns), chosen, rejected."""
+    """OpenAI's layout of preferences: input (messages, tools), preferred_output, non_preferred_output -> prompt, chosen, rejected."""
     rest = {name: value for name, value in row.items() if name not in ("input", "preferred_output", "non_preferred_output")}
     given = row["input"]
     outputs = [parse_list(row[side]) for side in ("preferred_output", "non_preferred_output")]

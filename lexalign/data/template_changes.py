@@ -77,7 +77,7 @@ class TemplateChanges:
         problems = []
         if count := self.counts.get("refused"):
             problems.append(
-                f"the chat template refuses {count_rows(count)}; first: {self.examples['refused']}; take such rows out or rewrite their turns, "
+                f"the chat template refuses {count_rows(count)}; first: {self.examples['refused']}; take them out or rewrite their turns, "
                 "or name another template with data.chat_template=<file>"
             )
         for kind in () if allow else FORBIDDEN:

@@ -18,8 +18,8 @@ def find_ended_prompts(rows: list[Row], renderer: Renderer, *, allowed: float) -
         return []
     first = "; ".join(f"{getattr(row, 'where', None) or 'a row'} holds {token}" for row, token in faults[:NAMED])
     return [
-        f"{len(faults):,} of {len(rows):,} training rows have a prompt that holds a token which ends an answer, or a BOS of its own: take it "
-        f"out, or allow it with preflight.max_ended_prompts={round_up_share(share)}: {first}"
+        f"{len(faults):,} of {len(rows):,} training rows have a prompt that holds a token which ends an answer, or a BOS: take it out, "
+        f"or allow it with preflight.max_ended_prompts={round_up_share(share)}: {first}"
     ]
 
 
