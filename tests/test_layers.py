@@ -29,7 +29,7 @@ ROOMS = [
     ("compat", "embedded", "fast_path", "evaluation.metrics"),
     ("training.signals",),
     ("config",),
-    ("hub", "rewards", "tracking", "distributed"),
+    ("hub", "rewards", "tracking", "distributed", "surveys"),
     ("data",),
     ("artifacts",),
     ("cache", "models"),
