@@ -144,5 +144,7 @@ def find_contradictions(survey: Survey) -> list[str]:
         except ValueError as error:
             problems.append(f"{where}: {error}")
             continue
-        problems += [f"{where}: {{{name}}} is unknown here; there is {{{'}, {'.join(sorted(allowed))}}}" for name in sorted(names - allowed)]
+        problems += [
+            f"{where}: {{{name}}} is unknown here; there is {{{'}, {'.join(sorted(allowed))}}}" for name in sorted(names - allowed)
+        ]
     return problems

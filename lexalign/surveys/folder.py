@@ -22,7 +22,7 @@ FACTS = "survey.json"
 
 
 def ensure_folder(name: str, cache: Path) -> Path:
-    """The folder of a survey's rows (train, choice and test .jsonl, survey.json) below `cache`; raises DataError where it cannot be made."""
+    """The folder of a survey's rows (train, choice, test .jsonl; survey.json) below `cache`; raises DataError where it cannot be made."""
     path = find_declaration(name)
     survey = read_declaration(path)
     table = path.parent / Path(survey.table).expanduser()

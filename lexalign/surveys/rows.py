@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,34 +11,40 @@ from lexalign.surveys.declaration import Survey
 from lexalign.surveys.shares import Combination
 
 SPLITS = ("train", "choice", "test")
+FEWEST = 2
+"""Combinations of each question and each group that stay in training."""
 
 
 def split_combinations(survey: Survey, combinations: Sequence[Combination]) -> dict[str, list[Combination]]:
-    """The combinations of each split, by `hold_out.by`. With `people`, every combination is in all of them (the caller brings other shares).
+    """The combinations of each split, by `hold_out.by`. With `people`, every combination is in all of them: the caller brings other shares.
 
-    A digest decides, so what is held out does not change when a question or a group is added. Every question and every group of a held-out
-    combination stays in training where combinations are held out: a combination that would break this stays in training, too.
+    A digest puts the questions, the groups or the combinations in an order; the first of them are held out. Where combinations are held
+    out, each question and each group stays in training with two combinations or more.
     """
     rule = survey.hold_out
     if rule.by == "people":
         return {name: list(combinations) for name in SPLITS}
+    units = {id(row): get_unit(row, rule.by) for row in combinations}
+    order = sorted(set(units.values()), key=lambda unit: draw(rule.seed, *unit))
+    tested, chosen = max(1, round(rule.share * len(order))), round(rule.choice * len(order))
+    names = {unit: "test" if at < tested else "choice" if at < tested + chosen else "train" for at, unit in enumerate(order)}
+    left = Counter(name for row in combinations for name in (("question", row.question), ("group", row.group)))
     splits: dict[str, list[Combination]] = {name: [] for name in SPLITS}
-    questions = [row.question for row in combinations]
-    groups = [row.group for row in combinations]
-    for row in sorted(combinations, key=lambda row: draw(rule.seed, row.question, row.group)):
-        unit = {"combination": (row.question, row.group), "question": (row.question,), "group": (row.group,)}[rule.by]
-        at = draw(rule.seed, *unit)
-        name = "test" if at < rule.share else "choice" if at < rule.share + rule.choice else "train"
+    for row in sorted(combinations, key=lambda row: order.index(units[id(row)])):
+        name, own = names[units[id(row)]], (("question", row.question), ("group", row.group))
         if rule.by == "combination" and name != "train":
-            if questions.count(row.question) < 2 or groups.count(row.group) < 2:
-                name = "train"
-            else:
-                questions.remove(row.question)
-                groups.remove(row.group)
+            name = "train" if min(left[one] for one in own) <= FEWEST else name
+            left.subtract(own if name != "train" else ())
         splits[name].append(row)
     if not splits["train"] or not splits["test"]:
-        raise DataError(f"hold_out: leaves {len(splits['train'])} combinations to train on and {len(splits['test'])} to test on; change share or seed")
+        sizes = f"{len(splits['train'])} combinations to train on and {len(splits['test'])} to test on"
+        raise DataError(f"hold_out: leaves {sizes}; change by or share")
     return splits
+
+
+def get_unit(row: Combination, by: str) -> tuple[str, ...]:
+    """What is held out together with a combination."""
+    return {"combination": (row.question, row.group), "question": (row.question,), "group": (row.group,)}[by]
 
 
 def draw(seed: int, *names: str) -> float:

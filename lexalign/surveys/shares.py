@@ -80,7 +80,10 @@ def count_shares(survey: Survey, table: Any, *, people: Callable[[Any], Any] | N
                 thin += 1
                 continue
             weights = rows[survey.weight] if survey.weight is not None else None
-            totals = [float(weights[rows[column] == value].sum()) if weights is not None else int((rows[column] == value).sum()) for value in values]
+            totals = [
+                float(weights[rows[column] == value].sum()) if weights is not None else int((rows[column] == value).sum())
+                for value in values
+            ]
             whole = sum(totals)
             shares = [total / whole for total in totals]
             census.combinations.append(Combination(question=question.topic, group=group.text, shares=shares, people=len(rows)))
