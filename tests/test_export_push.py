@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from command_line_problems import problems_of, said
+from experiment_runner import World
 from hub_client import dead_address, environment, point_client
 from hub_server import HubServer
-from refusing import problems_of, said
-from running import World
 from transformers import AutoModelForCausalLM
 
 from lexalign.artifacts.manifest import MANIFEST, find_damage
@@ -78,7 +78,7 @@ def test_an_empty_repository_of_ones_own_is_filled_if_it_is_as_private(world, ru
     hub.push("me/weaver", {".gitattributes": b""})
     message, folder = refused(world, run)
     assert "is there already and public, not private" in message and "type export.private=false" in message
-    assert f"the exported model is whole in {folder / 'artifact'}: then type `hf upload me/weaver" in message
+    assert f"the exported model is complete in {folder / 'artifact'}: type `hf upload me/weaver" in message
     assert find_damage(folder / "artifact") is None
     hub.repositories["models/me/weaver"].private = True
     world.run(*EXPORT, REPO, f"model.path={run}")

@@ -9,11 +9,12 @@ import textwrap
 
 import pytest
 import torch
+from command_line_problems import problems_of, said
+from experiment_runner import World
 from hydra.utils import get_class
-from refusing import problems_of, said
-from running import World
 from safetensors.torch import load_file
 
+from lexalign.artifacts.provenance import Provenance
 from lexalign.cache.tokens import TokenCache
 from lexalign.config.compose import compose
 from lexalign.data import rows as data_rows
@@ -22,7 +23,7 @@ from lexalign.errors import ConfigError, RewardError
 from lexalign.models import loading
 from lexalign.rewards import ExactMatch, Format, Length, RewardModel
 from lexalign.rewards.panel import Panel
-from lexalign.stages.evaluate import Provenance, find_panel
+from lexalign.stages.evaluate import find_panel
 
 TEXTS = ["", "one", "one two", " one two three\n"]
 LAB = """

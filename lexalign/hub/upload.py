@@ -30,7 +30,7 @@ def push_folder(folder: Path, repo: str, *, private: bool, without: Sequence[str
     """
     from huggingface_hub import HfApi
 
-    api, again = HfApi(), f"the exported model is whole in {folder}: then type `hf upload {repo} {folder} .`"
+    api, again = HfApi(), f"the exported model is complete in {folder}: type `hf upload {repo} {folder} .`"
     with explain_errors(repo, again):
         address = api.create_repo(repo, private=private, exist_ok=True)
         repository = api.model_info(repo)
