@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lexalign.cache import cache
 from lexalign.compat import pause_garbage_collection
-from lexalign.config.compose import check_tree, compose
+from lexalign.config.compose import compose
 from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
@@ -123,7 +123,7 @@ def run_job(cfg: DictConfig) -> float | None:
     sources = Sources(tuple(folders))
     try:
         overrides = list(job.overrides.task)
-        composed = check_tree(cfg, overrides, sources)
+        composed = compose(overrides, sources)  # not Hydra's own tree: options follow the model
         from lexalign.runs import execute
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"

@@ -3,6 +3,7 @@
 Nothing is written and nothing heavy is imported here, so a refusal costs a fraction of a second.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lexalign.config import rules, schema, targets
 from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
+from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
     drop_wrong,
     find_repeated,
@@ -34,6 +36,8 @@ class Composition:
     tree: dict[str, Any]
     typed: tuple[str, ...] = ()
     """The overrides it was made from."""
+    notes: tuple[str, ...] = ()
+    """What to say of options that were replaced because of these overrides."""
 
 
 def compose(
@@ -43,11 +47,14 @@ def compose(
 
     `ancestors` are the experiments this one is a parent of.
     """
-    tree, kept, found = load_tree(overrides, sources)
+    adjusted, notes = follow_model(overrides, sources)
+    tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
-    return check_tree(tree, kept, sources, problems=problems, ancestors=ancestors)
+    typed = [override for override in kept if override in overrides]
+    composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
+    return dataclasses.replace(composition, typed=tuple(overrides), notes=tuple(notes))
 
 
 def check_tree(
