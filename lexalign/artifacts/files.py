@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lexalign.config.secrets import redact, redact_tree
+
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's file of an adapter's settings."""
 LEDGER = "ledger.sqlite"
@@ -18,11 +20,11 @@ ASIDE = ".tmp-"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file, without secrets, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f"{ASIDE}{uuid.uuid4().hex}-{path.name}"
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(redact(text), encoding="utf-8")
         sync_to_disk(aside)
         aside.replace(path)
     finally:
@@ -79,7 +81,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON, without secrets, whole or not at all."""
+    value = redact_tree(value)  # before the escapes of JSON
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lexalign import __version__
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import write_json
+from lexalign.config.secrets import redact_tree
 
 MANIFEST = "manifest.json"
 
@@ -16,13 +17,17 @@ MANIFEST = "manifest.json"
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write `manifest.json`, after all other files: the facts, the sha256 of every file, and the sha256 of the manifest itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest = {
-        "lexalign": __version__,
-        "git_commit": fingerprint.get_git_commit(),
-        "versions": fingerprint.list_versions(),
-        **facts,
-        "files": {str(path.relative_to(folder)): {"sha256": fingerprint.digest_file(path), "bytes": path.stat().st_size} for path in files},
-    }
+    manifest = redact_tree(
+        {
+            "lexalign": __version__,
+            "git_commit": fingerprint.get_git_commit(),
+            "versions": fingerprint.list_versions(),
+            **facts,
+            "files": {
+                str(path.relative_to(folder)): {"sha256": fingerprint.digest_file(path), "bytes": path.stat().st_size} for path in files
+            },
+        }
+    )
     write_json(folder / MANIFEST, {**manifest, "sha256": digest_manifest(manifest)})
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from lexalign.config.secrets import escape_control
 from lexalign.errors import Stopped
 
 PROMPT = "you> "
@@ -96,5 +97,5 @@ def read_typed_line() -> str:
 
 def write_now(text: str) -> None:
     """Write at once, without waiting for the end of a line."""
-    sys.stdout.write(text)
+    sys.stdout.write(escape_control(text))
     sys.stdout.flush()

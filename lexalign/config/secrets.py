@@ -1,4 +1,4 @@
-"""What counts as a secret, and how texts are cleaned of it. Settings that hold a secret are refused; what a run writes or prints is redacted.
+"""Find secrets and redact them. Settings that hold a secret are refused; what a run writes or prints is redacted.
 
 Every file is written through `artifacts.files`, every message through `RedactingFormatter`, and every other print through the streams of
 `guard_streams`: all of them call `redact`.
@@ -33,12 +33,12 @@ TOKEN = "|".join(
     )
 )
 """Shapes of common tokens."""
-# No word character, and no hyphen within a word, may come before a token.
+# No letter or digit may come before a token.
 START = r"(?<![A-Za-z0-9])"
-LOGIN = r"(?<=://)[^/\s@'\"]+(?=@)"
-"""User and password in an address."""
+LOGIN = r"(?<=://)(?:[^/\s:@]*:[^/\s@]+|[^/\s:@]{16,})(?=@)"
+"""User and password, or a token, in an address."""
 PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-SHAPED = re.compile(rf"{START}({TOKEN}|[0-9a-f]{{40}}(?![0-9a-f]))|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|{PRIVATE_KEY}")
+SHAPED = re.compile(rf"{START}({TOKEN}|[0-9a-f]{{40}}(?![0-9a-f]))|{LOGIN}|{PRIVATE_KEY}")
 """What a setting may not hold. Forty hex digits are a W&B key; only a revision may be such a commit."""
 IN_MESSAGES = re.compile(rf"{START}({TOKEN})|{LOGIN}|{PRIVATE_KEY}")
 """What is redacted by its shape in a text. Commits are not secret."""
@@ -56,7 +56,22 @@ ADDRESSES = re.compile(r"(?:URL|URI|ENDPOINT|PROXY|WEBHOOK|CONNECTION(?:_STRING)
 SHORTEST = 8
 """Minimum length in characters of a value that is treated as a secret."""
 OWN_WORDS = frozenset(
-    "finished interrupted maximize minimize lexalign artifact artifacts evaluate download embedded checkpoint adapter manifest localhost".split()
+    [
+        "finished",
+        "interrupted",
+        "maximize",
+        "minimize",
+        "lexalign",
+        "artifact",
+        "artifacts",
+        "evaluate",
+        "download",
+        "embedded",
+        "checkpoint",
+        "adapter",
+        "manifest",
+        "localhost",
+    ]
 )
 """Words of our own files. They are not redacted, even if a variable has one as its value."""
 HIDDEN = "[secret]"
@@ -123,7 +138,13 @@ def find_address_secrets(name: str, value: str) -> set[str]:
 
 def list_spellings(secret: str) -> set[str]:
     """Return the forms in which a secret can stand in a text: as it is, quoted in Python or JSON, or in an address."""
-    return {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], urllib.parse.quote(secret, "")}
+    return {
+        secret,
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        urllib.parse.quote(secret, ""),
+    }
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from typing import Any
 from lexalign.artifacts.result import Result
 from lexalign.config.paths import find_data, find_model
 from lexalign.config.schema import Experiment
+from lexalign.config.secrets import escape_control
 from lexalign.errors import ConfigError
 from lexalign.hub import FetchedRepository, fetch
 
@@ -35,7 +36,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
             dry_run=experiment.dry_run,
         )
         log.info("%s %s is at commit %s", kind, repo, fetched.commit)
-        print(make_table(fetched, dry_run=experiment.dry_run))
+        print(escape_control(make_table(fetched, dry_run=experiment.dry_run)))
         details[kind] = fetched.details()
     return Result(
         status="planned" if experiment.dry_run else "finished",

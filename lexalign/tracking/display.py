@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lexalign.config.secrets import redact_tree
+
 MANIFEST = "manifest.json"
 MAX_TAG = 64
 """Maximum length of a W&B tag in characters."""
@@ -77,4 +79,4 @@ class ArtifactLink:
         digest = str(manifest.get("sha256", ""))
         size = sum(file["bytes"] for file in manifest["files"].values())
         facts = {"folder": str(folder.absolute()), "bytes": size, "files": len(manifest["files"]), "manifest_sha256": digest}
-        return cls(name=f"{stage}-{method}", alias=digest[:12] or "unknown", manifest=path, facts=facts)
+        return cls(name=f"{stage}-{method}", alias=digest[:12] or "unknown", manifest=path, facts=redact_tree(facts))

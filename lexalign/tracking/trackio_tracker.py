@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lexalign.config.schema import Tracking
+from lexalign.config.secrets import redact, redact_tree
 from lexalign.errors import ConfigError
 from lexalign.tracking import display, environment
 from lexalign.tracking.no_tracker import NoTracker
@@ -48,8 +49,9 @@ class TrackioTracker(NoTracker):
         tags = dict.fromkeys([*(settings.tags or []), *display.make_tags(typed)])
         flat_config = {**display.flatten(display.make_filterable(config)), "job_type": job_type, "tags": ", ".join(tags)}
         # trackio reserves names that begin with an underscore.
-        self._config = {key.lstrip("_"): value for key, value in flat_config.items()}
-        self._name, self._group, self._lasting = settings.name or run_name, settings.group or group, job_type == JOB_TYPE
+        self._config = redact_tree({key.lstrip("_"): value for key, value in flat_config.items()})
+        self._name, self._group = redact(settings.name or run_name), settings.group or group
+        self._is_sweep = job_type == JOB_TYPE
         self._run: Any = None
         self._step = 0
         self._lost: set[str] = set()
@@ -107,7 +109,7 @@ class TrackioTracker(NoTracker):
     def _get_run_id(self) -> str:
         """Return the id of the run that was interrupted in this folder, or of its sweep's summary; else a new id, stored until the end."""
         note = self._out_dir / UNFINISHED_ID
-        if self._lasting:
+        if self._is_sweep:
             return uuid.uuid5(uuid.NAMESPACE_URL, self._out_dir.absolute().as_uri()).hex
         with contextlib.suppress(OSError):
             return note.read_text(encoding="ascii").strip()
@@ -146,7 +148,7 @@ class TrackioTracker(NoTracker):
             from trackio.table import Table
 
             columns = display.list_columns(rows)
-            data = [[row.get(column) for column in columns] for row in rows]
+            data = redact_tree([[row.get(column) for column in columns] for row in rows])
             self._log({name: Table(columns=columns, data=data)}, self._step, f"the table {name}")
 
     def artifact(self, path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lexalign.config.schema import Tracking
+from lexalign.config.secrets import redact, redact_tree
 from lexalign.errors import ConfigError
 from lexalign.tracking import display, environment
 from lexalign.tracking.sweep_summary import JOB_TYPE
@@ -55,11 +56,11 @@ class WandbTracker:
     ):
         self._settings = settings
         self._out_dir = out_dir.absolute()
-        self._config = display.make_filterable(config)
-        self._tags = list(dict.fromkeys([*(settings.tags or []), *display.make_tags(typed)]))
+        self._config = redact_tree(display.make_filterable(config))
+        self._tags = redact_tree(list(dict.fromkeys([*(settings.tags or []), *display.make_tags(typed)])))
         self._beside_agent = group is not None and job_type != JOB_TYPE
-        self._name = (settings.name or run_name)[:MAX_NAME]
-        self._group = (settings.group or group or "")[:MAX_NAME] or None
+        self._name = redact(settings.name or run_name)[:MAX_NAME]
+        self._group = redact(settings.group or group or "")[:MAX_NAME] or None
         self._job_type = job_type
         self._lost: set[str] = set()
 
@@ -161,20 +162,20 @@ class WandbTracker:
         import wandb
 
         columns = display.list_columns(rows)
-        data = [[row.get(column) for column in columns] for row in rows]
+        data = redact_tree([[row.get(column) for column in columns] for row in rows])
         with self._survive(f"the table {name}"), stage_tables_below(self._out_dir / "wandb"):
             self._run.log({name: wandb.Table(columns=columns, data=data)})
 
     def artifact(self, path: Path) -> None:
         """Record the path of the run's artifact; nothing is uploaded."""
         with self._survive("the artifact's path"):
-            self._run.summary["artifact"] = str(path)
+            self._run.summary["artifact"] = redact(str(path))
         self._link(path, is_input=False)
 
     def starts_from(self, path: Path) -> None:
         """Record the artifact that the run starts from; nothing is uploaded."""
         with self._survive("the path of what the run starts from"):
-            self._run.summary["starts_from"] = str(path)
+            self._run.summary["starts_from"] = redact(str(path))
         self._link(path, is_input=True)
 
     def _link(self, path: Path, *, is_input: bool) -> None:
