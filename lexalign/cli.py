@@ -18,7 +18,7 @@ from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
 from lexalign.config.schema import Experiment
-from lexalign.config.secrets import redact
+from lexalign.config.secrets import clean, guard_streams, redact
 from lexalign.errors import ConfigError, LexAlignError, Stopped
 from lexalign.runs.run_log import print_error
 from lexalign.training import signals
@@ -33,6 +33,7 @@ class JobFailed(Exception):
 
 def check_command_line(argv: Sequence[str]) -> None:
     """`checked`, and what is asked for instead of a run."""
+    guard_streams()
     with pause_garbage_collection():
         instead = check_arguments(argv)
     for experiment in instead:
@@ -108,7 +109,7 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{count} in the settings; nothing was run or written:", file=sys.stderr)
     for problem in problems[:SHOWN]:
-        print(redact(f"  - {problem}"), file=sys.stderr)
+        print(clean(f"  - {problem}"), file=sys.stderr)
     if len(problems) > SHOWN:
         print(f"  … and {len(problems) - SHOWN} more", file=sys.stderr)
     sys.exit(ConfigError.exit_code)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.artifacts.result import Result
+from lexalign.config.secrets import redact_tree
 from lexalign.evaluation import compare, summary
 from lexalign.evaluation.evaluator import Evaluator, Measurement
 from lexalign.evaluation.measure import write_measurements
@@ -19,7 +20,7 @@ def record_measurements(
     result.intervals, result.n = after.intervals, after.n
     result.counts |= after.counts
     shown = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
-    result.samples = list_samples(yardstick, shown)
+    result.samples = redact_tree(list_samples(yardstick, shown))
     if out_dir is not None:
         write_measurements(out_dir / compare.FILE, yardstick.rows, before, after)
 

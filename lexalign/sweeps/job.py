@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lexalign.artifacts import lock
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
+from lexalign.config.secrets import guard_streams
 from lexalign.errors import FolderInUse, LexAlignError, Stopped
 from lexalign.runs import execute, parents
 from lexalign.training import signals
@@ -57,6 +58,7 @@ def run_task(task: Task) -> None:
     with task.output.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    guard_streams()
     faulthandler.enable()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     threading.Thread(target=follow_parent, daemon=True).start()
