@@ -22,13 +22,13 @@ def find_problems(runs: Sequence[str]) -> list[str]:
     """What is wrong with the runs to compare; empty where they can be."""
     if len(runs) == 1:
         return [f"compare=[{runs[0]}]: name two runs or more, the first is what the others are held against"]
-    found = [
+    problems = [
         f"compare: {run} holds no {FILE}; name the folder of a finished sft, align or evaluate run that was evaluated"
         for run in runs
         if not (Path(run).expanduser() / FILE).is_file()
     ]
-    if found:
-        return found
+    if problems:
+        return problems
     first, *others = (read_measurements(run) for run in runs)
     return [
         f"compare: {run} was measured on other rows than {runs[0]}; run both with the same data and evaluate.limit"

@@ -11,17 +11,17 @@ from lexalign.evaluation.samples import list_samples
 
 
 def record_measurements(
-    result: Result, yardstick: Evaluator, before: Measurement, after: Measurement, out_dir: Path | None, names: tuple[str, str]
+    result: Result, evaluator: Evaluator, before: Measurement, after: Measurement, out_dir: Path | None, names: tuple[str, str]
 ) -> None:
     """Put both measurements into the result, and row by row into the run's folder, where there is one to write to; `before` may be of
     nothing."""
     result.metrics = {"before": before.values, "after": after.values}
     result.intervals, result.n = after.intervals, after.n
     result.counts |= after.counts
-    shown = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
-    result.samples = list_samples(yardstick, shown)
+    measurements = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
+    result.samples = list_samples(evaluator, measurements)
     if out_dir is not None:
-        write_measurements(out_dir / compare.FILE, yardstick.rows, before, after)
+        write_measurements(out_dir / compare.FILE, evaluator.rows, before, after)
 
 
 def report_measurements(result: Result, tracker: Any, names: tuple[str, str]) -> None:
