@@ -13,6 +13,8 @@ from functools import lru_cache
 
 from lexalign.evaluation.intervals import LARGEST, RowValues, bootstrap_difference, student_probability
 
+USUAL_LEVEL = 0.95
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -25,20 +27,21 @@ class Difference:
     """Whether the interval covers the seeds; else it covers the rows only and says nothing about the method."""
 
 
-def measure_difference(first: Sequence[RowValues], second: Sequence[RowValues], *, level: float = 0.95) -> Difference:
+def measure_difference(first: Sequence[RowValues], second: Sequence[RowValues], *, level: float = USUAL_LEVEL) -> Difference:
     """The difference between two points' means over their seeds. Each `RowValues` is one run; all are measured on the same rows.
 
-    With one seed on both sides the interval is the bootstrapped one over the rows. With one seed on one side only, its spread is taken to
-    be that of the other side.
+    With one seed on both sides the interval is over the rows only (bootstrapped, for a `level` of 95 %). With one seed on one side only,
+    its spread is taken to be that of the other side.
     """
-    if len(first) == len(second) == 1:
+    covers_seeds, is_paired = max(len(first), len(second)) > 1, can_pair_rows([*first, *second])
+    if not covers_seeds and (level == USUAL_LEVEL or not is_paired):
         value, low, high = bootstrap_difference(first[0], second[0])
         return Difference(value=value, low=low, high=high, covers_seeds=False)
     sides = [[run.mean() for run in runs] for runs in (first, second)]
     value = mean(sides[1]) - mean(sides[0])
-    parts, freedoms = list_seed_parts(sides)
+    parts, freedoms = list_seed_parts(sides) if covers_seeds else ([], [])
     total = sum(parts)
-    if can_pair_rows([*first, *second]):
+    if is_paired:
         tables = [[list_influences(run) for run in runs] for runs in (first, second)]
         count = len(tables[0][0])
         columns = [[mean(column) for column in zip(*table, strict=True)] for table in tables]
@@ -50,7 +53,7 @@ def measure_difference(first: Sequence[RowValues], second: Sequence[RowValues], 
     if total > 0:
         freedom = total**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
         half = find_student_quantile(max(1, int(freedom)), level) * math.sqrt(total)
-    return Difference(value=value, low=value - half, high=value + half, covers_seeds=True)
+    return Difference(value=value, low=value - half, high=value + half, covers_seeds=covers_seeds)
 
 
 def list_seed_parts(sides: Sequence[Sequence[float]]) -> tuple[list[float], list[int]]:

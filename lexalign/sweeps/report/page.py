@@ -14,6 +14,7 @@ from typing import Any
 from lexalign.sweeps.report import figures, sections, wording
 from lexalign.sweeps.report.gather import Report
 from lexalign.sweeps.report.points import pool_seeds
+from lexalign.sweeps.report.ties import find_ties
 
 ASSETS = Path(__file__).parent / "assets"
 RELOAD_SECONDS = 30
@@ -59,7 +60,7 @@ def make_page(report: Report) -> str:
         [
             make_header(report, sections_there),
             "<main>",
-            sections.make_best(report, points),
+            sections.make_best(report, points, find_ties(report, points)),
             *(
                 f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>{parts[name]}</section>'
                 for name, title in sections_there

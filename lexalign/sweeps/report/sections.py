@@ -6,6 +6,7 @@ from typing import Any
 from lexalign.sweeps.report import figures, wording
 from lexalign.sweeps.report.gather import Report
 from lexalign.sweeps.report.points import Point
+from lexalign.sweeps.report.ties import Ties, describe_settings
 
 COLOURS = 'the stronger its colour, the better, and <b class="best-mark">the best</b> has its own'
 
@@ -18,15 +19,15 @@ def make_copy_button(text: str, name: str) -> str:
     )
 
 
-def make_best(report: Report, points: list[Point]) -> str:
+def make_best(report: Report, points: list[Point], ties: Ties | None = None) -> str:
     """The best job and what to type for it; where there are seeds, the best point over them as well."""
     if report.score is None:
         return '<section id="best"><h2>Best run</h2><p class="muted">Nothing has finished with a score yet.</p></section>'
     row = report.ranked[0]
     way = "lower is better" if report.score.lower_is_better else "higher is better"
     job_name = f"job {row.name}" + (f" of {row.sweep}" if report.several and row.sweep else "")
-    if ties := sum(other.score == row.score for other in report.ranked) - 1:
-        job_name += f"; {ties:,} more score{'s' if ties == 1 else ''} the same"
+    if same := sum(other.score == row.score for other in report.ranked) - 1:
+        job_name += f"; {same:,} more score{'s' if same == 1 else ''} the same"
     card = (
         f'<div class="figure"><span class="big">{wording.format_number(row.score)}</span>'
         f'<span class="muted">{escape(report.score.name)}, {way}</span></div>'
@@ -42,9 +43,10 @@ def make_best(report: Report, points: list[Point]) -> str:
             f'<span class="muted">best mean over seeds</span></div><div><p><b>{interval_text}</b></p>'
             f"{make_list(best_point.settings)}</div></div>"
         )
+    doubt = f'<p class="note">The best point ({escape(describe_settings(ties.best))}). {escape(ties.describe())}</p>' if ties else ""
     note = "Typed again, it returns this result; with another output_dir it is trained anew." if row.job.overrides else ""
     return (
-        f'<section id="best"><h2>Best run</h2><div class="cards"><div class="card">{card}</div>{over_seeds}</div>'
+        f'<section id="best"><h2>Best run</h2><div class="cards"><div class="card">{card}</div>{over_seeds}</div>{doubt}'
         f'{make_copy_button(wording.format_job_command(report, row), "the command of the best run")}<p class="muted">{note}</p></section>'
     )
 

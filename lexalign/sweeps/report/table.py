@@ -14,6 +14,8 @@ from rich.text import Text
 from lexalign.sweeps.report import wording
 from lexalign.sweeps.report.folders import CONTROL
 from lexalign.sweeps.report.gather import Report, ReportRow
+from lexalign.sweeps.report.points import pool_seeds
+from lexalign.sweeps.report.ties import describe_settings, find_ties
 
 MOST_ROWS = 100
 MOST_WIDTH = 36
@@ -40,6 +42,8 @@ def show_table(report: Report) -> None:
     console.print(table)
     if len(report.rows) > MOST_ROWS:
         console.print(f"… and {len(report.rows) - MOST_ROWS:,} more: all are in the report, and in report_csv=<file>.csv")
+    if (ties := find_ties(report, pool_seeds(report))) is not None:
+        console.print(Text(make_one_line(f"Best point: {describe_settings(ties.best)} (n = {ties.best.n}). {ties.describe()}")))
     if hidden := [column.name for column in list_columns(report, rows) if column.name not in {column.name for column in columns}]:
         console.print(Text(f"no room here for {', '.join(map(make_one_line, hidden))}: in the report, or in a wider terminal"))
 
