@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweep_folders import finished, swept
 
+from lexalign.artifacts.result import Result, write_result
 from lexalign.evaluation import compare
 from lexalign.sweeps import report
 from lexalign.sweeps.report import gather, points, table
@@ -61,6 +62,17 @@ def test_one_seed_each_says_nothing_about_the_method(tmp_path, capsys):
     table.show_table(gather.gather_report([folder]))
     assert "Best point: method.beta=0.1" in " ".join(capsys.readouterr().out.split())
     assert "One seed each" in report.write_report(folder).read_text()
+
+
+def test_the_best_run_is_shown_beside_what_takes_no_model(tmp_path, capsys):
+    folder = make_sweep(tmp_path, {"0.1": 0.0, "0.2": 0.3}, seeds=1)
+    trivial, warnings = {"belief_jsd": {"overall shares": 0.3425}}, ["perplexity rose from 3 to 9: text is lost"]
+    write_result(folder / "0", Result(status="finished", stage="align", baselines=trivial, warnings=warnings))
+    table.show_table(gather.gather_report([folder]))
+    for text in (" ".join(capsys.readouterr().out.split()), report.write_report(folder).read_text()):
+        assert "Without a model: overall shares 0.3425." in text and "perplexity rose from 3 to 9" in text
+    (folder / "0" / "result.json").write_text("{")
+    report.write_report(folder)
 
 
 def test_without_rows_the_seeds_alone_decide(tmp_path):

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Which way is better, for every metric that can be a run's score.
 DIRECTIONS = {
@@ -25,6 +25,12 @@ GREATER_IS_BETTER = ("accurac", "margin", "chosen", "reward", "exact")
 def smaller_is_better(name: str) -> bool:
     """Whether less of a number of the trainer's evaluation is better."""
     return not any(part in name for part in GREATER_IS_BETTER)
+
+
+def find_best(metric: str, values: Mapping[str, float]) -> tuple[str, float]:
+    """Of several values of a metric, by name, the best: name and value."""
+    sign = 1 if DIRECTIONS[metric] == "maximize" else -1
+    return max(values.items(), key=lambda pair: sign * pair[1])
 
 
 def mean(values: Sequence[float]) -> float:

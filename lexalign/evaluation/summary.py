@@ -30,7 +30,11 @@ def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -
             low, high = result.intervals[name]
             before_cell = [f"{before[name]:.4f}" if name in before else ""] if before else []
             table.add_row(name + mark, str(result.n[name]), *before_cell, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+            for prediction, trivial in result.baselines.get(name, {}).items():
+                table.add_row(f"  {prediction}", "", *[""] * len(before_cell), f"{trivial:.4f}", "without a model", style="dim")
         console.print(table)
+    for warning in result.warnings:
+        console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for sample in result.samples:
         width = max(map(len, sample))
         for name, text in sample.items():

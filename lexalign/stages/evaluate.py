@@ -49,7 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the base as it is", past.bits)
     encoder = Renderer(loaded.tokenizer, experiment.data)
-    known, splits.train = splits.train + splits.held_out, []  # read for the wordings of beliefs, not measured
+    known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
     positions = loaded.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded.tokenizer)
@@ -58,6 +58,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         encoder=encoder,
         rows=splits.held_out,
         known=known,
+        train_rows=train_rows,
         settings=experiment.evaluate,
         max_length=max_length,
         beta=find_beta(experiment, past) if reference else None,

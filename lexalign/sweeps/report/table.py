@@ -44,6 +44,9 @@ def show_table(report: Report) -> None:
         console.print(f"… and {len(report.rows) - MOST_ROWS:,} more: all are in the report, and in report_csv=<file>.csv")
     if (ties := find_ties(report, pool_seeds(report))) is not None:
         console.print(Text(make_one_line(f"Best point: {describe_settings(ties.best)} (n = {ties.best.n}). {ties.describe()}")))
+    if report.score is not None:
+        for text in wording.describe_best_run(report):
+            console.print(Text(make_one_line(f"Best run: {text}")))
     if hidden := [column.name for column in list_columns(report, rows) if column.name not in {column.name for column in columns}]:
         console.print(Text(f"no room here for {', '.join(map(make_one_line, hidden))}: in the report, or in a wider terminal"))
 

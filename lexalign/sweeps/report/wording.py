@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lexalign.artifacts.result import read_result
 from lexalign.sweeps.ledger import STATES
 from lexalign.sweeps.report import folders
 from lexalign.sweeps.report.gather import Report, ReportRow
@@ -55,6 +56,21 @@ def quote_for_hydra(text: str) -> str:
         return text
     escaped = re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"')  # a backslash counts only before a quote
     return f'"{escaped}"'
+
+
+def describe_best_run(report: Report) -> list[str]:
+    """What the best run's own result adds to its score: what predictions without a model come to, and its warnings."""
+    assert report.score is not None
+    row = report.ranked[0]
+    try:
+        result = read_result(row.folder)
+    except (ValueError, TypeError, OSError):
+        return []
+    if result is None:
+        return []
+    trivial = result.baselines.get(report.score.name, {})
+    values = ", ".join(f"{name} {format_number(value)}" for name, value in trivial.items())
+    return [report.clean(text) for text in (*([f"Without a model: {values}."] if values else []), *(f"{w}." for w in result.warnings))]
 
 
 @dataclass(frozen=True, kw_only=True)
