@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from running import World, result_of
+from experiment_runner import World, result_of
 
 from lexalign.evaluation import baselines, degeneration, metrics
 from lexalign.evaluation.evaluator import Measurement

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from experiment_runner import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import World
 from sweep_folders import finished, swept
 
 from lexalign.errors import ConfigError
