@@ -18,7 +18,7 @@ def list_runs(named: Sequence[str]) -> list[str]:
             runs.append(name)
             continue
         with Ledger(folder) as ledger:
-            finished = [job.folder for job in ledger.jobs() if job.number is not None and job.state == "finished"]
+            finished = [job.folder for job in ledger.read_jobs() if job.number is not None and job.state == "finished"]
         if not finished:
             raise ConfigError(f"compare: {name} is a sweep without a finished point; let it run first, or name runs")
         runs += finished

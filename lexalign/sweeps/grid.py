@@ -30,7 +30,7 @@ class Grid:
         self.pruning: dict[str, Any] = {}
         """What a job's process is told of the study it belongs to, by key."""
 
-    def want(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> None:
         """Put jobs in the queue, each with its parent before it."""
         for job in jobs:
             if not self.plan.must_run(job) or job.key in self.queue or job.key in self.at_work:
@@ -42,7 +42,7 @@ class Grid:
                 self.queue[parent.key] = parent
             self.queue[job.key] = job
 
-    def take(self) -> Job | None:
+    def take_job(self) -> Job | None:
         """The first job whose parent is there."""
         for job in self.queue.values():
             parent = self.plan.jobs[job.parent] if job.parent else None
@@ -52,10 +52,10 @@ class Grid:
                 return job
         return None
 
-    def waiting(self) -> bool:
+    def has_waiting(self) -> bool:
         return bool(self.queue)
 
-    def task(self, job: Job, slot: Slot) -> Task:
+    def make_task(self, job: Job, slot: Slot) -> Task:
         folder = self.plan.ledger.folder
         composed = self.plan.experiments[job.key]
         is_parent = job.number is None
@@ -67,7 +67,7 @@ class Grid:
         name = " ".join(word for word in job.overrides if not word.startswith(("store=", "tracking"))) or "defaults"
         return Task(
             composed=composed,
-            context=RunContext(out_dir=out_dir, name=name, group=folder.name, sources=self.plan.asked.sources),
+            context=RunContext(out_dir=out_dir, name=name, group=folder.name, sources=self.plan.request.sources),
             parent_only=is_parent,
             output=out_dir / OUTPUT,
             threads=slot.threads,
@@ -76,22 +76,22 @@ class Grid:
             pruning=self.pruning.get(job.key),
         )
 
-    def started(self, job: Job) -> None:
-        self.plan.ledger.put([job])
-        self.display.started(job)
+    def note_start(self, job: Job) -> None:
+        self.plan.ledger.write_jobs([job])
+        self.display.show_start(job)
 
-    def ended(self, job: Job, exit_code: int) -> None:
+    def note_end(self, job: Job, exit_code: int) -> None:
         del self.at_work[job.key]
         if job.number is None:
-            self.parent_ended(job, exit_code)
+            self.note_parent_end(job, exit_code)
         else:
             plans.absorb_outcome(job, exit_code)
-        self.plan.ledger.put([job])
-        self.display.ended(job)
+        self.plan.ledger.write_jobs([job])
+        self.display.show_end(job)
         if job.reason and job.reason.startswith("Stopped: train.stop_after"):
             signals.request_stop(Stopped("train.stop_after is over", exit_code=143, status="stopped"))
 
-    def parent_ended(self, parent: Job, exit_code: int) -> None:
+    def note_parent_end(self, parent: Job, exit_code: int) -> None:
         """Children of a parent that failed fail with it, at once."""
         if plans.recall_parent(parent, self.plan):
             return
@@ -106,8 +106,8 @@ class Grid:
             return
         for job in orphans:
             job.state, job.reason = "failed", f"its parent ({' '.join(parent.overrides)}) failed: {parent.reason}"
-            self.plan.ledger.put([job])
-            self.display.ended(job)
+            self.plan.ledger.write_jobs([job])
+            self.display.show_end(job)
 
     def tick(self, running: Sequence[Job]) -> None:
-        self.display.tick(running, self.plan.points())
+        self.display.tick(running, self.plan.list_points())

@@ -29,38 +29,40 @@ class Plan:
     """The jobs of one call of a sweep, over the ledger of all its calls."""
 
     ledger: Ledger
-    asked: SweepRequest
+    request: SweepRequest
     settings: Any
     """The sweep's own settings (`lexalign.config.schema.Sweep`)."""
     command: str
     jobs: dict[str, Job] = field(default_factory=dict)
     """Every job of the ledger, by key."""
-    wanted: dict[str, None] = field(default_factory=dict)
+    point_keys: dict[str, None] = field(default_factory=dict)
     """Keys of the points that this call asks for, in their order."""
     experiments: dict[str, Composition] = field(default_factory=dict)
     """Of the jobs that may have to run; a parent's is that of a child."""
-    twice: int = 0
+    repeat_count: int = 0
     """Points that are the same experiment as another."""
-    elsewhere: int = 0
+    reuse_count: int = 0
     """New points whose work was done before, by another sweep or alone."""
 
     def __post_init__(self) -> None:
-        facts = self.ledger.facts()
-        mine = fingerprint.make_sweep_key(self.asked)
+        facts = self.ledger.read_facts()
+        mine = fingerprint.make_sweep_key(self.request)
         if facts.get("identity", mine) != mine:
             raise ConfigError(
                 f"output_dir={self.ledger.folder}: holds another sweep ({facts['command']}); name another folder, or leave output_dir out"
             )
-        self.grounds: dict[str, dict[str, Any]] = facts.get("grounds", {})
-        self.valid = fingerprint.list_unchanged_inputs(self.grounds, self.asked.sources)
-        self.jobs = {job.key: job for job in self.ledger.jobs()}
-        self.known = {tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.valid and job.number is not None}
-        self.number = self.ledger.next_number()
-        self.ledger.note(identity=mine, command=self.command, swept=[axis.key for axis in self.asked.axes], grounds=self.grounds)
-        self.ledger.note(objectives=self.settings.objectives, created=facts.get("created", time.time()))
-        self.settle()
+        self.inputs_by_digest: dict[str, dict[str, Any]] = facts.get("grounds", {})
+        self.unchanged_inputs = fingerprint.list_unchanged_inputs(self.inputs_by_digest, self.request.sources)
+        self.jobs = {job.key: job for job in self.ledger.read_jobs()}
+        self.keys_by_words = {
+            tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.unchanged_inputs and job.number is not None
+        }
+        self.number = self.ledger.find_next_number()
+        self.ledger.write_facts(identity=mine, command=self.command, swept=[axis.key for axis in self.request.axes], grounds=self.inputs_by_digest)
+        self.ledger.write_facts(objectives=self.settings.objectives, created=facts.get("created", time.time()))
+        self.absorb_lost_jobs()
 
-    def settle(self) -> None:
+    def absorb_lost_jobs(self) -> None:
         """Learn from their folders what became of jobs that were running when an earlier call was killed, and which are no longer there."""
         changed = []
         for job in self.jobs.values():
@@ -73,79 +75,81 @@ class Plan:
                 job.state, job.attempts, job.score = "waiting", 0, None
                 job.folder = str(self.ledger.folder / str(job.number)) if job.number is not None else ""
                 changed.append(job)
-        self.ledger.put(changed)
+        self.ledger.write_jobs(changed)
 
     def add(self, points: Iterable[Sequence[str]]) -> list[Job]:
         """The jobs of these points: those the ledger knows, and new ones."""
-        found, new, varied = [], [], []
+        jobs, new_jobs, varied_jobs = [], [], []
         for overrides in points:
             words = make_standalone_command(overrides)
-            key = self.known.get(tuple(words))
+            key = self.keys_by_words.get(tuple(words))
             if key is None:
-                job = self.made(overrides, words)
+                job = self.make_job(overrides, words)
                 key = job.key
                 if key not in self.jobs:
                     self.jobs[key] = job
-                    new.append(job)
-                self.known[tuple(words)] = key
+                    new_jobs.append(job)
+                self.keys_by_words[tuple(words)] = key
             job = self.jobs[key]
-            self.twice += key in self.wanted
-            self.wanted[key] = None
+            self.repeat_count += key in self.point_keys
+            self.point_keys[key] = None
             if self.must_run(job) and key not in self.experiments:
-                self.made(overrides, words)
-            if job.values != (values := {**job.values, **self.values(overrides)}):  # a sweep that got another axis, seeds for instance
+                self.make_job(overrides, words)
+            if job.values != (
+                values := {**job.values, **self.list_axis_values(overrides)}
+            ):  # a sweep that got another axis, seeds for instance
                 job.values = values
-                varied.append(job)
-            found.append(job)
-        self.ledger.put([*new, *varied])
-        self.ledger.note(grounds=self.grounds)
-        return found
+                varied_jobs.append(job)
+            jobs.append(job)
+        self.ledger.write_jobs([*new_jobs, *varied_jobs])
+        self.ledger.write_facts(grounds=self.inputs_by_digest)
+        return jobs
 
-    def made(self, overrides: Sequence[str], words: list[str]) -> Job:
+    def make_job(self, overrides: Sequence[str], words: list[str]) -> Job:
         """A new job for a point; its parent's job beside it."""
-        composed = fingerprint.compose_point(tuple(overrides), self.asked.sources)
+        composed = fingerprint.compose_point(tuple(overrides), self.request.sources)
         experiment = composed.experiment
-        line = [experiment, *fingerprint.list_ancestors(experiment, self.asked.sources)]
+        line = [experiment, *fingerprint.list_ancestors(experiment, self.request.sources)]
         key, parent = fingerprint.make_job_keys(line)
         ground = fingerprint.list_inputs(line)
-        standing = fingerprint.digest_inputs(ground, self.asked.sources)
-        self.grounds[standing] = ground
+        standing = fingerprint.digest_inputs(ground, self.request.sources)
+        self.inputs_by_digest[standing] = ground
         self.experiments[key] = composed
         if parent is not None and parent not in self.jobs:
-            self.jobs[parent] = self.parent_job(parent, line)
+            self.jobs[parent] = self.make_parent_job(parent, line)
         if parent is not None:
             self.experiments.setdefault(parent, composed)
         number, self.number = self.number, self.number + (key not in self.jobs)
         job = Job(
-            key=key, number=number, overrides=words, values=self.values(overrides), stage=experiment.stage.name,
+            key=key, number=number, overrides=words, values=self.list_axis_values(overrides), stage=experiment.stage.name,
             method=experiment.method.name if experiment.method else None, folder=str(self.ledger.folder / str(number)), parent=parent,
             command=self.command, standing=standing,
         )  # fmt: skip
         if key not in self.jobs and not self.settings.fresh:
-            self.reuse(job, experiment)
+            self.reuse_finished_run(job, experiment)
         return job
 
-    def values(self, overrides: Sequence[str]) -> dict[str, str]:
+    def list_axis_values(self, overrides: Sequence[str]) -> dict[str, str]:
         """What tells a point from the others."""
-        swept = {axis.key for axis in (*self.asked.axes, *self.asked.seed_axis())}
-        return {key: value for key, _, value in (word.partition("=") for word in overrides) if key in swept}
+        axis_keys = {axis.key for axis in (*self.request.axes, *self.request.list_seed_axes())}
+        return {key: value for key, _, value in (word.partition("=") for word in overrides) if key in axis_keys}
 
-    def parent_job(self, key: str, line: Sequence[Experiment]) -> Job:
+    def make_parent_job(self, key: str, line: Sequence[Experiment]) -> Job:
         """The job of the run that points start from."""
         name = line[0].model.parent
         method = line[1].method
-        found = parents.recall_finished_run(Path(line[0].store), key)
+        finished_run = parents.recall_finished_run(Path(line[0].store), key)
         job = Job(key=key, number=None, overrides=[f"experiment={name}"], stage=line[1].stage.name, method=method.name if method else None)
-        if found is not None:
-            fill_from_finished_run(job, found)
+        if finished_run is not None:
+            fill_from_finished_run(job, finished_run)
         return job
 
-    def reuse(self, job: Job, experiment: Experiment) -> None:
+    def reuse_finished_run(self, job: Job, experiment: Experiment) -> None:
         """Where the same work was done before, by another sweep or alone, it is not done again."""
-        found = parents.recall_finished_run(Path(experiment.store), job.key) if resume.is_training_run(experiment) else None
-        if found is not None and Path(found.details["folder"]) != Path(job.folder).resolve():
-            fill_from_finished_run(job, found)
-            self.elsewhere += 1
+        finished_run = parents.recall_finished_run(Path(experiment.store), job.key) if resume.is_training_run(experiment) else None
+        if finished_run is not None and Path(finished_run.details["folder"]) != Path(job.folder).resolve():
+            fill_from_finished_run(job, finished_run)
+            self.reuse_count += 1
 
     def must_run(self, job: Job) -> bool:
         """Whether this call is to run a job."""
@@ -153,9 +157,9 @@ class Plan:
             return self.settings.pruner == "none"
         return job.state != "finished" and not (job.state == "failed" and self.settings.retry == "none")
 
-    def points(self) -> list[Job]:
+    def list_points(self) -> list[Job]:
         """The jobs this call asks for."""
-        return [self.jobs[key] for key in self.wanted]
+        return [self.jobs[key] for key in self.point_keys]
 
 
 def fill_from_finished_run(job: Job, result: Result) -> None:
@@ -167,10 +171,10 @@ def fill_from_finished_run(job: Job, result: Result) -> None:
 
 def recall_parent(parent: Job, plan: Plan) -> bool:
     """Whether a parent's run is there now; its job is filled in from it."""
-    found = parents.recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
-    if found is not None:
-        fill_from_finished_run(parent, found)
-    return found is not None
+    finished_run = parents.recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
+    if finished_run is not None:
+        fill_from_finished_run(parent, finished_run)
+    return finished_run is not None
 
 
 def copy_result(job: Job, result: Result) -> None:

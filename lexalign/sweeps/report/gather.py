@@ -167,7 +167,7 @@ def gather_sweep(folder: Path, label: str) -> tuple[list[ReportRow], dict[str, A
     """The jobs of one sweep and its facts."""
     try:
         with Ledger(folder) as ledger:
-            jobs, facts = ledger.jobs(), ledger.facts()
+            jobs, facts = ledger.read_jobs(), ledger.read_facts()
         if unknown := sorted({str(job.state) for job in jobs} - set(STATES)):
             raise ValueError(f"it has jobs in the state {', '.join(unknown)}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
