@@ -1,5 +1,6 @@
 """Everything wrong with a command line of `-m`, said before anything is written or run."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,9 +44,17 @@ def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
     """The points that a sweep's ledger holds, on ground that still stands."""
     if not is_sweep(folder):
         return set()
-    with Ledger(folder) as ledger:
-        valid = fingerprint.list_unchanged_inputs(ledger.read_facts().get("grounds", {}), sources)
-        return {tuple(job.overrides) for job in ledger.read_jobs() if job.standing in valid}
+    try:
+        with Ledger(folder) as ledger:
+            inputs, jobs = ledger.read_facts().get("grounds", {}), ledger.read_jobs()
+    except ConfigError as error:
+        if error.__cause__ is None:
+            raise
+        return set()  # it is damaged, and will be rebuilt
+    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
+        return set()
+    unchanged = fingerprint.list_unchanged_inputs(inputs, sources)
+    return {tuple(job.overrides) for job in jobs if job.standing in unchanged}
 
 
 def find_sweep_problems(experiment: Experiment, request: SweepRequest) -> Iterator[str]:

@@ -12,7 +12,9 @@ from lexalign.config.overrides import get_key
 from lexalign.errors import ConfigError
 from lexalign.sweeps.display import warn
 from lexalign.sweeps.ledger import Job
-from lexalign.sweeps.plan import SILENT, Plan, absorb_outcome
+from lexalign.sweeps.outcomes import SILENT, Attempt, absorb_outcome, begin_attempt
+from lexalign.sweeps.plan import Plan
+from lexalign.sweeps.recovery import note_point
 
 SPARED = 15.0
 """Minutes of a job's time limit, at most, that are left for its checkpoint."""
@@ -26,7 +28,9 @@ def run_on_launcher(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None
     refuse_idle(launcher)
     limits = getattr(launcher, "params", {})  # submitit's; others have none
     words_of_jobs = [make_words(job, plan, limits) for job in jobs]
+    attempts = [begin_attempt(job) for job in jobs]
     for job in jobs:
+        note_point(job)
         job.state, job.attempts, job.started = "running", job.attempts + 1, time.time()
     plan.ledger.write_jobs(jobs)
     answers_there: Sequence[JobReturn] = []
@@ -38,8 +42,8 @@ def run_on_launcher(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None
         warn(f"a job was lost, and the launcher waits for no other: {error}\nLet the others end before you type the line again")
     finally:
         answers = [*answers_there, *[None] * (len(jobs) - len(answers_there))]
-        for job, answer in zip(jobs, answers, strict=True):
-            settle_job(job, answer)
+        for job, attempt, answer in zip(jobs, attempts, answers, strict=True):
+            settle_job(job, attempt, answer, is_own=plan.may_have_other_key(job))
         plan.ledger.write_jobs(jobs)
 
 
@@ -71,8 +75,8 @@ def compute_stop_after(limit: float, warned: float) -> float:
     return round(max(limit - max(min(limit / 10, SPARED), warned + 1), limit / 2), 2)
 
 
-def settle_job(job: Job, answer: JobReturn | None) -> None:
+def settle_job(job: Job, attempt: Attempt, answer: JobReturn | None, *, is_own: bool) -> None:
     """What a job came to: what its folder says, and where that is silent what the launcher says."""
-    absorb_outcome(job, None)
+    absorb_outcome(job, None, attempt, is_own=is_own)
     if job.reason == SILENT and answer is not None and answer.status == JobStatus.FAILED:
         job.state, job.reason = "failed", str(answer._return_value)

@@ -107,7 +107,9 @@ class Ledger:
             connection.close()
             if "locked" in str(error):
                 raise ConfigError(f"{self.path}: is locked; if no process uses it, remove {self.path.with_name(LOCK)}") from error
-            raise ConfigError(f"{self.path}: cannot be read as a ledger ({error}); move it away, or type sweep.fresh=true") from error
+            raise ConfigError(
+                f"{self.path}: cannot be read as a ledger ({error}); type the sweep's command again, which rebuilds it from its folders"
+            ) from error
         except ConfigError:
             connection.close()
             raise

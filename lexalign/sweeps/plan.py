@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.artifacts import lock
-from lexalign.artifacts.result import RESULT, Result, read_result
+from lexalign.artifacts.fingerprint import digest_local_files
+from lexalign.artifacts.result import RESULT
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment
-from lexalign.errors import ConfigError
+from lexalign.errors import ConfigError, LexAlignError
 from lexalign.runs import parents, resume
-from lexalign.sweeps import fingerprint
-from lexalign.sweeps.ledger import Job, Ledger, State
+from lexalign.sweeps import fingerprint, recovery
+from lexalign.sweeps.display import warn
+from lexalign.sweeps.ledger import Job, Ledger, format_counts
+from lexalign.sweeps.outcomes import DONE, absorb_outcome, fill_from_finished_run
 from lexalign.sweeps.points import SweepRequest, make_standalone_command
-from lexalign.sweeps.report.folders import count_steps
 
 log = logging.getLogger(__name__)
-DONE: tuple[State, ...] = ("finished", "pruned")
-SILENT = "the sweep was killed"
-"""Why a job ended of which nothing is known."""
 
 
 @dataclass
@@ -39,28 +38,39 @@ class Plan:
     """Keys of the points that this call asks for, in their order."""
     experiments: dict[str, Composition] = field(default_factory=dict)
     """Of the jobs that may have to run; a parent's is that of a child."""
+    local_files: dict[str, Any] = field(default_factory=dict)
+    """Of each of these: digests of the files of the user's own that its key stands on."""
     repeat_count: int = 0
     """Points that are the same experiment as another."""
     reuse_count: int = 0
     """New points whose work was done before, by another sweep or alone."""
 
     def __post_init__(self) -> None:
-        facts = self.ledger.read_facts()
+        facts = self.ledger.read_facts() or recovery.read_sweep_note(self.ledger.folder)
         mine = fingerprint.make_sweep_key(self.request)
         if facts.get("identity", mine) != mine:
-            raise ConfigError(
-                f"output_dir={self.ledger.folder}: holds another sweep ({facts['command']}); name another folder, or leave output_dir out"
-            )
+            other = f"output_dir={self.ledger.folder}: holds another sweep ({facts.get('command')})"
+            raise ConfigError(f"{other}; name another folder, or leave output_dir out")
         self.inputs_by_digest: dict[str, dict[str, Any]] = facts.get("grounds", {})
         self.unchanged_inputs = fingerprint.list_unchanged_inputs(self.inputs_by_digest, self.request.sources)
-        self.jobs = {job.key: job for job in self.ledger.read_jobs()}
+        self.jobs = {job.key: job for job in self.ledger.read_jobs() or self.rebuild_jobs()}
         self.keys_by_words = {
             tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.unchanged_inputs and job.number is not None
         }
-        self.number = self.ledger.find_next_number()
-        self.ledger.write_facts(identity=mine, command=self.command, swept=[axis.key for axis in self.request.axes], grounds=self.inputs_by_digest)
-        self.ledger.write_facts(objectives=self.settings.objectives, created=facts.get("created", time.time()))
+        self.number = max([self.ledger.find_next_number(), *(number + 1 for number in recovery.list_numbers(self.ledger.folder))])
+        kept = {"identity": mine, "command": self.command, "swept": [axis.key for axis in self.request.axes]}
+        kept |= {"objectives": list(self.settings.objectives), "created": facts.get("created", time.time())}
+        self.ledger.write_facts(**kept, grounds=self.inputs_by_digest)
+        recovery.note_sweep(self.ledger.folder, **kept)
         self.absorb_lost_jobs()
+
+    def rebuild_jobs(self) -> list[Job]:
+        """The jobs that the folders tell of, where the ledger has none."""
+        lost = recovery.list_lost_jobs(self.ledger.folder)
+        if lost:
+            warn(f"{self.ledger.path}: was lost and is rebuilt from the jobs' folders: {format_counts(lost)}")
+            self.ledger.write_jobs(lost)
+        return lost
 
     def absorb_lost_jobs(self) -> None:
         """Learn from their folders what became of jobs that were running when an earlier call was killed, and which are no longer there."""
@@ -114,7 +124,7 @@ class Plan:
         ground = fingerprint.list_inputs(line)
         standing = fingerprint.digest_inputs(ground, self.request.sources)
         self.inputs_by_digest[standing] = ground
-        self.experiments[key] = composed
+        self.experiments[key], self.local_files[key] = composed, list_local_files(line)
         if parent is not None and parent not in self.jobs:
             self.jobs[parent] = self.make_parent_job(parent, line)
         if parent is not None:
@@ -151,6 +161,24 @@ class Plan:
             fill_from_finished_run(job, finished_run)
             self.reuse_count += 1
 
+    def has_changed_files(self, job: Job) -> bool:
+        """Whether files that a point's key stands on were changed since it was planned: data, or a model, of the user's own."""
+        if job.key not in self.local_files:
+            return False
+        experiment = self.experiments[job.key].experiment
+        try:
+            line = [experiment, *fingerprint.list_ancestors(experiment, self.request.sources)]
+            return list_local_files(line) != self.local_files[job.key]
+        except (OSError, LexAlignError):  # a file is gone
+            return True
+
+    def may_have_other_key(self, job: Job) -> bool:
+        """Whether a run of the job may rightly have another key than planned: a branch of a hub stands for a commit once it is fetched."""
+        if job.key not in self.local_files:
+            return False
+        uses_hub = any(len(parts) < 2 for parts in self.local_files[job.key])  # of the model and the data, one is not local
+        return uses_hub and not self.has_changed_files(job)
+
     def must_run(self, job: Job) -> bool:
         """Whether this call is to run a job."""
         if job.state == "pruned":
@@ -162,11 +190,9 @@ class Plan:
         return [self.jobs[key] for key in self.point_keys]
 
 
-def fill_from_finished_run(job: Job, result: Result) -> None:
-    """Fill in a job from the finished run that `lexalign.runs.parents.recall_finished_run` found."""
-    job.state, job.folder, job.reason, job.pid = "finished", str(Path(result.details["folder"]).resolve()), None, None
-    job.seconds = result.seconds or 0.0
-    copy_result(job, result)
+def list_local_files(line: Sequence[Experiment]) -> list[Any]:
+    """Digests of the models' and data's files of a run and its ancestors, those of the hub's repositories left out."""
+    return [digest_local_files(experiment) for experiment in line]
 
 
 def recall_parent(parent: Job, plan: Plan) -> bool:
@@ -175,51 +201,3 @@ def recall_parent(parent: Job, plan: Plan) -> bool:
     if finished_run is not None:
         fill_from_finished_run(parent, finished_run)
     return finished_run is not None
-
-
-def copy_result(job: Job, result: Result) -> None:
-    """Take over what a run measured."""
-    job.score, job.score_name, job.score_direction = result.score, result.score_name, result.score_direction
-    job.metrics, job.steps = result.metrics["after"], result.counts.get("steps")
-
-
-def absorb_outcome(job: Job, exit_code: int | None) -> None:
-    """What became of a job's last attempt, as its folder and its exit code (None where nobody saw it end) tell."""
-    file = Path(job.folder) / RESULT
-    result = read_result(Path(job.folder)) if file.is_file() and file.stat().st_mtime >= (job.started or 0) - 1 else None
-    if exit_code is None:
-        job.seconds += (result.seconds or 0.0) if result is not None else 0.0
-    else:
-        job.seconds += time.time() - (job.started or time.time())
-    job.pid, job.reason = None, None
-    if result is not None and result.status in ("finished", "planned", "paused", "pruned"):
-        job.state = result.status  # type: ignore[assignment]
-        copy_result(job, result)
-        if result.status in ("paused", "pruned"):
-            job.steps, job.reason = count_steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
-        return
-    job.state = "failed"
-    if result is not None and result.status in ("interrupted", "stopped"):
-        job.state, job.reason = "interrupted", result.error
-    elif result is not None and (exit_code is None or exit_code > 0):
-        job.reason = result.error
-    elif exit_code is None:
-        job.state, job.reason = "interrupted", SILENT
-    else:
-        job.reason = describe_exit(exit_code)
-
-
-def describe_exit(exit_code: int) -> str:
-    """What an exit code tells of a process that left no result."""
-    import signal
-
-    if exit_code >= 0:
-        return f"exit code {exit_code}; nothing else was left"
-    name = signal.Signals(-exit_code).name
-    return f"killed by {name}" + {"SIGKILL": " (out of memory, perhaps)", "SIGSEGV": " (a segmentation fault)"}.get(name, "")
-
-
-def read_last_line(file: Path) -> str | None:
-    """The last words of what a process printed; None where it printed nothing."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)

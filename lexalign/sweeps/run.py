@@ -9,20 +9,18 @@ from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 
 from lexalign.artifacts import lock
-from lexalign.artifacts.files import write_text
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment, Sweep
 from lexalign.errors import LexAlignError, Stopped
 from lexalign.runs import resume
-from lexalign.sweeps import fingerprint, hydra_launchers, processes, slots
+from lexalign.sweeps import fingerprint, hydra_launchers, processes, recovery, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
 from lexalign.sweeps.job import OUTPUT
-from lexalign.sweeps.ledger import Job, Ledger, format_counts
+from lexalign.sweeps.ledger import Job, format_counts
 from lexalign.sweeps.plan import Plan
 from lexalign.sweeps.points import SweepRequest
 from lexalign.tracking import record_sweep
@@ -32,7 +30,7 @@ from lexalign.tracking import record_sweep
 def open_plan(request: SweepRequest, settings: Sweep, folder: Path, *, command: Sequence[str]) -> Iterator[Plan]:
     """The plan of a command line over the ledger in `folder`, which is ours alone until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with lock.hold_lock(folder) as left_by, Ledger(folder, write=True) as ledger:
+    with lock.hold_lock(folder) as left_by, recovery.open_ledger(folder) as ledger:
         if left_by:
             warn(f"{left_by} left its lock on {folder} and is gone; it is taken over")
         command_line = shlex.join(["python", "run.py", *command])
@@ -44,7 +42,6 @@ def run_sweep(plan: Plan, launcher: Launcher | None) -> None:
 
     `launcher` is the Hydra launcher that runs the jobs, None where processes of this machine do.
     """
-    write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
     _, first = fingerprint.read_sweep_settings(plan.request)
     if plan.settings.sampler == "grid":
         to_run = list({job.key: job for job in plan.add(plan.request.list_grid()) if plan.must_run(job)}.values())

@@ -16,6 +16,8 @@ from lexalign.errors import ConfigError
 from lexalign.sweeps.ledger import STATES, Job, State
 
 CONFIG = "config.yaml"
+SWEEP_NOTE = "multirun.yaml"
+"""In a sweep's folder: its command line, and what tells it from other sweeps."""
 LOGS = ("job.out", "run.log")
 LAST_LINES = 15
 LAST_BYTES = 16384
@@ -28,6 +30,8 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_job(folder: Path) -> Job:
     """A single run as a job; raises ConfigError where the folder holds none."""
+    if (folder / SWEEP_NOTE).is_file() and not (folder / CONFIG).is_file():
+        raise ConfigError(f"report: {folder} is a sweep whose {LEDGER} is lost; type the sweep's command again, which rebuilds it")
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"report: {folder} is neither a sweep ({LEDGER}) nor a run ({CONFIG}); name the folder of one")
     try:
