@@ -81,9 +81,10 @@ def perform_action(experiment: Experiment) -> None:
         print(cache.manage_cache(experiment))
     if experiment.compare:
         from lexalign.evaluation import compare
+        from lexalign.sweeps import comparison
 
         try:
-            compare.show_comparison(experiment.compare)
+            compare.show_comparison(comparison.list_runs(experiment.compare))
         except ConfigError as error:
             exit_with_problems(error.problems)
     if experiment.report:

@@ -105,7 +105,7 @@ def attempt_run(task: Task) -> int:
             parents.run_parent(composed.experiment, task.context.sources, execute.execute)
             return 0
         if task.pruning is not None:
-            task.pruning.begin()
+            task.pruning.install()
         while True:
             try:
                 execute.execute(composed, task.context)
@@ -133,9 +133,9 @@ def follow_parent() -> None:
 
 def apply_slot(composed: Composition, threads: int) -> Composition:
     """The experiment with its share of the CPU's threads, unless it names a number of its own."""
-    chosen = composed.experiment.hardware
-    if chosen.threads is not None:
+    settings = composed.experiment.hardware
+    if settings.threads is not None:
         return composed
-    experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(chosen, threads=threads))
+    experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(settings, threads=threads))
     tree = {**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}}
     return dataclasses.replace(composed, experiment=experiment, tree=tree)
