@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 MODULES = {".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 # Read before every run, refused ones included.
 LIGHT = [
-    "cli", "errors", "compat", "config.schema", "config.parsing", "config.loading", "config.overrides", "config.targets", "config.compose",
+    "cli", "errors", "compat", "config.command_line", "config.context", "config.schema", "config.parsing", "config.command_line", "config.loading", "config.overrides", "config.targets", "config.compose",
     "config.paths", "config.hardware", "config.secrets", "config.rules", "runs.run_log", "artifacts.result", "artifacts.fingerprint",
     "artifacts.provenance", "data.files", "data.first_row", "data.columns", "data.rows", "data.checks", "data.converters",
     "data.split_checks", "evaluation.metrics", "embedded.world", "rewards", "rewards.panel", "rewards.settings",

@@ -6,6 +6,7 @@ from pathlib import Path
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
 from lexalign.config.loading import Sources
+from lexalign.config.paths import find_write_problem
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
@@ -55,6 +56,8 @@ def find_sweep_problems(experiment: Experiment, asked: SweepRequest) -> Iterator
         yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"
     if experiment.stage.name == "chat":
         yield "-m: stage=chat is a conversation on one terminal; leave -m out"
+    if not asked.typed("output_dir") and (problem := find_write_problem(Path(chosen.folder))):
+        yield f"sweep.folder={chosen.folder}: cannot be written: {problem}; name another folder with output_dir=<folder>"
     if chosen.sampler in SEARCHES and chosen.trials is None:
         yield f"sweep.sampler={chosen.sampler}: draws points, but how many? type sweep.trials=20"
     if chosen.sampler in SEARCHES and not asked.axes:
