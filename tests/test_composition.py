@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from refusing import judged, problems_of, said
+from command_line_problems import judged, problems_of, said
 from schema_walk import everything, leaves
 
 import lexalign

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from experiment_runner import ROOT, World, cpu_of_children
 from hypothesis import given
 from hypothesis import strategies as st
-from running import ROOT, World, cpu_of_children
 
 from lexalign.artifacts import file_systems
 from lexalign.errors import ConfigError

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from running import World, result_of
+from experiment_runner import World, result_of
 from sweep_folders import PRUNED
 from test_sweeps import begun, jobs_of
 

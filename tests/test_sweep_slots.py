@@ -3,7 +3,7 @@
 import multiprocessing
 
 import pytest
-from running import result_of
+from experiment_runner import result_of
 
 from lexalign.config import hardware
 from lexalign.config.compose import compose
