@@ -51,7 +51,7 @@ def main() -> None:
         hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run_job)()
     except SystemExit as end:
         if end.code in signals.CODES.values():
-            signals.exit_now(int(end.code))
+            signals.exit_now(int(end.code or 0))
         raise
 
 

@@ -225,7 +225,7 @@ DEFAULTS = {"mode": None, "sweep.dir": "${output_dir}", "sweep.subdir": "${hydra
 """What these are in conf/ and in Hydra's own files."""
 
 
-def find_ignored_settings(plain: Mapping[str, Any]) -> list[str]:
+def find_ignored_settings(plain: Mapping[Any, Any]) -> list[str]:
     """Problems with Hydra's settings that were changed, by a file or by what was typed, and would be ignored."""
     problems = []
     for key, default in DEFAULTS.items():
