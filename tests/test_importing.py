@@ -5,23 +5,23 @@ import sys
 
 SCRIPT = """
 import gc
-from lexalign.compat import first_imports, uncollected
+from lexalign.compat import freeze_first_imports, pause_garbage_collection
 
 before = gc.get_freeze_count()
-with first_imports():
+with freeze_first_imports():
     assert not gc.isenabled()
     import trl
 assert gc.isenabled() and gc.get_freeze_count() > before + 10_000, "what was imported is left alone from now on"
 
 frozen = gc.get_freeze_count()
-with first_imports():
+with freeze_first_imports():
     job = [[] for _ in range(1000)]
 assert gc.get_freeze_count() == frozen, "what a later job made is its own"
 
-with uncollected(), first_imports():
+with pause_garbage_collection(), freeze_first_imports():
     pass
 try:
-    with uncollected():
+    with pause_garbage_collection():
         raise KeyError
 except KeyError:
     assert gc.isenabled()

@@ -300,13 +300,13 @@ def test_a_node_that_never_comes_is_named(folder, tmp_path):
 
 
 BROKEN = """
-from lexalign.distributed import group
+from lexalign.distributed import collectives
 from lexalign.trainers.sft import SFTTrainer
 
 
 class Broken(SFTTrainer):
     def training_step(self, *args, **kwargs):
-        if group.number() == 1:
+        if collectives.rank() == 1:
             raise ZeroDivisionError("of my own making")
         return super().training_step(*args, **kwargs)
 """

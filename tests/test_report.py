@@ -317,7 +317,7 @@ def test_it_is_written_whole_while_the_ledger_is_written(tmp_path):
     with Ledger(folder, write=True) as ledger:
         ledger.connection.execute("BEGIN IMMEDIATE")
         assert report.write_report(folder, live=True).is_file()
-    assert {path.name for path in folder.iterdir()} <= {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", report.LEDGER}
+    assert {path.name for path in folder.iterdir()} <= {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", report.FILE}
 
 
 def test_what_cannot_be_reported_is_refused_by_name(tmp_path):
@@ -369,14 +369,14 @@ def test_on_the_command_line(tmp_path):
     best = gather.gather_report([folder]).ranked[0]
     lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
     assert lines[0].split("│")[1].strip() == best.name and wording.format_number(best.score) in lines[0] and len(lines) == 41
-    assert all(len(line) <= 150 for line in done.stdout.splitlines()) and f"written: {folder / report.LEDGER}" in done.stdout
-    assert best.name in (folder / report.LEDGER).read_text() and len((tmp_path / "all.csv").read_text().splitlines()) == 42
+    assert all(len(line) <= 150 for line in done.stdout.splitlines()) and f"written: {folder / report.FILE}" in done.stdout
+    assert best.name in (folder / report.FILE).read_text() and len((tmp_path / "all.csv").read_text().splitlines()) == 42
     assert not (tmp_path / "multirun").exists(), "nothing was run"
     narrow = world.type("report=sweep", env={"COLUMNS": "60"}).stdout
     assert "no room here for" in narrow and all(len(line) <= 60 for line in narrow.splitlines() if line[0] in "│┃┏┡└")
     searched(tmp_path / "second", 20)
     done = world.type("report=[sweep,second]", "output_dir=both")
-    assert done.returncode == 0 and (tmp_path / "both" / report.LEDGER).is_file() and "2 sweeps and runs" in done.stdout
+    assert done.returncode == 0 and (tmp_path / "both" / report.FILE).is_file() and "2 sweeps and runs" in done.stdout
 
 
 def test_ten_thousand_jobs_in_five_seconds_without_torch(tmp_path):

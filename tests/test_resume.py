@@ -337,7 +337,7 @@ import queue, sys, threading
 from lexalign.training import signals
 threading.Thread(target=queue.SimpleQueue().get).start()
 print("said", end="")
-signals.leave(143)
+signals.exit_now(143)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, "said")

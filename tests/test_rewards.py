@@ -14,6 +14,7 @@ from refusing import problems_of, said
 from running import World
 from safetensors.torch import load_file
 
+from lexalign.artifacts.provenance import Provenance
 from lexalign.cache.tokens import TokenCache
 from lexalign.config.compose import compose
 from lexalign.data import rows as data_rows
@@ -22,7 +23,7 @@ from lexalign.errors import ConfigError, RewardError
 from lexalign.models import loading
 from lexalign.rewards import ExactMatch, Format, Length, RewardModel
 from lexalign.rewards.panel import Panel
-from lexalign.stages.evaluate import Past, find_panel
+from lexalign.stages.evaluate import find_panel
 
 TEXTS = ["", "one", "one two", " one two three\n"]
 LAB = """
@@ -330,7 +331,7 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
 )
 def test_rewards_that_a_model_names_and_these_data_or_this_command_do_not_allow_are_said(listed, told, caplog):
     experiment = compose(["stage=evaluate", "model=tiny", "data=tiny_beliefs"]).experiment
-    assert find_panel(experiment, Past(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
+    assert find_panel(experiment, Provenance(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
     assert "are not measured" in caplog.text and told in caplog.text
 
 

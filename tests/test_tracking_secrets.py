@@ -25,15 +25,15 @@ PROBE = """
 import sys
 from pathlib import Path
 from lexalign.config.schema import Tracking
-from lexalign.tracking import weights_and_biases
+from lexalign.tracking import wandb_tracker
 if sys.argv[2] == "careless":
     import wandb
-    weights_and_biases.private_settings = lambda settings: wandb.Settings(finish_timeout=5)
+    wandb_tracker.make_private_settings = lambda settings: wandb.Settings(finish_timeout=5)
 settings = Tracking(
     target="", project="lex", entity=None, mode="auto", group=None, name=None, tags=[], link_artifacts=True,
     folder=None, init_timeout=5, finish_timeout=5
 )
-with weights_and_biases.WandbTracker(settings, Path(sys.argv[1]), {"model": "MARKER"}, "name", "group", "sft") as tracker:
+with wandb_tracker.WandbTracker(settings, Path(sys.argv[1]), {"model": "MARKER"}, "name", "group", "sft") as tracker:
     print("SECRET")
     tracker.log(1, {"train/loss": 1.0})
     tracker.summary({"after/accuracy": 1.0})

@@ -16,7 +16,7 @@ from lexalign.config.overrides import get_key
 from lexalign.config.paths import CONF
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.errors import ConfigError, LexAlignError
-from lexalign.runs import execute
+from lexalign.runs.parents import compose_parent
 from lexalign.sweeps.points import SweepRequest, belongs_to_sweep
 
 PARENTS: dict[tuple[Any, ...], Experiment] = {}
@@ -55,7 +55,7 @@ def list_ancestors(experiment: Experiment, config_dirs: Sequence[str]) -> list[E
     while experiment.model.parent is not None:
         same = (*get_parent_command(experiment), experiment.hardware, experiment.store, *config_dirs)
         if same not in PARENTS:
-            PARENTS[same] = execute.compose_parent(experiment, config_dirs=config_dirs).experiment
+            PARENTS[same] = compose_parent(experiment, config_dirs=config_dirs).experiment
         experiment = PARENTS[same]
         found.append(experiment)
     return found

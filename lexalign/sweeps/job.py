@@ -21,7 +21,8 @@ from tqdm import tqdm
 from lexalign.artifacts import lock
 from lexalign.config.compose import Composition
 from lexalign.errors import FolderInUse, LexAlignError, Stopped
-from lexalign.runs import execute
+from lexalign.runs.execute import execute
+from lexalign.runs.parents import run_parent
 from lexalign.training import signals
 
 log = logging.getLogger(__name__)
@@ -102,13 +103,13 @@ def attempt_run(task: Task) -> int:
     folder = task.out_dir or task.output.parent
     try:
         if task.out_dir is None:
-            execute.run_parent(composed.experiment, config_dirs=task.config_dirs)
+            run_parent(composed.experiment, config_dirs=task.config_dirs, execute=execute)
             return 0
         if task.pruning is not None:
             task.pruning.begin()
         while True:
             try:
-                execute.execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
+                execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
                 return 0
             except FolderInUse:  # by a job of a sweep that was killed, most likely: it saves and leaves
                 lock.wait_until_free(task.out_dir)

@@ -12,7 +12,8 @@ from lexalign.artifacts.result import RESULT, Result, read_result
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.runs import execute
+from lexalign.runs.parents import recall_finished_run
+from lexalign.runs.resume import is_training_run
 from lexalign.sweeps import fingerprint
 from lexalign.sweeps.ledger import Job, Ledger, State
 from lexalign.sweeps.points import SweepRequest, make_standalone_command
@@ -135,7 +136,7 @@ class Plan:
         """The job of the run that points start from."""
         name = line[0].model.parent
         method = line[1].method
-        found = execute.recall_finished_run(Path(line[0].store), key)
+        found = recall_finished_run(Path(line[0].store), key)
         job = Job(key=key, number=None, overrides=[f"experiment={name}"], stage=line[1].stage.name, method=method.name if method else None)
         if found is not None:
             fill_from_finished_run(job, found)
@@ -143,7 +144,7 @@ class Plan:
 
     def reuse(self, job: Job, experiment: Experiment) -> None:
         """Where the same work was done before, by another sweep or alone, it is not done again."""
-        found = execute.recall_finished_run(Path(experiment.store), job.key) if execute.is_training_run(experiment) else None
+        found = recall_finished_run(Path(experiment.store), job.key) if is_training_run(experiment) else None
         if found is not None and Path(found.details["folder"]) != Path(job.folder).resolve():
             fill_from_finished_run(job, found)
             self.elsewhere += 1
@@ -160,7 +161,7 @@ class Plan:
 
 
 def fill_from_finished_run(job: Job, result: Result) -> None:
-    """Fill in a job from the finished run that `lexalign.runs.execute.recall_finished_run` found."""
+    """Fill in a job from the finished run that `lexalign.runs.parents.recall_finished_run` found."""
     job.state, job.folder, job.reason, job.pid = "finished", str(Path(result.details["folder"]).resolve()), None, None
     job.seconds = result.seconds or 0.0
     copy_result(job, result)
@@ -168,7 +169,7 @@ def fill_from_finished_run(job: Job, result: Result) -> None:
 
 def recall_parent(parent: Job, plan: Plan) -> bool:
     """Whether a parent's run is there now; its job is filled in from it."""
-    found = execute.recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
+    found = recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
     if found is not None:
         fill_from_finished_run(parent, found)
     return found is not None

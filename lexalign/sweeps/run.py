@@ -17,7 +17,7 @@ from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment, Sweep
 from lexalign.errors import LexAlignError, Stopped
-from lexalign.runs import execute
+from lexalign.runs.resume import is_training_run
 from lexalign.sweeps import fingerprint, hydra_launchers, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
@@ -154,7 +154,7 @@ def finish_sweep(plan: Plan) -> None:
 
 def log_to_tracker(plan: Plan, first: Experiment) -> None:
     """The sweep's own row beside its runs', where they are tracked."""
-    if not execute.is_training_run(first):
+    if not is_training_run(first):
         return
     settings, folder = first.tracking, plan.ledger.folder
     rows = [dataclasses.asdict(job) for job in plan.points()]
