@@ -135,6 +135,8 @@ def desk(tmp_path_factory) -> Path:
                 file = folder / name[1]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
+                if file.suffix == ".py":
+                    (file.parent / "__init__.py").touch()
     return folder
 
 
