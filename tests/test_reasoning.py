@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from running import World
+from experiment_runner import World
 
 from lexalign.config.compose import compose
 from lexalign.config.paths import find_data

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from running import World
+from experiment_runner import World
 
 from lexalign.artifacts import fingerprint
 from lexalign.config.compose import compose

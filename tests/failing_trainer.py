@@ -1,4 +1,4 @@
-"""A trainer that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[breaking]`."""
+"""A trainer that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[failing_trainer]`."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from lexalign.errors import OutOfMemory
 from lexalign.trainers.sft import SFTTrainer
 
 
-class Breaking(SFTTrainer):
+class FailingTrainer(SFTTrainer):
     """Trains as sft does, unless it is to break."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
