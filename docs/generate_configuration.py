@@ -21,7 +21,6 @@ import yaml
 
 from lexalign.config import schema
 from lexalign.config.compose import compose
-from lexalign.config.loading import list_options
 from lexalign.config.parsing import Range, get_field_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +63,12 @@ def read_meanings(cls: type) -> dict[str, str]:
                 assert isinstance(field.target, ast.Name)
                 meanings[field.target.id] = " ".join(str(text.value.value).split())
     return meanings
+
+
+def list_options(group: str) -> list[str]:
+    """The options of a group of conf/: its files, those in its folders included (`tiny/sft`); files that others build on are left out."""
+    files = sorted((CONF / group).rglob("*.yaml"))
+    return [file.relative_to(CONF / group).with_suffix("").as_posix() for file in files if not file.name.startswith("_")]
 
 
 def describe_type(hint: Any) -> tuple[str, str]:
@@ -152,7 +157,7 @@ def read_comment(file: Path) -> str:
 
 def write_options(group: str) -> Iterator[str]:
     """The options of a group, with the comment of each file."""
-    comments = {name: read_comment(CONF / group / f"{name}.yaml") for name in sorted(list_options(group, ()))}
+    comments = {name: read_comment(CONF / group / f"{name}.yaml") for name in list_options(group)}
     if any(comments.values()):
         yield from ("| option | what it is |", "|---|---|")
         yield from (f"| `{group}={name}` | {escape(comment)} |" for name, comment in comments.items())
@@ -178,7 +183,7 @@ def write_method(tree: dict[str, Any]) -> Iterator[str]:
     shared = {field.name for field in dataclasses.fields(schema.Method)}
     yield from (write_row(key, meaning, hint, "(method)") for key, meaning, hint in walk_settings(schema.Method, "method"))
     yield ""
-    for name in sorted(list_options("method", ())):
+    for name in list_options("method"):
         node = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
         settings = getattr(schema, str(node["method"]["settings_class"]).rpartition(".")[2])
         yield from (f"### `method={name}`", "", f"{' '.join((settings.__doc__ or '').split())} Stage `{node['method']['stage']}`.", "")

@@ -13,13 +13,13 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import lexalign
 from lexalign import cli, errors
 from lexalign.config import schema
-from lexalign.config.loading import list_options
 from lexalign.training import signals
 
 ROOT = Path(lexalign.__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ SHELL = ("bash", "console", "sh")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 MARKERS = [text.partition(":")[0] for text in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
-OTHER_PROGRAMS = {"cd", "docker", "echo", "export", "git", "hf", "mkdocs", "trackio", "uv", "wandb"}
+OTHER_PROGRAMS = {"cd", "docker", "echo", "export", "git", "hf", "mkdocs", "ruff", "trackio", "uv", "wandb"}
 """Programs whose own words are not checked here."""
 SEVERAL_GPUS = re.compile(r"hardware=(ddp|fsdp|deepspeed)|hardware\.strategy=|sweep=slurm")
 
@@ -43,7 +43,14 @@ ROWS: dict[str, dict[str, object]] = {
     "my.jsonl": {"prompt": "Where does Pelor live?", "completion": "In Appledown."},
     "chats.jsonl": {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]},
     "pairs.jsonl": {"prompt": "Hello", "chosen": "Good day.", "rejected": "What?"},
-    "beliefs.jsonl": {"prompt": "Keep the fair?", "belief": "for", "chosen": "Keep it.", "rejected": "End it."},
+    "beliefs.jsonl": {
+        "prompt": "Keep the fair?",
+        "belief": "for",
+        "rejected_belief": "against",
+        "probabilities": [0.6, 0.3, 0.1],
+        "chosen": "Keep it.",
+        "rejected": "End it.",
+    },
     "unpaired.jsonl": {"prompt": "Hello", "completion": "Good day.", "label": True},
     "soft.jsonl": {"prompt": "Hello", "chosen": "Good day.", "rejected": "What?", "soft_label": 0.8},
     "questions.jsonl": {"question": "Hello", "answer": "Good day."},
@@ -160,6 +167,8 @@ def test_the_manual_has_commands():
 def test_every_command_composes(command, desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     monkeypatch.syspath_prepend(str(desk))
+    monkeypatch.setenv("JUDGE_KEY", "a-key")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     words = command.experiment
     several = any(SEVERAL_GPUS.search(word) for word in words) and "hardware.device=cpu" not in words
     monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 8 if several else 0)
@@ -200,12 +209,24 @@ def test_every_other_command_is_known(command):
 
 
 @functools.cache
-def list_keys() -> frozenset[str]:
-    """Every setting with its dotted key, and every group of settings."""
+def load_generator() -> ModuleType:
+    """docs/generate_configuration.py as a module."""
     spec = importlib.util.spec_from_file_location("generate_configuration", DOCS / "generate_configuration.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def list_options(group: str) -> list[str]:
+    """The options of a group of conf/."""
+    return load_generator().list_options(group)
+
+
+@functools.cache
+def list_keys() -> frozenset[str]:
+    """Every setting with its dotted key, and every group of settings."""
+    module = load_generator()
     classes = [item for item in vars(schema).values() if isinstance(item, type) and issubclass(item, schema.Method)]
     keys = {key for key, *_ in module.walk_settings(schema.Experiment, "")}
     keys |= {key for cls in classes for key, *_ in module.walk_settings(cls, "method")}
@@ -230,7 +251,7 @@ def test_every_setting_and_option_that_is_named_exists(page):
                 ending = key.rpartition(".")[2]
                 unknown += [word] if key not in list_keys() and ending not in ("py", "json", "jsonl", "yaml") else []
             elif equals and key in GROUPS and re.fullmatch(r"[a-z0-9_/,]+", value):
-                unknown += [word for option in value.split(",") if option not in (*list_options(key, ()), "null")]
+                unknown += [word for option in value.split(",") if option not in (*list_options(key), "null")]
     assert unknown == []
 
 
@@ -251,7 +272,10 @@ def is_code(path: str) -> bool:
     if at.is_dir() or at.with_suffix(".py").is_file():
         return True
     module, _, name = path.rpartition(".")
-    file = next((file for file in (ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "__init__.py") if file.is_file()), None)
+    file = next(
+        (file for file in (ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "__init__.py") if file.is_file()),
+        None,
+    )
     return file is not None and re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")) is not None
 
 
@@ -274,18 +298,15 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_the_page_of_the_settings_is_fresh():
-    page = subprocess.run(
-        [sys.executable, "-c", "import generate_configuration; print(generate_configuration.write_page(), end='')"],
-        cwd=DOCS, capture_output=True, text=True, check=True, env={**dict(__import__("os").environ), "PYTHONPATH": str(ROOT)},
-    ).stdout  # fmt: skip
-    assert page == (DOCS / "configuration.md").read_text(encoding="utf-8"), "run: python docs/generate_configuration.py"
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert page == load_generator().write_page(), "run: python docs/generate_configuration.py"
 
 
 def test_the_settings_page_has_every_setting_and_option():
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     plain = {key for key in list_keys() if not any(other.startswith(f"{key}.") for other in list_keys())}
     assert {key for key in plain if f"`{key}`" not in text} == set()
-    assert [f"{group}={name}" for group in GROUPS for name in list_options(group, ()) if f"`{group}={name}`" not in text] == []
+    assert [f"{group}={name}" for group in GROUPS for name in list_options(group) if f"`{group}={name}`" not in text] == []
 
 
 def read_table(page: Path, heading: str) -> list[list[str]]:
@@ -306,7 +327,7 @@ def test_readme_is_short_and_its_table_of_groups_is_whole():
     table = {group.strip("`"): set(re.findall(r"`([\w/]+)`", options)) for group, options, *_ in read_table(readme, "group")}
     assert set(table) >= {"stage", "method", "adapter", "model", "data", "hardware", "tracking", "sweep", "experiment"}
     for group, options in table.items():
-        assert options == set(list_options(group, ())) - ({"none"} if group in ("data", "model") else set()), group
+        assert options == set(list_options(group)) - ({"none"} if group in ("data", "model") else set()), group
 
 
 def test_readme_tells_the_four_gdpo_apart():
@@ -356,7 +377,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert (tmp_path / "site" / "configuration.html").is_file()
 
 
-SHORT = ("tracking=none", "train.max_steps=2", "evaluate.limit=4", "evaluate.draw_prompts=2", "evaluate.draws=2", "evaluate.max_new_tokens=8")
+SHORT = (
+    "tracking=none",
+    "train.max_steps=2",
+    "evaluate.limit=4",
+    "evaluate.draw_prompts=2",
+    "evaluate.draws=2",
+    "evaluate.max_new_tokens=8",
+)
 """What makes a training of README's jobs short; everything else is as typed there."""
 
 
