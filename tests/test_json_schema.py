@@ -40,7 +40,15 @@ def test_every_configuration_file_is_valid(name):
 
 
 @pytest.mark.parametrize(
-    "words", ["", "stage=align method=gdpo", "stage=align method=grpo", "stage=evaluate model=tiny", "hardware=ddp hardware.processes=2", "evaluate=false"]
+    "words",
+    [
+        "",
+        "stage=align method=gdpo",
+        "stage=align method=grpo",
+        "stage=evaluate model=tiny",
+        "hardware=ddp hardware.processes=2",
+        "evaluate=false",
+    ],
 )
 def test_what_a_run_records_is_valid(words):
     assert [error.message for error in validator(None).iter_errors(compose(words.split()).tree)] == []

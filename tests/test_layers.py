@@ -177,7 +177,7 @@ def test_hydra_stays_at_the_edges():
     """Only what composes, launches and builds things knows Hydra; settings arrive elsewhere as dataclasses."""
     knowing = importers("hydra") | importers("omegaconf")
     edges = {
-        "config.command_line", "config.loading", "config.overrides", "config.compose", "config.targets", "cli", "runs.execute",
-        "training.pipeline", "data.rows",
+        "config.command_line", "config.packages", "config.loading", "config.overrides", "config.compose", "config.targets", "cli",
+        "runs.execute", "training.pipeline", "data.rows",
     }  # fmt: skip
     assert {name.removeprefix("lexalign.") for name in knowing if not name.startswith("lexalign.sweeps")} <= edges
