@@ -61,7 +61,7 @@ def two(folder):
 @given(st.lists(st.integers(), min_size=1, max_size=40), st.integers(1, 9))
 def test_a_batch_is_shared_out_evenly(batch, of):
     rows = list(range(len(batch)))
-    parts = [shard_batch(rows, number=number, of=of) for number in range(of)]
+    parts = [shard_batch(rows, number=number, count=of) for number in range(of)]
     assert len({len(part) for part in parts}) == 1, "a collective operation wants the same shape of all"
     counts = Counter(row for part in parts for row in part)
     assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
@@ -96,7 +96,7 @@ def loader(rows: int, size: int, near_equal: bool) -> Any:
     chosen = range(rows)
     drawn = NearEqualBatches([row % 7 for row in chosen], batch_size=size, max_tokens=None, seed=1) if near_equal else None
     batches = drawn or BatchSampler(SeedableRandomSampler(chosen, data_seed=1), size, drop_last=False)
-    plain = DataLoader(chosen, batch_sampler=ShardedBatches(batches, number=0, of=2), collate_fn=list)
+    plain = DataLoader(chosen, batch_sampler=ShardedBatches(batches, number=0, count=2), collate_fn=list)
     prepared = prepare_data_loader(plain, num_processes=2, process_index=0, put_on_device=False, use_seedable_sampler=True, data_seed=1)
     prepared.batch_sampler.num_processes = 1
     return make_sharded_loader(prepared)

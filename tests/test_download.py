@@ -104,7 +104,7 @@ def test_revision_is_pinned_and_a_moved_branch_is_told(hub, home, caplog):
         planned = get(dry_run=True)
     moved = f"model org/m: main has moved from {first} to {second}"
     assert planned.commit == second and moved in caplog.text
-    assert [file.path for file in planned.files if not file.present] == ["config.json"]
+    assert [file.path for file in planned.files if not file.is_present] == ["config.json"]
     caplog.clear()
     found = get()
     assert (found.commit, found.revision) == (second, None) and moved in caplog.text  # the dry run has not noted the move
@@ -160,14 +160,14 @@ def test_offline_uses_the_cache_and_asks_nobody(hub, home, tmp_path, monkeypatch
     assert offline.commit == commit and contents(offline.folder) == MODEL
     assert offline.details() == online.details()
     assert get(output_dir=tmp_path / "out").details() == copied.details()
-    with pytest.raises(HubError, match="model org/other at main is not, or not wholly, in .* HF_HUB_OFFLINE is set: unset it"):
+    with pytest.raises(HubError, match="model org/other at main is not in .*, or not completely, and HF_HUB_OFFLINE is set: unset it"):
         get(repo="org/other")
     blob = (online.folder / "model.safetensors").resolve()
     blob.write_bytes(WEIGHTS[:-1] + b"?")
     with pytest.raises(HubError, match="model.safetensors is damaged .*: unset HF_HUB_OFFLINE"):
         get()
     (online.folder / "config.json").unlink()
-    with pytest.raises(HubError, match="not wholly"):
+    with pytest.raises(HubError, match="not completely"):
         get()
     assert len(hub.requests) == asked
 

@@ -238,7 +238,7 @@ def test_csv_has_all_jobs_and_all_columns(tmp_path):
     (row,) = [row for row in rows if row["job"] == "0"]
     assert {"train.learning_rate", "method.beta", "seed", "after/belief_jsd", "after/kl", "score", "state", "seconds", "reason"} <= set(row)
     with Ledger(folder) as ledger:
-        first = ledger.jobs()[0]
+        first = ledger.read_jobs()[0]
     assert float(row["after/kl"]) == first.metrics["kl"] and float(row["score"]) == first.score and row["folder"] == str(folder / "0")
 
 

@@ -26,7 +26,7 @@ SEEDS = 32
 def jobs_of(folder: Path) -> list[Job]:
     """The points of a sweep."""
     with Ledger(folder) as ledger:
-        return [job for job in ledger.jobs() if job.number is not None]
+        return [job for job in ledger.read_jobs() if job.number is not None]
 
 
 def losses(jobs: list[Job]) -> list[float]:

@@ -173,7 +173,7 @@ def test_it_dials_nowhere(tmp_path, how):
     assert bool(asked) == ("DIALLED []" not in done.stdout) == (how == "careless"), done.stdout
     assert (tmp_path / "pages" / "lex.db").is_file() == (how == "ours")
     if how == "ours":
-        assert "TRACKIO_SPACE_ID and TRACKIO_BUCKET_ID not followed" in done.stderr
+        assert "TRACKIO_SPACE_ID and TRACKIO_BUCKET_ID ignored" in done.stderr
 
 
 @needs_trackio
