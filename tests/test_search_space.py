@@ -17,14 +17,14 @@ from lexalign.sweeps.points import parse_request
 from lexalign.sweeps.slots import Slot
 from lexalign.sweeps.study import StudySource
 
-FIXED = ("stage=sft", "tracking=none", "sweep=optuna", "sweep.sampler=random", "sweep.objectives=[perplexity]")
+FIXED = ("stage=sft", "tracking=none", "sweep=optuna", "sweep.sampler=random")
 RATE = "train.learning_rate"
 
 
-def search_on(folder: Path, *words: str, jobs_run: int | None = None) -> list[Job]:
+def search_on(folder: Path, *words: str, jobs_run: int | None = None, score: str = "perplexity") -> list[Job]:
     """One call of a search in this process. Its jobs do not train: each leaves a result whose perplexity is its learning rate. After
     `jobs_run` of them the call is killed while the next one runs. Returns the points of the call."""
-    typed = [*FIXED, f"store={folder.parent}/store", *words]
+    typed = [*FIXED, f"sweep.objectives=[{score}]", f"store={folder.parent}/store", *words]
     request = parse_request(typed)
     settings, first = fingerprint.read_sweep_settings(request)
     with run.open_plan(request, settings, folder, command=["-m", *typed]) as plan:
@@ -116,7 +116,7 @@ def test_what_cannot_go_on_is_refused_before_the_journal_is_touched(tmp_path):
     search_on(folder, "adapter.rank=4,8", "sweep.trials=1")
     before = (folder / search.FILE).read_bytes()
     with pytest.raises(ConfigError, match="this sweep searches by perplexity, not by loss"):
-        search_on(folder, "adapter.rank=4,8,16", "sweep.trials=2", "sweep.objectives=[loss]")
+        search_on(folder, "adapter.rank=4,8,16", "sweep.trials=2", score="loss")
     assert (folder / search.FILE).read_bytes() == before
 
 

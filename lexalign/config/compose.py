@@ -20,6 +20,7 @@ from lexalign.config.overrides import (
     get_extensions,
     get_key,
     list_typed_keys,
+    name_key,
     parse_overrides,
 )
 from lexalign.config.parsing import describe_unknown_key, parse
@@ -47,7 +48,13 @@ def compose(
     problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
-    return check_tree(tree, kept, sources, problems=problems, ancestors=ancestors)
+    dropped = {get_key(override) for override in overrides if override not in kept} - {get_key(override) for override in kept}
+    try:
+        return check_tree(tree, kept, sources, problems=problems, ancestors=ancestors)
+    except ConfigError as error:
+        # Without a value that cannot be read, a rule would speak of the default in its place.
+        follow_on = [problem for problem in error.problems if problem not in problems and name_key(problem) in dropped]
+        raise ConfigError([problem for problem in error.problems if problem not in follow_on]) from None
 
 
 def check_tree(
@@ -191,7 +198,11 @@ def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, source
     if key in known:
         return None
     if key.startswith("hydra."):
-        return None if OmegaConf.select(tree, key) is not None else f"{key}: Hydra has no such setting"
+        if instead := targets.IGNORED.get(key.removeprefix("hydra.")):
+            return f"{key}: is not read; {instead}"
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(tree, above)
+        return None if isinstance(node, DictConfig) and name in node else f"{key}: Hydra has no such setting"
     others = sources.find_owners(key) if key.startswith("method.") else []
     if others:
         chosen = OmegaConf.select(tree, "method.name") or "none"

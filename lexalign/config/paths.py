@@ -1,6 +1,7 @@
 """Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,22 @@ def locate_on_disk(name: str, path: Path) -> Location:
     if looks_local or not HUB_ID.fullmatch(name):
         return Location(kind="missing", name=name, problem=f"there is no file or folder {name}")
     return Location(kind="hub", name=name)
+
+
+def find_write_problem(folder: Path) -> str | None:
+    """Why nothing can be written into a folder that is there, or would be made; None where something can."""
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:  # a name that is too long
+        return os.strerror(error.errno or 0)
+    if not there.is_dir():
+        return f"{there} is a file" if there.is_file() else f"{there} is {describe_path(there)}"
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    is_read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)
+    return f"{there} is on a read-only file system" if is_read_only else f"{there} may not be written by this user"
 
 
 def describe_path(path: Path) -> str:

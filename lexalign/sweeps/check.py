@@ -7,6 +7,7 @@ from pathlib import Path
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
 from lexalign.config.loading import Sources
+from lexalign.config.paths import find_write_problem
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
@@ -64,6 +65,8 @@ def find_sweep_problems(experiment: Experiment, request: SweepRequest) -> Iterat
         yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"
     if experiment.stage.name == "chat":
         yield "-m: stage=chat is a conversation on one terminal; leave -m out"
+    if not request.has_typed("output_dir") and (problem := find_write_problem(Path(settings.folder))):
+        yield f"sweep.folder={settings.folder}: cannot be written: {problem}; name another folder with output_dir=<folder>"
     if settings.sampler in SEARCHES and settings.trials is None:
         yield f"sweep.sampler={settings.sampler}: draws points, but how many? type sweep.trials=20"
     if settings.sampler in SEARCHES and not request.axes:

@@ -14,7 +14,6 @@ from lexalign.config import hardware
 from lexalign.config.compose import Composition, compose, get_parent_command
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
-from lexalign.config.paths import CONF
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.runs import parents
@@ -99,7 +98,7 @@ def digest_inputs(inputs: dict[str, Any], sources: Sources) -> str:
             [fingerprint.fingerprint_location(find_model(node["path"]), node.get("revision"), "models") for node in judges],
             [fingerprint.digest_code(package) for package in ("lexalign", *inputs["extensions"])],
             fingerprint.list_versions(),
-            [digest_settings_files(folder) for folder in (str(CONF), *sources.folders)],
+            [digest_settings_files(str(folder)) for folder in sources.list_folders()],
             hardware.resolve_device("auto"),
         ]
     )
