@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lexalign.config import hardware
 from lexalign.config.context import RunContext
 from lexalign.errors import Stopped
 from lexalign.sweeps import outcomes, recovery
@@ -87,6 +88,7 @@ class Grid:
             output=out_dir / OUTPUT,
             threads=slot.threads,
             gpu=slot.gpu,
+            device=hardware.resolve_device(composed.experiment.hardware.device),
             began=BEGAN,
             pruning=self.pruning.get(job.key),
         )
@@ -102,6 +104,8 @@ class Grid:
         else:
             attempt = self.attempts.pop(job.key, None)
             outcomes.absorb_outcome(job, exit_code, attempt, is_own=self.plan.may_have_other_key(job))
+            if exit_code > 0 and job.reason == outcomes.describe_exit(exit_code):
+                job.reason = outcomes.read_last_line(Path(job.folder) / OUTPUT) or job.reason
             if job.reason == outcomes.OTHER_KEY and self.plan.has_changed_files(job):
                 job.reason = CHANGED
         self.plan.ledger.write_jobs([job])
