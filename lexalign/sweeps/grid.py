@@ -10,7 +10,7 @@ from lexalign.config import hardware
 from lexalign.config.context import RunContext
 from lexalign.errors import Stopped
 from lexalign.sweeps import outcomes, recovery
-from lexalign.sweeps.display import Display
+from lexalign.sweeps.display import Display, name_job
 from lexalign.sweeps.job import OUTPUT, Task
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import Plan, recall_parent
@@ -65,6 +65,7 @@ class Grid:
         job.state, job.reason = "failed", reason
         self.plan.ledger.write_jobs([job])
         self.display.show_end(job)
+        self.stop_after_failure(job)
 
     def has_waiting(self) -> bool:
         return bool(self.queue)
@@ -110,8 +111,14 @@ class Grid:
                 job.reason = CHANGED
         self.plan.ledger.write_jobs([job])
         self.display.show_end(job)
+        self.stop_after_failure(job)
         if job.reason and job.reason.startswith("Stopped: train.stop_after"):
             signals.request_stop(Stopped("train.stop_after is over", exit_code=143, status="stopped"))
+
+    def stop_after_failure(self, job: Job) -> None:
+        """With `sweep.fail_fast`: no other job starts, and those at work save and stop."""
+        if self.plan.settings.fail_fast and job.state == "failed" and signals.get_stop_reason() is None:
+            signals.request_stop(Stopped(f"sweep.fail_fast: {name_job(job)} failed: {job.reason}", exit_code=1, status="stopped"))
 
     def note_parent_end(self, parent: Job, exit_code: int) -> None:
         """Children of a parent that failed fail with it, at once."""

@@ -37,6 +37,8 @@ class StudySource(Grid):
         """Under way: the trial and its jobs, by number."""
         self.points_left: list[dict[str, Any]] = []
         """Values of points still to be taken up as they are."""
+        self.said_drops: set[str] = set()
+        """Settings of which it was said that some points go without."""
         self.draws_left = 0
         """Points still to be drawn."""
         self.resume_trials(seed)
@@ -89,7 +91,12 @@ class StudySource(Grid):
         seeds: Sequence[Axis] = () if self.is_listed else self.plan.request.list_seed_axes()
         for axis in seeds:
             points = [[*point, option] for point in points for option in axis.options]
-        return self.plan.add(points)
+        jobs = self.plan.add(points)
+        for line in self.plan.drops.describe():
+            if (key := line.partition(":")[0]) not in self.said_drops:
+                self.said_drops.add(key)
+                self.display.say(f"{key}: left out of points that do not read it ({self.plan.drops.reasons[key]})")
+        return jobs
 
     def take_job(self) -> Job | None:
         while True:
