@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import manual
@@ -74,6 +75,21 @@ def desk(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def at_desk(desk, monkeypatch) -> Iterator[Path]:
+    """That folder as the working folder, with the packages in it importable; other tests have packages of the same names."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+            del sys.modules[name]
+
+    monkeypatch.chdir(desk)
+    monkeypatch.syspath_prepend(str(desk))
+    forget()
+    yield desk
+    forget()
+
+
 def find_problems(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What a command line is refused for; a package that is not installed here is no fault of the manual."""
     words = [word for at, word in enumerate(words) if word not in ("--cfg", "--help") and words[at - 1 : at] != ["--cfg"]]
@@ -91,9 +107,7 @@ def test_the_manual_has_commands():
 
 
 @pytest.mark.parametrize("command", OWN, ids=str)
-def test_every_command_composes(command, desk, monkeypatch, capsys):
-    monkeypatch.chdir(desk)
-    monkeypatch.syspath_prepend(str(desk))
+def test_every_command_composes(command, at_desk, monkeypatch, capsys):
     monkeypatch.setenv("JUDGE_KEY", "a-key")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     words = command.experiment
@@ -104,14 +118,13 @@ def test_every_command_composes(command, desk, monkeypatch, capsys):
     assert find_problems(words, capsys) == [], f"{command}: python run.py {shlex.join(words)}"
 
 
-def test_a_command_that_does_not_compose_is_noticed(desk, monkeypatch, capsys):
-    monkeypatch.chdir(desk)
+def test_a_command_that_does_not_compose_is_noticed(at_desk, monkeypatch, capsys):
     assert find_problems(["stage=align", "method=dpo", "method.betta=1"], capsys)
     assert find_problems(["-m", "seed=0,1", "train.learning_rate=fast"], capsys)
     assert find_problems(["data=pairs", "data.path=nowhere.jsonl", "stage=align"], capsys)
-    page = desk / "page.md"
+    page = at_desk / "page.md"
     page.write_text("a\n\n```bash\nA=1 echo 'x && y' | python run.py \\\n  seed=1   # why\n```\n")
-    monkeypatch.setattr(manual, "ROOT", desk)
+    monkeypatch.setattr(manual, "ROOT", at_desk)
     assert list(read_commands(page)) == [Command("page.md", 4, ("echo", "x && y")), Command("page.md", 4, ("python", "run.py", "seed=1"))]
 
 
