@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line_problems import problems_of, said
-from experiment_runner import ROOT, World, result_of
+from experiment_runner import ROOT, World, python_path, result_of
 from wandb_server import ENTITY
 
 SWEEP = "sweep001"
@@ -67,7 +67,7 @@ def readme_sweep() -> dict[str, Any]:
 def wandb_says(folder: Path, *words: str) -> str:
     """The output of `wandb …`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "WANDB_ERROR_REPORTING": "false"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path(), "WANDB_ERROR_REPORTING": "false"}
     done = subprocess.run([sys.executable, "-c", AGENT, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

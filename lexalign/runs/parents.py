@@ -1,5 +1,6 @@
 """The parent of a run: composed, found by its content key, run first where it is not there."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -35,9 +36,8 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
     grandparent = run_parent(composed.experiment, sources, execute)
     key = fingerprint.make_content_key(composed.experiment, parent=grandparent.key if grandparent else None)
     store = Path(experiment.store)
-    (store / "locks").mkdir(parents=True, exist_ok=True)
-    # One of several concurrent children runs the parent; the others wait here and find it finished.
-    with FileLock(store / "locks" / f"{key}.lock"):
+    # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
+    with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
         found = recall_finished_run(store, key)
         if found is not None:
             log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
@@ -52,6 +52,12 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
         result = execute(composed, RunContext(out_dir=folder.resolve(), name=name, group="parents", sources=sources))
         result.details["folder"] = str(folder)
         return result
+
+
+def lock_key(store: Path, key: str) -> FileLock:
+    """The lock of a content key in the store."""
+    (store / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(store / "locks" / f"{key}.lock")
 
 
 def get_parent_folder(experiment: Experiment, key: str) -> Path:

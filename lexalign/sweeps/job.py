@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lexalign.artifacts import lock
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
+from lexalign.config.secrets import guard_streams
 from lexalign.errors import FolderInUse, LexAlignError, Stopped
 from lexalign.runs import execute, parents
 from lexalign.training import signals
@@ -57,6 +58,7 @@ def run_task(task: Task) -> None:
     with task.output.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    guard_streams()
     faulthandler.enable()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     threading.Thread(target=follow_parent, daemon=True).start()
@@ -103,7 +105,7 @@ def attempt_run(task: Task) -> int:
             parents.run_parent(composed.experiment, task.context.sources, execute.execute)
             return 0
         if task.pruning is not None:
-            task.pruning.begin()
+            task.pruning.install()
         while True:
             try:
                 execute.execute(composed, task.context)
@@ -131,9 +133,9 @@ def follow_parent() -> None:
 
 def apply_slot(composed: Composition, threads: int) -> Composition:
     """The experiment with its share of the CPU's threads, unless it names a number of its own."""
-    chosen = composed.experiment.hardware
-    if chosen.threads is not None:
+    settings = composed.experiment.hardware
+    if settings.threads is not None:
         return composed
-    experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(chosen, threads=threads))
+    experiment = dataclasses.replace(composed.experiment, hardware=dataclasses.replace(settings, threads=threads))
     tree = {**composed.tree, "hardware": {**composed.tree["hardware"], "threads": threads}}
     return dataclasses.replace(composed, experiment=experiment, tree=tree)

@@ -29,7 +29,7 @@ class Axis:
     """What was typed."""
 
     @property
-    def drawn(self) -> bool:
+    def is_interval(self) -> bool:
         """Whether values come from an interval."""
         return isinstance(self.sweep.value(), IntervalSweep)
 
@@ -39,7 +39,7 @@ class SweepRequest:
     """A command line with `-m`, read."""
 
     axes: tuple[Axis, ...]
-    fixed: tuple[str, ...]
+    fixed_overrides: tuple[str, ...]
     sampler: str
     seeds: int | None
     launcher: str
@@ -48,36 +48,36 @@ class SweepRequest:
     sources: Sources = CONF_ONLY
     """Where the points are composed from."""
 
-    def grid(self) -> list[list[str]]:
+    def list_grid(self) -> list[list[str]]:
         """The overrides of every point, each repeated for every seed."""
-        return [[*self.fixed, *choice] for choice in product(*(axis.options for axis in (*self.axes, *self.seed_axis())))]
+        return [[*self.fixed_overrides, *choice] for choice in product(*(axis.options for axis in (*self.axes, *self.list_seed_axes())))]
 
-    def seed_axis(self) -> list[Axis]:
+    def list_seed_axes(self) -> list[Axis]:
         """`sweep.seeds` as an axis."""
         if self.seeds is None:
             return []
         words = [f"seed={number}" for number in range(self.seeds)]
         return [Axis("seed", tuple(words), OverridesParser.create().parse_override("seed=0"))]
 
-    def typed(self, *keys: str) -> bool:
+    def has_typed(self, *keys: str) -> bool:
         """Whether one of these settings was typed."""
-        return any(get_key(override) in keys for override in self.fixed)
+        return any(get_key(override) in keys for override in self.fixed_overrides)
 
-    def to_check(self) -> list[list[str]]:
+    def list_points_to_check(self) -> list[list[str]]:
         """Points that show every value: all of a grid; of a search, where any may be drawn, each value beside the others' first."""
         if self.sampler == "grid":
-            return self.grid()
+            return self.list_grid()
         first = [axis.options[0] for axis in self.axes]
-        varied = [[*first[:i], option, *first[i + 1 :]] for i, axis in enumerate(self.axes) for option in axis.options]
-        return [[*self.fixed, *choice] for choice in (varied or [first])]
+        points = [[*first[:i], option, *first[i + 1 :]] for i, axis in enumerate(self.axes) for option in axis.options]
+        return [[*self.fixed_overrides, *choice] for choice in (points or [first])]
 
 
 def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> SweepRequest:
     """Read the overrides of a multirun. Raises ConfigError for a sweep that has no points or that cannot be made."""
-    read = parse_overrides(overrides, sources)
-    axes = [parse_axis(override) for override in read if override.is_sweep_override()]
-    swept = {axis.sweep.input_line for axis in axes}
-    fixed = tuple(override for override in overrides if override not in swept)
+    parsed = parse_overrides(overrides, sources)
+    axes = [parse_axis(override) for override in parsed if override.is_sweep_override()]
+    sweep_words = {axis.sweep.input_line for axis in axes}
+    fixed = tuple(override for override in overrides if override not in sweep_words)
     problems = [f"{axis.key}: belongs to the sweep and cannot be swept; give it one value" for axis in axes if belongs_to_sweep(axis.key)]
     problems += [f"{axis.sweep.input_line}: holds no value; the sweep has no points" for axis in axes if not axis.options]
     try:
@@ -93,7 +93,7 @@ def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> Swe
         problems += [
             f"{axis.sweep.input_line}: a grid draws nothing from an interval; list values, as in -m {axis.key}=1,2, or type sweep=optuna"
             for axis in axes
-            if axis.drawn
+            if axis.is_interval
         ]
     if problems:
         raise ConfigError(problems)

@@ -18,7 +18,7 @@ class JobJudge:
     folder: Path
     metric: str
 
-    def begin(self) -> None:
+    def install(self) -> None:
         """Have this process's run judged."""
         from lexalign.training import pruning
 
@@ -59,8 +59,8 @@ class OptunaPruning(JobJudge):
         from lexalign.sweeps import search
 
         study = optuna.load_study(study_name=search.NAME, storage=search.open_storage(self.study), pruner=self.pruner)
-        found = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
-        return optuna.Trial(study, found._trial_id)
+        frozen_trial = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
+        return optuna.Trial(study, frozen_trial._trial_id)
 
     def stops(self, value: float, evaluation: int) -> bool:
         """Optuna compares in the study's direction, so a value of the other direction is turned round."""

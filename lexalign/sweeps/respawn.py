@@ -4,9 +4,11 @@ import pickle
 import sys
 from pathlib import Path
 
+from lexalign.config.secrets import guard_streams
 from lexalign.sweeps.job import Task, attempt_run, exit_with
 
 if __name__ == "__main__":
+    guard_streams()
     file = Path(sys.argv[1])
     task: Task = pickle.loads(file.read_bytes())
     file.unlink()

@@ -29,21 +29,21 @@ def open_storage(file: Path) -> JournalStorage:
 
 def make_space(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     """What each axis may hold: one of the listed values, or a number of an interval (`tag(log, interval(a,b))`: by its logarithm)."""
-    found: dict[str, BaseDistribution] = {}
+    space: dict[str, BaseDistribution] = {}
     for axis in axes:
         value = axis.sweep.value()
         if isinstance(value, IntervalSweep):
             logarithm = "log" in value.tags
             assert value.start is not None and value.end is not None
             whole = isinstance(value.start, int)
-            found[axis.key] = (
+            space[axis.key] = (
                 IntDistribution(int(value.start), int(value.end), log=logarithm)
                 if whole
                 else FloatDistribution(value.start, value.end, log=logarithm)
             )
         else:
-            found[axis.key] = CategoricalDistribution([option.partition("=")[2] for option in axis.options])
-    return found
+            space[axis.key] = CategoricalDistribution([option.partition("=")[2] for option in axis.options])
+    return space
 
 
 def make_pruner(settings: Sweep) -> optuna.pruners.BasePruner:
@@ -69,22 +69,22 @@ def list_directions(objectives: Sequence[str]) -> list[Any]:
 
 def open_study(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
     """The study of a sweep, begun or gone on with."""
-    kept = open_storage(file)
-    names = {study.study_name: study._study_id for study in kept.get_all_studies()}
-    drawn = kept.get_n_trials(names[NAME]) if NAME in names else 0
+    storage = open_storage(file)
+    names = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    trial_count = storage.get_n_trials(names[NAME]) if NAME in names else 0
     study = optuna.create_study(
         study_name=NAME,
-        storage=kept,
-        sampler=make_sampler(settings, seed + drawn),
+        storage=storage,
+        sampler=make_sampler(settings, seed + trial_count),
         pruner=make_pruner(settings),
         directions=list_directions(objectives),
         load_if_exists=True,
     )
-    before = study.user_attrs.get("objectives", list(objectives))
-    if before != list(objectives):
+    noted_objectives = study.user_attrs.get("objectives", list(objectives))
+    if noted_objectives != list(objectives):
         raise ConfigError(
-            f"sweep.objectives: this sweep searches by {', '.join(before)}, not by {', '.join(objectives)}; "
-            f"type sweep.objectives=[{','.join(before)}], or sweep.fresh=true"
+            f"sweep.objectives: this sweep searches by {', '.join(noted_objectives)}, not by {', '.join(objectives)}; "
+            f"type sweep.objectives=[{','.join(noted_objectives)}], or sweep.fresh=true"
         )
     study.set_user_attr("objectives", list(objectives))
     return study
