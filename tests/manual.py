@@ -20,6 +20,7 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^( *)```(\w*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SHELL = ("bash", "console", "sh")
+REDIRECTIONS = (">", ">>", "2>", "<")
 GROUPS = ("stage", "method", "adapter", "model", "data", "hardware", "tracking", "sweep", "experiment", "preflight", "cache")
 
 
@@ -56,7 +57,7 @@ def read_blocks(page: Path) -> Iterator[tuple[str, str, int, str]]:
 
 
 def split_commands(line: str) -> list[tuple[str, ...]]:
-    """The commands of one shell line, between `&&`, `|` and `;`; variables set for one command are left out."""
+    """The commands of one shell line, between `&&`, `|` and `;`; its variables and redirections are left out."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
@@ -65,7 +66,8 @@ def split_commands(line: str) -> list[tuple[str, ...]]:
             commands.append([])
         elif commands[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
             commands[-1].append(word)
-    return [tuple(words) for words in commands if words]
+    kept = [words[: next((at for at, word in enumerate(words) if word in REDIRECTIONS), None)] for words in commands]
+    return [tuple(words) for words in kept if words]
 
 
 def read_commands(page: Path) -> Iterator[Command]:
