@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.text import Text
 
+from lexalign.config.secrets import clean, escape_control, redact
 from lexalign.training.preflight.sequences import Sequence
 
 READ, TRAINED = "dim", "bold green"
@@ -19,11 +20,10 @@ def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
     text = Text()
     for name, sequence in zip(NAMES if len(row) == 2 else ("row",), row, strict=True):
         text.append(f"{name}: ", style="bold")
-        runs = group_runs(sequence)
+        runs = decode_runs(sequence, tokenizer)
         each = max(SHORTEST, LONGEST // max(1, len(runs)))
-        for trained, ids in runs:
-            said = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-            text.append(shorten_middle(said, each), style=TRAINED if trained else READ)
+        for said, style in runs:
+            text.append(shorten_middle(said, each), style=style)
         text.append("\n")
     return text
 
@@ -33,6 +33,18 @@ def shorten_middle(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]} […{len(text) - 2 * (length // 2):,} characters…] {text[-(length // 2) :]}"
+
+
+def decode_runs(sequence: Sequence, tokenizer: Any) -> list[tuple[str, str]]:
+    """The tokens of a sequence as texts with their styles, without secrets and with visible control characters; one text without colours
+    where a secret spans two."""
+    runs = [
+        (tokenizer.decode(ids, clean_up_tokenization_spaces=False), TRAINED if trained else READ) for trained, ids in group_runs(sequence)
+    ]
+    whole = redact("".join(text for text, _ in runs))
+    if whole != "".join(redact(text) for text, _ in runs):
+        return [(escape_control(whole), READ)]
+    return [(clean(text), style) for text, style in runs]
 
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:
