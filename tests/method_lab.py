@@ -30,14 +30,19 @@ PAIRS = [
 """Pairs of token ids below small_models.VOCABULARY."""
 
 
-def sequence(context: list[int], response: list[int], *, belief: list[int] | None = None, weights: list[float] | None = None) -> dict[str, Any]:
+def sequence(
+    context: list[int], response: list[int], *, belief: list[int] | None = None, weights: list[float] | None = None
+) -> dict[str, Any]:
     """A sequence as a data set holds it."""
     return {"context": context, "belief": belief or [], "response": response, "weights": weights}
 
 
 def pair_rows(pairs: list[dict[str, Any]] = PAIRS, **columns: list[Any]) -> list[dict[str, Any]]:
     """Rows of pairs, with further columns."""
-    rows = [{"sequences": [sequence(pair["prompt"], pair[side], belief=pair.get("belief")) for side in ("chosen", "rejected")]} for pair in pairs]
+    rows = [
+        {"sequences": [sequence(pair["prompt"], pair[side], belief=pair.get("belief")) for side in ("chosen", "rejected")]}
+        for pair in pairs
+    ]
     return [{**row, **{name: values[at] for name, values in columns.items()}} for at, row in enumerate(rows)]
 
 

@@ -138,7 +138,11 @@ def test_without_a_reference(family, method, tmp_path):
         row = {}
         for side in ("chosen", "rejected"):
             ids = pair["prompt"] + pair[side]
-            row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": [-100] * len(pair["prompt"]) + pair[side]}
+            row |= {
+                f"{side}_input_ids": ids,
+                f"{side}_attention_mask": [1] * len(ids),
+                f"{side}_labels": [-100] * len(pair["prompt"]) + pair[side],
+            }
         rows.append(row)
     batch = theirs.data_collator(rows)
     assert_equal(ours, theirs, pair_rows(), lambda: theirs.get_batch_loss_metrics(theirs.model, batch)[0])

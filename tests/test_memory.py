@@ -7,8 +7,9 @@ import torch
 from running import World
 
 from lexalign.errors import OutOfMemory
-from lexalign.training import memory, pipeline
+from lexalign.training import memory
 from lexalign.training.memory import ModelSizes
+from lexalign.training.trainer import MethodTrainer
 
 COMMON = ("train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
 
@@ -68,6 +69,7 @@ def test_a_run_alike_knows_that_a_batch_fits_with_it_only(tmp_path, monkeypatch)
 
 def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
     """The worst batch runs out of memory, with gradient checkpointing too."""
+
     def no_room(self, *args, **kwargs):
         raise MemoryError
 
