@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from lexalign.cache import cache
 from lexalign.compat import pause_garbage_collection
 from lexalign.config.compose import check_tree, compose
+from lexalign.config.context import RunContext
+from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import redact
@@ -50,15 +52,15 @@ def check_arguments(argv: Sequence[str]) -> list[Experiment]:
         )
     if args.config_dir and not Path(args.config_dir).is_dir():
         exit_with_problems([f"--config-dir {args.config_dir}: there is no such folder"])
-    config_dirs = [args.config_dir] if args.config_dir else []
+    sources = Sources((args.config_dir,) if args.config_dir else ())
     try:
         if args.multirun:
             from lexalign.sweeps import check, plugins
 
             plugins.register()
-            check.refuse_wrong(args.overrides, config_dirs)
+            check.refuse_wrong(args.overrides, sources)
             return []
-        experiment = compose(args.overrides, config_dirs=config_dirs, problems=find_sweep_only_settings(args.overrides)).experiment
+        experiment = compose(args.overrides, sources, problems=find_sweep_only_settings(args.overrides)).experiment
     except ConfigError as error:
         exit_with_problems(error.problems)
     instead = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
@@ -117,20 +119,16 @@ def run_job(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
     multirun = job.mode == RunMode.MULTIRUN
-    config_dirs = [source.path for source in job.runtime.config_sources if source.provider.startswith(("command-line", "hydra.searchpath"))]
+    folders = [source.path for source in job.runtime.config_sources if source.provider.startswith(("command-line", "hydra.searchpath"))]
+    sources = Sources(tuple(folders))
     try:
         overrides = list(job.overrides.task)
-        composed = check_tree(cfg, overrides, config_dirs=config_dirs)
+        composed = check_tree(cfg, overrides, sources)
         from lexalign.runs import execute
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"
-        return execute.execute(
-            composed,
-            out_dir=out_dir,
-            name=name,
-            group=Path(job.sweep.dir).name if multirun else None,
-            config_dirs=config_dirs,
-        ).score
+        group = Path(job.sweep.dir).name if multirun else None
+        return execute.execute(composed, RunContext(out_dir=out_dir, name=name, group=group, sources=sources)).score
     except Stopped as stop:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
         if stop.status == "stopped":

@@ -12,8 +12,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several processes share t
 
 
 LONGEST = (
-    "end_to_end", "runs", "fast_training", "resume", "sweeps", "preflight", "kin", "rewards", "stores", "flow", "evaluate", "multirun",
-    "wandb_sweeps", "tracking", "reproduce", "search", "hub_chain", "compare", "memory", "reasoning", "report", "real_model",
+    "end_to_end", "runs", "fast_path_training", "resume", "sweeps", "preflight", "preference_methods", "rewards", "caches", "gdpo_flow",
+    "evaluate", "multirun", "wandb_sweeps", "wandb_tracker", "reproduce", "sweep_search", "hub_to_training", "compare", "memory",
+    "reasoning", "report", "real_model",
     "export", "chat", "export_push",
 )  # fmt: skip
 
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):
     """A home of the test's own, without keys of W&B."""
-    from tracked import home_without_keys
+    from wandb_client import home_without_keys
 
     with home_without_keys(tmp_path, monkeypatch) as home:
         yield home
@@ -36,7 +37,7 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture
 def said(caplog):
     """What our tracker said so far."""
-    from tracked import Said
+    from wandb_client import Said
 
     caplog.set_level(logging.INFO, logger="lexalign")
     return Said(caplog)
@@ -45,7 +46,7 @@ def said(caplog):
 @pytest.fixture
 def server(own_home, monkeypatch):
     """A W&B server on the loopback, and a key for it."""
-    from tracked import KEY
+    from wandb_client import KEY
     from wandb_server import WandbServer
 
     with WandbServer() as stub:

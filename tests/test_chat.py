@@ -12,8 +12,8 @@ import sys
 import time
 
 import pytest
-from refusing import problems_of, said
-from running import ROOT, World, result_of
+from command_line_problems import problems_of, said
+from experiment_runner import ROOT, World, result_of
 
 from lexalign.artifacts import files
 from lexalign.chat import vllm

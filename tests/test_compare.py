@@ -5,9 +5,9 @@ import math
 import random
 
 import pytest
+from experiment_runner import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import World
 
 from lexalign.errors import ConfigError
 from lexalign.evaluation import compare

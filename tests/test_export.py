@@ -7,8 +7,8 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
+from experiment_runner import World, result_of
 from peft import LoraConfig, PeftModel, get_peft_model
-from running import World, result_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from command_line_problems import problems_of, said
+from experiment_runner import World
 from hub_client import dead_address, environment, point_client
 from hub_server import HubServer
-from refusing import problems_of, said
-from running import World
 from transformers import AutoModelForCausalLM
 
 from lexalign.artifacts.manifest import MANIFEST, find_damage

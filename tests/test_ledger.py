@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from experiment_runner import ROOT, World, cpu_of_children
 from hypothesis import given
 from hypothesis import strategies as st
-from running import ROOT, World, cpu_of_children
 
 from lexalign.artifacts import file_systems
 from lexalign.errors import ConfigError
@@ -85,8 +85,8 @@ def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
     words = ["stage=sft", "tracking=none", f"store={tmp_path}/store", "train.weight_decay=0.0,0.1"]
     for typed in (words, [*words, "sweep.seeds=2"]):
         line = parse_request(typed)
-        settings, _ = fingerprint.read_sweep_settings(line, [])
-        with run.open_plan(line, settings, tmp_path / "sweep", command=typed, config_dirs=[]) as plan:
+        settings, _ = fingerprint.read_sweep_settings(line)
+        with run.open_plan(line, settings, tmp_path / "sweep", command=typed) as plan:
             found = plan.add(line.grid())
     assert [(job.number, *job.values.values()) for job in found] == [(0, "0.0", "0"), (2, "0.0", "1"), (1, "0.1", "0"), (3, "0.1", "1")]
     with Ledger(tmp_path / "sweep") as ledger:
@@ -96,9 +96,9 @@ def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
 def test_ten_thousand_jobs(tmp_path):
     """Opened, counted and gone on with in under five seconds each, as typed: nothing of what is finished is composed again."""
     line = parse_request(WORDS)
-    experiment = fingerprint.compose_point(tuple(line.grid()[0]), ()).experiment
+    experiment = fingerprint.compose_point(tuple(line.grid()[0]), line.sources).experiment
     ground = fingerprint.list_inputs([experiment])
-    standing = fingerprint.digest_inputs(ground, [])
+    standing = fingerprint.digest_inputs(ground, line.sources)
     folder = tmp_path / "sweep"
     made = []
     for number, point in enumerate(line.grid()):
@@ -190,7 +190,7 @@ from pathlib import Path
 from lexalign.artifacts import file_systems
 from lexalign.sweeps.ledger import Job, Ledger
 folder = Path(sys.argv[1])
-volumes.MOUNTS = folder.parent / "mounts"
+file_systems.MOUNTS = folder.parent / "mounts"
 ledger = Ledger(folder, write=True)
 ledger.put([Job(key="kept", number=0, overrides=[])])
 ledger.connection.execute("PRAGMA cache_size=1")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line_problems import problems_of, said
+from experiment_runner import ROOT, World, cpu_of_children
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refusing import problems_of, said
-from running import ROOT, World, cpu_of_children
 from sweep_folders import finished, log, searched, swept
 
 from lexalign.artifacts.files import LEDGER

@@ -9,9 +9,9 @@ import textwrap
 
 import pytest
 import torch
+from command_line_problems import problems_of, said
+from experiment_runner import World
 from hydra.utils import get_class
-from refusing import problems_of, said
-from running import World
 from safetensors.torch import load_file
 
 from lexalign.artifacts.provenance import Provenance

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusing import tree_of
-from running import ROOT
+from command_line_problems import tree_of
+from experiment_runner import ROOT
 
 from lexalign.config import rules, secrets
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from refusing import problems_of, said
-from running import ROOT, World, result_of
+from command_line_problems import problems_of, said
+from experiment_runner import ROOT, World, result_of
 from wandb_server import ENTITY
 
 SWEEP = "sweep001"

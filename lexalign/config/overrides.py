@@ -9,12 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lexalign.config.loading import describe_missing_option, get_loader, list_options
+from lexalign.config.loading import CONF_ONLY, Sources
 
 
-def parse_overrides(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[Override]:
+def parse_overrides(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> list[Override]:
     """The overrides that can be read; the others are left to `lexalign.config.compose.load_tree`, which names them."""
-    parser = OverridesParser.create(config_loader=get_loader(*config_dirs))
+    parser = OverridesParser.create(config_loader=sources.loader)
     found = []
     for override in overrides:
         try:
@@ -78,16 +78,16 @@ def drop_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
     return rest if len(rest) < len(overrides) else []
 
 
-def find_wrong_choice(override: Override, config_dirs: Sequence[str]) -> str | None:
+def find_wrong_choice(override: Override, sources: Sources) -> str | None:
     """What is wrong with a choice in a group, or None."""
     group, typed = override.key_or_group, str(override.input_line)
     if override.is_delete():
-        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(list_options(group, config_dirs))}"
+        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(sources.list_options(group))}"
     if override.is_add():
         return f"{typed}: every group has its place already; type {typed.lstrip('+')}"
     value = override.value()
     if value is None:
-        return f"{typed}: leave {group} out, or choose one of {', '.join(list_options(group, config_dirs))}"
+        return f"{typed}: leave {group} out, or choose one of {', '.join(sources.list_options(group))}"
     if not isinstance(value, str):
         return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
-    return None if value in list_options(group, config_dirs) else describe_missing_option(group, value, config_dirs)
+    return None if value in sources.list_options(group) else sources.describe_missing_option(group, value)

@@ -1,19 +1,35 @@
 """A row becomes ids, spans and weights here and nowhere else: training, measuring, lengths, caches, drawing and chat read these."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lexalign.config.schema import Data
-from lexalign.data.conversation import mark_answers
+from lexalign.data.chat_template import CHAT_WORDS
+from lexalign.data.conversation import weigh_conversation
 from lexalign.data.template import ChatTemplate, Turn, Turns
 from lexalign.data.template_changes import TemplateChanges, shorten
+from lexalign.data.template_checks import TemplateChecks
 from lexalign.errors import DataError
 
 MARK = "\u2063response\u2063"
 """Stands for an answer whose place in a rendering is looked for."""
+SHAPING = ("beliefs", "belief_format", "system", "template_arguments")
+"""Settings of the data that shape the ids, beside the template itself."""
+TRAINS = {
+    "all": "all tokens",
+    "assistant": "every assistant turn",
+    "last_turn": "the last assistant turn",
+    "completion": "the completion",
+}
+TAGS = ("think", "thinking", "reasoning")
+"""Names of the tags around reasoning; tokenizers may have special tokens for them."""
+NO_EOS = (
+    "the tokenizer has no EOS token, so no answer would have an end; set eos_token in its tokenizer_config.json, or name another tokenizer "
+    "with model.tokenizer=<hub id or folder>"
+)
 Row = dict[str, Any]
 
 
@@ -45,6 +61,14 @@ class RenderedSequence:
         """Whether each of `ids` is trained: beliefs are."""
         return [False] * len(self.context) + [True] * len(self.belief) + [weight != 0 for weight in self.response_weights]
 
+    def cut(self, length: int) -> "RenderedSequence":
+        """The first `length` tokens."""
+        read = len(self.context) + len(self.belief)
+        kept = max(0, length - read)
+        weights = None if self.weights is None else self.weights[:kept]
+        belief = self.belief[: max(0, length - len(self.context))]
+        return RenderedSequence(context=self.context[:length], belief=belief, response=self.response[:kept], weights=weights)
+
 
 def get_row_arguments(row: Row) -> dict[str, Any]:
     """What a row says of its own rendering, as keyword arguments of `Renderer.render_prompt`."""
@@ -58,42 +82,95 @@ class Renderer:
     it, up to the token that ends the turn. Beliefs (`render_pair` with `shared_belief`) are tokenised apart from what stands around them.
     """
 
-    def __init__(self, tokenizer: Any, data: Data, *, loss_on: str = "auto", more_end_tokens: Sequence[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        data: Data,
+        *,
+        loss_on: str = "auto",
+        shared_belief: bool = False,
+        more_end_tokens: Iterable[int] = (),
+        cuts_prompt: bool = False,
+    ):
         has_template = bool(tokenizer.chat_template)
         if data.chat_template == "always" and not has_template:
             raise DataError("data.chat_template=always: the tokenizer has no chat template; type data.chat_template=never")
         self.tokenizer = tokenizer
         self.data = data
         self.loss_on = loss_on
+        self.shared_belief = shared_belief
         self.more_end_tokens = frozenset(more_end_tokens)
         """Tokens that end an answer beside the template's and the tokenizer's: the model's generation config names them."""
         self.chat = has_template and data.chat_template != "never"
-        self.template = ChatTemplate(tokenizer, date=datetime.date.today(), arguments={})
+        date = datetime.date.fromisoformat(data.template_date) if data.template_date else datetime.date.today()
+        self.template = ChatTemplate(tokenizer, date=date, arguments=data.template_arguments or {})
         self.changes = TemplateChanges()
-        self.cuts_prompt = False
+        self.cuts_prompt = cuts_prompt
         """Whether answers were trained behind less than the template's generation prompt, and are asked for behind the same."""
+
+    @property
+    def checks(self) -> TemplateChecks:
+        """What counts in `changes`."""
+        return TemplateChecks(self.changes)
 
     def settings(self) -> dict[str, Any]:
         """What of the settings shapes the ids, for keys of caches."""
-        settings = {name: getattr(self.data, name) for name in ("beliefs", "belief_format", "chat_template", "system")}
-        return {**settings, "loss_on": self.loss_on, "end_tokens": sorted(self.end_tokens)}
+        settings = {name: getattr(self.data, name) for name in SHAPING}
+        date = {"template_date": self.template_date} if self.template_date else {}
+        # Whatever is no word is the path of a template, which the tokenizer has by now.
+        chat = {"chat_template": self.data.chat_template if self.data.chat_template in CHAT_WORDS else "auto"}
+        return {**settings, **chat, **date, "loss_on": self.loss_on, "cuts_prompt": self.cuts_prompt, "end_tokens": sorted(self.end_tokens)}
+
+    @property
+    def template_date(self) -> str | None:
+        """The day that the chat template takes for today; None where it does not ask, or is not used."""
+        return self.template.date.isoformat() if self.chat and self.template.reads_clock else None
 
     # Rows
+
+    def render_row(self, row: Row) -> tuple[RenderedSequence, ...]:
+        """The sequences of a row of any shape: two of a pair, one of a row with an answer; of a prompt alone, what is answered behind."""
+        if "chosen" in row:
+            return self.render_pair(row, shared_belief=self.shared_belief)
+        if "prompt" in row and "completion" not in row:
+            return (RenderedSequence(context=self.render_prompt(row["prompt"], **get_row_arguments(row)), response=[]),)
+        return (self.render_answer(row),)
 
     def render_answer(self, row: Row) -> RenderedSequence:
         """The sequence of a row with one answer: a completion behind its prompt, a conversation, or a text."""
         if "text" in row:
             return RenderedSequence(context=[], response=self.text_ids(row["text"]))
+        trains = self.resolve_loss_on(row)
         if "messages" in row:
-            return self._render_conversation(row["messages"], row)
+            return self._render_conversation(row["messages"], row, trains)
         answer: Turn = {"role": "assistant", "content": row["completion"]}
-        if self.loss_on == "all":
-            before, whole = self._write_both(row["prompt"], answer, row)
-            return RenderedSequence(context=[], response=self._encode(whole))
-        if self.loss_on == "assistant" and self.chat and not isinstance(row["prompt"], str):
-            return self._render_conversation([*row["prompt"], answer], row)
-        context, response = self._render_completion(row["prompt"], answer, row)
+        if trains == "assistant" and self.chat:
+            return self._render_conversation([*self.turns(row["prompt"]), answer], row, trains)
+        if trains == "all":
+            return RenderedSequence(context=[], response=self._encode(self._write_both(row["prompt"], answer, row)[1]))
+        return self.render_completion(row)
+
+    def render_completion(self, row: Row) -> RenderedSequence:
+        """The completion of a row behind its prompt, whatever else of the row is trained."""
+        context, response = self._render_completion(row["prompt"], {"role": "assistant", "content": row["completion"]}, row)
         return RenderedSequence(context=context, response=response)
+
+    def resolve_loss_on(self, row: Row) -> str:
+        """What `method.loss_on` comes to for rows of this shape: all, assistant, last_turn or completion."""
+        if "text" in row:
+            return "all"
+        if self.loss_on == "auto":
+            return "assistant" if "messages" in row else "completion"
+        return {"completion": "last_turn"}.get(self.loss_on, self.loss_on) if "messages" in row else self.loss_on
+
+    def describe_loss_on(self, row: Row) -> str:
+        """What is trained of rows of this shape, in words."""
+        trains = self.resolve_loss_on(row)
+        how = ""
+        if trains == "assistant":
+            marked = self.chat and self.template.has_marks(row.get("tools"))
+            how = ", found by the chat template's generation marks" if marked else ", found by prefixes of the conversation"
+        return f"method.loss_on={self.loss_on}: trains {TRAINS[trains]}{how}"
 
     def render_pair(self, row: Row, *, shared_belief: bool) -> tuple[RenderedSequence, RenderedSequence]:
         """The chosen and the rejected sequence of a pair, behind one context.
@@ -153,14 +230,15 @@ class Renderer:
             return prompt
         raise DataError("data.columns.prompt holds chat turns, but the tokenizer has no chat template; give prompts as text")
 
-    def _arguments(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def get_template_arguments(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template is given beside the turns, and the row's place."""
         return {"tools": row.get("tools"), "arguments": row.get("template_arguments"), "where": getattr(row, "where", None)}
 
     def _write_both(self, prompt: str | Turns, answer: Turn, row: Mapping[str, Any]) -> tuple[str, str]:
         """The text before an answer, with the generation prompt, and the text with the answer."""
         if not self.chat:
-            return self.plain(prompt), self.plain(prompt) + answer["content"] + self.ending()
-        turns, arguments = self.turns(prompt, row.get("system")), self._arguments(row)
+            return self.plain(prompt), self.plain(prompt) + self.end_text(answer["content"])
+        turns, arguments = self.turns(prompt, row.get("system")), self.get_template_arguments(row)
         return self.template.write(turns, answer_next=True, **arguments), self.template.write([*turns, answer], **arguments)
 
     def _write_prompt(self, prompt: str | Turns, row: Mapping[str, Any]) -> str:
@@ -168,23 +246,30 @@ class Renderer:
         if not self.chat or not (self.cuts_prompt or has_beliefs):
             if not self.chat:
                 return self.plain(prompt)
-            return self.template.write(self.turns(prompt, row.get("system")), answer_next=True, **self._arguments(row))
+            return self.template.write(self.turns(prompt, row.get("system")), answer_next=True, **self.get_template_arguments(row))
         before, whole = self._write_both(prompt, {"role": "assistant", "content": MARK}, row)
         lead = whole[: whole.index(MARK)]
         return lead if has_beliefs else lead[: count_common(before, lead)]
 
-    def _render_completion(self, prompt: str | Turns, answer: Turn, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    def describe_place(self, row: Mapping[str, Any], turn: Turn) -> str:
+        """Where a row stands, or what it says."""
+        return getattr(row, "where", None) or shorten(turn["content"] or "")
+
+    def _render_completion(self, prompt: str | Turns, answer: Turn, row: Row) -> tuple[list[int], list[int]]:
         """(context, response) of an answer."""
         before, whole = self._write_both(prompt, answer, row)
         before_ids, ids = self._encode(before), self._encode(whole)
-        where = getattr(row, "where", None) or shorten(answer["content"])
+        where = self.describe_place(row, answer)
+        if self.chat:
+            turns = self.turns(prompt, row.get("system"))
+            self.checks.check_keys(turns, self.template.get_source(row.get("tools")), where)
+            self.checks.check_context(turns, before, row)
+            self.checks.check_answer(answer, whole[count_common(before, whole) :], where)
         if not whole.startswith(before):
             self.changes.add("prompt_differs", f"{where}: {shorten(before[count_common(before, whole) :])} is not in the conversation")
         elif ids[: len(before_ids)] != before_ids:
             self.changes.add("tokens_apart", where)
             return before_ids, self.cut_after_end(self.ids(whole[len(before) :]))
-        if self.chat:
-            self._note_changes(answer, whole[count_common(before, whole) :], where)
         shared = count_common(before_ids, ids)
         return ids[:shared], self.cut_after_end(ids[shared:])
 
@@ -199,26 +284,19 @@ class Renderer:
         if at < 0:
             raise DataError(f"{getattr(row, 'where', shorten(text))}: the chat template does not show the answer as it stands in the data")
         rest = whole[at + len(belief) :]
-        return RenderedSequence(
-            context=self._encode(whole[:at]), belief=self.ids(belief), response=self.cut_after_end(self.ids(rest))
-        )
+        return RenderedSequence(context=self._encode(whole[:at]), belief=self.ids(belief), response=self.cut_after_end(self.ids(rest)))
 
-    def _render_conversation(self, messages: Turns, row: Row) -> RenderedSequence:
-        """A conversation with the turns trained that `loss_on` names."""
+    def _render_conversation(self, messages: Turns, row: Row, trains: str) -> RenderedSequence:
+        """A conversation with the turns trained that `trains` names."""
         if not self.chat:
             raise DataError("data.columns.messages holds chat turns, but the tokenizer has no chat template; give text, or another model")
-        return mark_answers(self, self.turns(messages, row.get("system")), row)
-
-    def _note_changes(self, answer: Turn, region: str, where: str) -> None:
-        """Count what the template did to an answer; `region` is what it made of it."""
-        content = answer["content"] or ""
-        at = region.find(content)
-        if at < 0 and squeeze(content) in squeeze(region):
-            self.changes.add("trimmed", f"{where}: {shorten(content)}")
-        elif at < 0:
-            self.changes.add("dropped", f"{where}: {shorten(content)} became {shorten(region)}")
-        elif region[:at].strip():
-            self.changes.add("added_before", f"{where}: {shorten(region[:at])}")
+        turns = self.turns(messages, row.get("system"))
+        self.checks.check_keys(turns, self.template.get_source(row.get("tools")), getattr(row, "where", None))
+        ids, weights = weigh_conversation(self, turns, row, trains)
+        first = 0 if trains == "all" else next((at for at, weight in enumerate(weights) if weight), len(ids))
+        rest = weights[first:]
+        uniform = all(weight == 1.0 for weight in rest)
+        return RenderedSequence(context=ids[:first], response=ids[first:], weights=None if uniform else rest)
 
     # Ids
 
@@ -231,8 +309,19 @@ class Renderer:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text of the `text` column."""
-        return list(self.tokenizer(text)["input_ids"])
+        """Ids of a text of the `text` column: the tokenizer's BOS before it, one EOS after it."""
+        return [*self.added_around[0], *self.ids(self.end_text(text))]
+
+    def end_text(self, text: str) -> str:
+        """A text with EOS at its end, where it has none."""
+        eos = self.get_eos()
+        return text if text.endswith(eos) else text + eos
+
+    def get_eos(self) -> str:
+        """The EOS token; raises DataError where there is none, for then no text has an end."""
+        if self.tokenizer.eos_token is None:
+            raise DataError(NO_EOS)
+        return self.tokenizer.eos_token
 
     @cached_property
     def added_around(self) -> tuple[list[int], list[int]]:
@@ -246,6 +335,14 @@ class Renderer:
         end, after = self.end()
         whole = [end, *after]
         return ids[: -len(after)] if after and ids[-len(whole) :] == whole else ids
+
+    def decode_answer(self, ids: list[int]) -> str:
+        """An answer as text, without special tokens; but the tags around reasoning stay, so that it can be told from the answer."""
+        added = self.tokenizer.added_tokens_decoder
+        tags = [token for token in set(ids) if token in added and added[token].special and added[token].content.strip("</>") in TAGS]
+        if not tags:
+            return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode([token for token in ids if token in tags or not (token in added and added[token].special)])
 
     # Where an answer ends
 
@@ -262,7 +359,7 @@ class Renderer:
     @cached_property
     def _ending(self) -> str:
         if not self.chat:
-            return self.tokenizer.eos_token
+            return self.get_eos()
         turns: Turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
         return self.template.write(turns).rpartition(MARK)[2]
 
@@ -279,6 +376,8 @@ class Renderer:
         ids = self.ids(self.ending())
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         at = next((at for at, token in enumerate(ids) if token in special | {self.tokenizer.eos_token_id}), None)
+        if at is None and self.tokenizer.eos_token_id is None:
+            raise DataError(NO_EOS)
         return (self.tokenizer.eos_token_id, []) if at is None else (ids[at], ids[at + 1 :])
 
     # Beliefs
@@ -319,11 +418,6 @@ class Renderer:
 def count_common(first: Sequence[Any], second: Sequence[Any]) -> int:
     """Length of the longest common prefix."""
     return next((at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), min(len(first), len(second)))
-
-
-def squeeze(text: str) -> str:
-    """A text without white space."""
-    return "".join(text.split())
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -1,7 +1,9 @@
 """One conversation through a tokenizer's chat template: the text, its clock held still, its refusals as errors that name the row."""
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 from lexalign.compat import hold_template_clock
@@ -28,7 +30,7 @@ class ChatTemplate:
         """The template's own text; of several named ones, the one for these tools."""
         return self.tokenizer.get_chat_template(None, list(tools) if tools else None)
 
-    @property
+    @cached_property
     def reads_clock(self) -> bool:
         """Whether the template asks for today's date."""
         texts = self.tokenizer.chat_template or ""
@@ -36,12 +38,7 @@ class ChatTemplate:
 
     def has_marks(self, tools: Sequence[Any] | None = None) -> bool:
         """Whether the template marks what an assistant says with `{% generation %}`, however its tags handle white space."""
-        import jinja2
-
-        return any(
-            kind == "block_begin" and following[2] == "generation"
-            for (_, kind, _), following in pair_tokens(jinja2.Environment().lex(self.get_source(tools)))
-        )
+        return has_generation_marks(self.get_source(tools))
 
     def write(
         self,
@@ -66,17 +63,39 @@ class ChatTemplate:
 
     def _apply(self, turns: Turns, *, where: str | None, tools: Any, arguments: Any, **settings: Any) -> Any:
         shown = [{name: value for name, value in turn.items() if name not in OF_TRAINING} for turn in turns]
-        merged = {**self.arguments, **(arguments or {})}
-        try:
-            with hold_template_clock(self.date):
-                return self.tokenizer.apply_chat_template(shown, tools=list(tools) if tools else None, **settings, **merged)
-        except Exception as error:  # a template is a program of somebody's: it may raise anything
-            roles = ", ".join(str(turn["role"]) for turn in shown)
-            reason = f"{first_line(error)}" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: {first_line(error)}"
-            raise TemplateRefusal(f"{where or f'turns of {roles}'}: the chat template refuses it ({reason})") from error
+        given = {**settings, **self.arguments, **(arguments or {})}
+        if tools:
+            given["tools"] = list(tools)
+        with hold_template_clock(self.date):
+            try:
+                return self.tokenizer.apply_chat_template(shown, **given)
+            except Exception as error:  # a template is a program of somebody's: it may raise anything
+                problem = error
+            if any("tool_calls" in turn for turn in turns):  # some templates want the arguments of a call as text
+                try:
+                    return self.tokenizer.apply_chat_template([write_arguments(turn) for turn in shown], **given)
+                except Exception:
+                    pass  # the first problem is the one to report
+        reason = first_line(problem) if type(problem).__name__ == "TemplateError" else f"{type(problem).__name__}: {first_line(problem)}"
+        roles = ", ".join(str(turn["role"]) for turn in shown)
+        raise TemplateRefusal(f"{where or f'turns of {roles}'}: the chat template refuses it ({reason})") from problem
 
 
-def pair_tokens(tokens: Any) -> list[tuple[Any, Any]]:
-    """Neighbouring tokens of a template, white space left out."""
-    kept = [token for token in tokens if token[1] != "whitespace"]
-    return list(zip(kept, kept[1:], strict=False))
+def write_arguments(turn: Turn) -> Turn:
+    """A turn whose tool calls have their arguments as JSON text."""
+    if "tool_calls" not in turn:
+        return turn
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}}
+        for call in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": calls}
+
+
+@lru_cache
+def has_generation_marks(source: str) -> bool:
+    """Whether a template has a `generation` block; read as jinja reads it."""
+    import jinja2
+
+    tokens = [token for token in jinja2.Environment().lex(source) if token[1] != "whitespace"]
+    return any(kind == "block_begin" and following[2] == "generation" for (_, kind, _), following in zip(tokens, tokens[1:], strict=False))

@@ -11,17 +11,18 @@ log = logging.getLogger(__name__)
 SHOWN = 80
 """Characters of an example."""
 KINDS = {
-    "added_before": "the template writes text of its own in front of the answer, which is trained, measured and drawn with it",
-    "trimmed": "the template trims or changes white space of the answer",
+    "added_before": "the template writes text of its own in front of the answer; it is trained, measured and drawn with it",
+    "trimmed": "the template changes white space of the answer",
     "dropped": "the template leaves out text of the answer",
-    "dropped_before": "the template leaves out text of earlier turns (reasoning, as a rule)",
-    "tools_unseen": "the template does not show the tools or tool calls of the row",
-    "prompt_differs": "the prompt with the generation prompt is not how the conversation goes on; the model is asked behind what it was trained behind",
-    "tokens_apart": "the prompt's last token would merge with the answer's first; they are tokenised apart, as they are when the model answers",
+    "dropped_before": "the template leaves out text of earlier answers (reasoning, as a rule)",
+    "unseen": "the template does not show a system message, a turn, tools or tool calls of the row",
+    "prompt_differs": "the conversation does not go on from the generation prompt, so answers begin where the two part",
+    "tokens_apart": "the prompt's last token would merge with the answer's first, so the two are tokenised apart",
+    "keys_unread": "the template never names a key of the turns",
     "refused": "the template refuses the row",
 }
 """The kinds of change, in words."""
-FORBIDDEN = ("dropped", "tools_unseen")
+FORBIDDEN = ("dropped", "unseen")
 """Kinds that lose what the user wants to have trained: refused unless data.allow_template_changes=true."""
 
 
@@ -31,13 +32,13 @@ class TemplateRefusal(DataError):
 
 @dataclass(kw_only=True)
 class TemplateChanges:
-    """Counts of rows by kind of change and the first example of each; plain values, so that it is stored beside cached tokens."""
+    """Counts by kind of change and the first example of each; plain values, so that it is stored beside cached tokens."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, example: str) -> None:
-        """Count one row."""
+        """Count one."""
         assert kind in KINDS, kind
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.examples.setdefault(kind, example)
@@ -59,7 +60,7 @@ class TemplateChanges:
 
     def describe(self) -> list[str]:
         """One sentence for each kind that occurred."""
-        return [f"{count:,} rows: {KINDS[kind]} (first: {self.examples[kind]})" for kind, count in self.sorted_counts()]
+        return [f"{count:,} times: {KINDS[kind]} (first: {self.examples[kind]})" for kind, count in self.sorted_counts()]
 
     def sorted_counts(self) -> Iterable[tuple[str, int]]:
         """The counts in the order of `KINDS`."""
@@ -68,7 +69,7 @@ class TemplateChanges:
     def report(self, what: str) -> None:
         """Say on the terminal what occurred; what loses text is a warning."""
         for kind, sentence in zip([kind for kind, _ in self.sorted_counts()], self.describe(), strict=True):
-            loud = kind in (*FORBIDDEN, "prompt_differs", "trimmed")
+            loud = kind in (*FORBIDDEN, "prompt_differs", "trimmed", "keys_unread")
             log.log(logging.WARNING if loud else logging.INFO, "Chat template, %s: %s", what, sentence)
 
     def list_problems(self, *, allow: bool) -> list[str]:
@@ -82,8 +83,9 @@ class TemplateChanges:
         for kind in () if allow else FORBIDDEN:
             if count := self.counts.get(kind):
                 problems.append(
-                    f"{count:,} rows lose text: {KINDS[kind]}; first: {self.examples[kind]}; type data.allow_template_changes=true to train "
-                    "what is left, or name a template that keeps it with data.chat_template=<file>"
+                    f"{KINDS[kind]}, {count:,} times; first: {self.examples[kind]}; "
+                    "type data.allow_template_changes=true to train what is left, or name a template that keeps it with "
+                    "data.chat_template=<file>"
                 )
         return problems
 

@@ -7,22 +7,26 @@ from typing import Annotated, Any, Literal
 
 from lexalign.config.parsing import Range
 from lexalign.rewards.base import Reward
+from lexalign.rewards.reasoning import strip_reasoning
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch(Reward):
-    """1 where the completion is the row's right answer (column `completion`), surrounding white space aside, else 0."""
+    """1 where the completion is the row's right answer (column `completion`), surrounding white space and reasoning aside, else 0."""
 
     reads = ("completion",)
 
     ignore_case: bool = False
     """Whether capital and small letters are the same."""
+    strip_reasoning: bool = True
+    """Compare without the reasoning in front of an answer (`<think>…</think>`)."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
         return [float(self.plain(said) == self.plain(right)) for said, right in zip(completions, columns["completion"], strict=True)]
 
     def plain(self, text: str) -> str:
         """A text as it is compared."""
+        text = strip_reasoning(text) if self.strip_reasoning else text
         return text.strip().casefold() if self.ignore_case else text.strip()
 
 

@@ -20,15 +20,16 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
     prepare_process(experiment, rows=len(splits.train))
     from lexalign.cache.tokens import TokenCache
     from lexalign.data import lengths
-    from lexalign.data.rendering import Renderer
     from lexalign.models import loading
+    from lexalign.models.renderers import make_renderer
     from lexalign.training import pipeline
     from lexalign.training.objective import Objective
 
     settings = experiment.model
     assert settings.path is not None
     tokenizer = loading.load_tokenizer(experiment, loading.find_source(settings.path, settings.revision))
-    encoder = Renderer(tokenizer, experiment.data, loss_on=getattr(experiment.method, "loss_on", "auto"))
+    shared_belief = getattr(pipeline.get_method_class(experiment), "shared_belief", False)
+    encoder = make_renderer(experiment, tokenizer, shared_belief=shared_belief)
     tokens = TokenCache.of(experiment, encoder)
     speech = logging.getLogger("lexalign")
     before = speech.level

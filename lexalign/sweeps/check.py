@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
+from lexalign.config.loading import Sources
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
@@ -15,15 +16,15 @@ from lexalign.sweeps.points import LOCAL, OURS, SweepRequest, make_standalone_co
 SEARCHES = ("random", "tpe")
 
 
-def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
+def refuse_wrong(overrides: Sequence[str], sources: Sources) -> None:
     """Raise ConfigError with every problem of every point; points that are in the sweep's ledger already were judged before."""
-    asked = points.parse_request(overrides, config_dirs)
+    asked = points.parse_request(overrides, sources)
     problems: dict[str, None] = {}
     to_check = asked.to_check()
     try:
-        first = fingerprint.compose_point(tuple(to_check[0]), tuple(config_dirs)).experiment
+        first = fingerprint.compose_point(tuple(to_check[0]), sources).experiment
         problems.update(dict.fromkeys(find_sweep_problems(first, asked)))
-        judged = list_known_points(fingerprint.claim_folder(asked, config_dirs), config_dirs)
+        judged = list_known_points(fingerprint.claim_folder(asked), sources)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
         judged = set()
@@ -31,19 +32,19 @@ def refuse_wrong(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
         if tuple(make_standalone_command(point)) in judged:
             continue
         try:
-            fingerprint.compose_point(tuple(point), tuple(config_dirs))
+            fingerprint.compose_point(tuple(point), sources)
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
         raise ConfigError(list(problems))
 
 
-def list_known_points(folder: Path, config_dirs: Sequence[str]) -> set[tuple[str, ...]]:
+def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
     """The points that a sweep's ledger holds, on ground that still stands."""
     if not is_sweep(folder):
         return set()
     with Ledger(folder) as ledger:
-        valid = fingerprint.list_unchanged_inputs(ledger.facts().get("grounds", {}), config_dirs)
+        valid = fingerprint.list_unchanged_inputs(ledger.facts().get("grounds", {}), sources)
         return {tuple(job.overrides) for job in ledger.jobs() if job.standing in valid}
 
 

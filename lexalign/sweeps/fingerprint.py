@@ -12,11 +12,12 @@ from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
 from lexalign.config.compose import Composition, compose, get_parent_command
+from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
 from lexalign.config.paths import CONF
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.errors import ConfigError, LexAlignError
-from lexalign.runs.parents import compose_parent
+from lexalign.runs import parents
 from lexalign.sweeps.points import SweepRequest, belongs_to_sweep
 
 PARENTS: dict[tuple[Any, ...], Experiment] = {}
@@ -44,18 +45,18 @@ def find_folder(asked: SweepRequest, below: Path, *, fresh: bool) -> Path:
 
 
 @cache
-def compose_point(overrides: tuple[str, ...], config_dirs: tuple[str, ...]) -> Composition:
+def compose_point(overrides: tuple[str, ...], sources: Sources) -> Composition:
     """A point's experiment; composed once in a process."""
-    return compose(overrides, config_dirs=config_dirs)
+    return compose(overrides, sources)
 
 
-def list_ancestors(experiment: Experiment, config_dirs: Sequence[str]) -> list[Experiment]:
+def list_ancestors(experiment: Experiment, sources: Sources) -> list[Experiment]:
     """The experiments that a run starts from, nearest first."""
     found: list[Experiment] = []
     while experiment.model.parent is not None:
-        same = (*get_parent_command(experiment), experiment.hardware, experiment.store, *config_dirs)
+        same = (*get_parent_command(experiment), experiment.hardware, experiment.store, sources)
         if same not in PARENTS:
-            PARENTS[same] = compose_parent(experiment, config_dirs=config_dirs).experiment
+            PARENTS[same] = parents.compose_parent(experiment, sources).experiment
         experiment = PARENTS[same]
         found.append(experiment)
     return found
@@ -83,7 +84,7 @@ def list_inputs(line: Sequence[Experiment]) -> dict[str, Any]:
     }
 
 
-def digest_inputs(ground: dict[str, Any], config_dirs: Sequence[str]) -> str:
+def digest_inputs(ground: dict[str, Any], sources: Sources) -> str:
     """Digest of what is there now at the places of a `ground`, and of code, settings' files, versions and device."""
     from lexalign.config.paths import find_model
 
@@ -96,7 +97,7 @@ def digest_inputs(ground: dict[str, Any], config_dirs: Sequence[str]) -> str:
             [fingerprint.fingerprint_location(find_model(node["path"]), node.get("revision"), "models") for node in judges],
             [fingerprint.digest_code(package) for package in ("lexalign", *ground["extensions"])],
             fingerprint.list_versions(),
-            [digest_settings_files(folder) for folder in (str(CONF), *config_dirs)],
+            [digest_settings_files(folder) for folder in (str(CONF), *sources.folders)],
             hardware.resolve_device("auto"),
         ]
     )
@@ -109,12 +110,12 @@ def digest_settings_files(folder: str) -> str:
     return digest_json([[str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
-def list_unchanged_inputs(grounds: dict[str, dict[str, Any]], config_dirs: Sequence[str]) -> set[str]:
+def list_unchanged_inputs(grounds: dict[str, dict[str, Any]], sources: Sources) -> set[str]:
     """Of the grounds that a ledger noted, by digest, those on which keys stand still."""
     found = set()
     for noted, ground in grounds.items():
         try:
-            if digest_inputs(ground, config_dirs) == noted:
+            if digest_inputs(ground, sources) == noted:
                 found.add(noted)
         except (OSError, TypeError, LexAlignError):  # a file is gone, a setting is renamed: the points are composed and judged anew
             continue
@@ -126,15 +127,15 @@ def digest_json(material: Any) -> str:
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_sweep_settings(asked: SweepRequest, config_dirs: Sequence[str]) -> tuple[Sweep, Composition]:
+def read_sweep_settings(asked: SweepRequest) -> tuple[Sweep, Composition]:
     """The sweep's own settings, and the experiment of its first point."""
-    first = compose_point(tuple(asked.to_check()[0]), tuple(config_dirs))
+    first = compose_point(tuple(asked.to_check()[0]), asked.sources)
     return first.experiment.sweep, first
 
 
-def claim_folder(asked: SweepRequest, config_dirs: Sequence[str]) -> Path:
+def claim_folder(asked: SweepRequest) -> Path:
     """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
-    settings, first = read_sweep_settings(asked, config_dirs)
+    settings, first = read_sweep_settings(asked)
     typed = next((word.partition("=")[2] for word in asked.fixed if word.startswith("output_dir=")), None)
     if typed is None:
         return find_folder(asked, Path(settings.folder), fresh=settings.fresh)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lexalign.config.context import RunContext
 from lexalign.errors import Stopped
 from lexalign.sweeps import plan as plans
 from lexalign.sweeps.display import Display
@@ -58,19 +59,17 @@ class Grid:
         folder = self.plan.ledger.folder
         composed = self.plan.experiments[job.key]
         is_parent = job.number is None
-        out_dir = None if is_parent else Path(job.folder)
-        if out_dir is not None:
-            composed = dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, output_dir=str(out_dir)))
-        output = (folder / "parents" / job.key[:12] if out_dir is None else out_dir) / OUTPUT
+        out_dir = folder / "parents" / job.key[:12] if is_parent else Path(job.folder)
         if is_parent:
-            job.folder = str(output.parent)
+            job.folder = str(out_dir)
+        else:
+            composed = dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, output_dir=str(out_dir)))
+        name = " ".join(word for word in job.overrides if not word.startswith(("store=", "tracking"))) or "defaults"
         return Task(
             composed=composed,
-            out_dir=out_dir,
-            output=output,
-            name=" ".join(name for name in job.overrides if not name.startswith(("store=", "tracking"))) or "defaults",
-            group=folder.name,
-            config_dirs=tuple(self.plan.config_dirs),
+            context=RunContext(out_dir=out_dir, name=name, group=folder.name, sources=self.plan.asked.sources),
+            parent_only=is_parent,
+            output=out_dir / OUTPUT,
             threads=slot.threads,
             gpu=slot.gpu,
             began=BEGAN,

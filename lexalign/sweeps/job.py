@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from lexalign.artifacts import lock
 from lexalign.config.compose import Composition
+from lexalign.config.context import RunContext
 from lexalign.errors import FolderInUse, LexAlignError, Stopped
-from lexalign.runs.execute import execute
-from lexalign.runs.parents import run_parent
+from lexalign.runs import execute, parents
 from lexalign.training import signals
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,11 @@ class Task:
     """What a job's process is told."""
 
     composed: Composition
-    out_dir: Path | None
-    """None: not the experiment itself is run but its parent, in the store."""
+    context: RunContext
+    parent_only: bool
+    """Not the experiment itself is run but its parent, in the store."""
     output: Path
     """File for what it prints."""
-    name: str
-    group: str
-    config_dirs: tuple[str, ...]
     threads: int
     gpu: str | None
     began: float
@@ -100,19 +98,18 @@ def attempt_run(task: Task) -> int:
 
     signals.began = task.began
     composed = apply_slot(task.composed, task.threads)
-    folder = task.out_dir or task.output.parent
     try:
-        if task.out_dir is None:
-            run_parent(composed.experiment, config_dirs=task.config_dirs, execute=execute)
+        if task.parent_only:
+            parents.run_parent(composed.experiment, task.context.sources, execute.execute)
             return 0
         if task.pruning is not None:
             task.pruning.begin()
         while True:
             try:
-                execute(composed, out_dir=task.out_dir, name=task.name, group=task.group, config_dirs=task.config_dirs)
+                execute.execute(composed, task.context)
                 return 0
             except FolderInUse:  # by a job of a sweep that was killed, most likely: it saves and leaves
-                lock.wait_until_free(task.out_dir)
+                lock.wait_until_free(task.context.out_dir)
                 time.sleep(lock.TICK)
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -120,7 +117,7 @@ def attempt_run(task: Task) -> int:
     except Exception as error:
         if not isinstance(error, LexAlignError):
             traceback.print_exc()
-        print_error(error, job_name="", out_dir=folder)
+        print_error(error, job_name="", out_dir=task.context.out_dir)
         return error.exit_code if isinstance(error, LexAlignError) else 1
 
 

@@ -12,8 +12,7 @@ from lexalign.artifacts.result import RESULT, Result, read_result
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.runs.parents import recall_finished_run
-from lexalign.runs.resume import is_training_run
+from lexalign.runs import parents, resume
 from lexalign.sweeps import fingerprint
 from lexalign.sweeps.ledger import Job, Ledger, State
 from lexalign.sweeps.points import SweepRequest, make_standalone_command
@@ -33,7 +32,6 @@ class Plan:
     asked: SweepRequest
     settings: Any
     """The sweep's own settings (`lexalign.config.schema.Sweep`)."""
-    config_dirs: Sequence[str]
     command: str
     jobs: dict[str, Job] = field(default_factory=dict)
     """Every job of the ledger, by key."""
@@ -54,7 +52,7 @@ class Plan:
                 f"output_dir={self.ledger.folder}: holds another sweep ({facts['command']}); name another folder, or leave output_dir out"
             )
         self.grounds: dict[str, dict[str, Any]] = facts.get("grounds", {})
-        self.valid = fingerprint.list_unchanged_inputs(self.grounds, self.config_dirs)
+        self.valid = fingerprint.list_unchanged_inputs(self.grounds, self.asked.sources)
         self.jobs = {job.key: job for job in self.ledger.jobs()}
         self.known = {tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.valid and job.number is not None}
         self.number = self.ledger.next_number()
@@ -105,12 +103,12 @@ class Plan:
 
     def made(self, overrides: Sequence[str], words: list[str]) -> Job:
         """A new job for a point; its parent's job beside it."""
-        composed = fingerprint.compose_point(tuple(overrides), tuple(self.config_dirs))
+        composed = fingerprint.compose_point(tuple(overrides), self.asked.sources)
         experiment = composed.experiment
-        line = [experiment, *fingerprint.list_ancestors(experiment, self.config_dirs)]
+        line = [experiment, *fingerprint.list_ancestors(experiment, self.asked.sources)]
         key, parent = fingerprint.make_job_keys(line)
         ground = fingerprint.list_inputs(line)
-        standing = fingerprint.digest_inputs(ground, self.config_dirs)
+        standing = fingerprint.digest_inputs(ground, self.asked.sources)
         self.grounds[standing] = ground
         self.experiments[key] = composed
         if parent is not None and parent not in self.jobs:
@@ -136,7 +134,7 @@ class Plan:
         """The job of the run that points start from."""
         name = line[0].model.parent
         method = line[1].method
-        found = recall_finished_run(Path(line[0].store), key)
+        found = parents.recall_finished_run(Path(line[0].store), key)
         job = Job(key=key, number=None, overrides=[f"experiment={name}"], stage=line[1].stage.name, method=method.name if method else None)
         if found is not None:
             fill_from_finished_run(job, found)
@@ -144,7 +142,7 @@ class Plan:
 
     def reuse(self, job: Job, experiment: Experiment) -> None:
         """Where the same work was done before, by another sweep or alone, it is not done again."""
-        found = recall_finished_run(Path(experiment.store), job.key) if is_training_run(experiment) else None
+        found = parents.recall_finished_run(Path(experiment.store), job.key) if resume.is_training_run(experiment) else None
         if found is not None and Path(found.details["folder"]) != Path(job.folder).resolve():
             fill_from_finished_run(job, found)
             self.elsewhere += 1
@@ -169,7 +167,7 @@ def fill_from_finished_run(job: Job, result: Result) -> None:
 
 def recall_parent(parent: Job, plan: Plan) -> bool:
     """Whether a parent's run is there now; its job is filled in from it."""
-    found = recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
+    found = parents.recall_finished_run(Path(plan.experiments[parent.key].experiment.store), parent.key)
     if found is not None:
         fill_from_finished_run(parent, found)
     return found is not None

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lexalign.config.loading import CompositionError, compose_tree
+from lexalign.config.loading import CONF_ONLY, CompositionError, Sources
 from lexalign.config.overrides import get_key, parse_overrides
 from lexalign.errors import ConfigError
 
@@ -45,6 +45,8 @@ class SweepRequest:
     launcher: str
     sweeper: str
     """Names of the launcher and the sweeper that Hydra was told to take."""
+    sources: Sources = CONF_ONLY
+    """Where the points are composed from."""
 
     def grid(self) -> list[list[str]]:
         """The overrides of every point, each repeated for every seed."""
@@ -70,16 +72,16 @@ class SweepRequest:
         return [[*self.fixed, *choice] for choice in (varied or [first])]
 
 
-def parse_request(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> SweepRequest:
+def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> SweepRequest:
     """Read the overrides of a multirun. Raises ConfigError for a sweep that has no points or that cannot be made."""
-    read = parse_overrides(overrides, config_dirs)
+    read = parse_overrides(overrides, sources)
     axes = [parse_axis(override) for override in read if override.is_sweep_override()]
     swept = {axis.sweep.input_line for axis in axes}
     fixed = tuple(override for override in overrides if override not in swept)
     problems = [f"{axis.key}: belongs to the sweep and cannot be swept; give it one value" for axis in axes if belongs_to_sweep(axis.key)]
     problems += [f"{axis.sweep.input_line}: holds no value; the sweep has no points" for axis in axes if not axis.options]
     try:
-        tree = compose_tree([*fixed, *(axis.options[0] for axis in axes if axis.options)], config_dirs)
+        tree = sources.compose([*fixed, *(axis.options[0] for axis in axes if axis.options)])
         sampler, seeds = OmegaConf.select(tree, "sweep.sampler"), OmegaConf.select(tree, "sweep.seeds")
         launcher, sweeper = (str(tree.hydra.runtime.choices[f"hydra/{part}"]) for part in ("launcher", "sweeper"))
     except CompositionError:  # said when the points are composed
@@ -95,7 +97,9 @@ def parse_request(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> 
         ]
     if problems:
         raise ConfigError(problems)
-    return SweepRequest(tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher, sweeper)
+    return SweepRequest(
+        tuple(axes), fixed, str(sampler), seeds if isinstance(seeds, int) and seeds > 0 else None, launcher, sweeper, sources
+    )
 
 
 def parse_axis(override: Override) -> Axis:

@@ -17,7 +17,7 @@ from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment, Sweep
 from lexalign.errors import LexAlignError, Stopped
-from lexalign.runs.resume import is_training_run
+from lexalign.runs import resume
 from lexalign.sweeps import fingerprint, hydra_launchers, processes, slots
 from lexalign.sweeps.display import Display, warn
 from lexalign.sweeps.grid import Grid
@@ -29,14 +29,14 @@ from lexalign.tracking import record_sweep
 
 
 @contextmanager
-def open_plan(asked: SweepRequest, settings: Sweep, folder: Path, *, command: Sequence[str], config_dirs: Sequence[str]) -> Iterator[Plan]:
+def open_plan(asked: SweepRequest, settings: Sweep, folder: Path, *, command: Sequence[str]) -> Iterator[Plan]:
     """The plan of a command line over the ledger in `folder`, which is ours alone until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold_lock(folder) as left_by, Ledger(folder, write=True) as ledger:
         if left_by:
             warn(f"{left_by} left its lock on {folder} and is gone; it is taken over")
         typed = shlex.join(["python", "run.py", *command])
-        yield Plan(ledger=ledger, asked=asked, settings=settings, config_dirs=config_dirs, command=typed)
+        yield Plan(ledger=ledger, asked=asked, settings=settings, command=typed)
 
 
 def run_sweep(plan: Plan, launcher: Launcher | None) -> None:
@@ -45,7 +45,7 @@ def run_sweep(plan: Plan, launcher: Launcher | None) -> None:
     `launcher` is the Hydra launcher that runs the jobs, None where processes of this machine do.
     """
     write_text(plan.ledger.folder / "multirun.yaml", OmegaConf.to_yaml({"command": plan.command}))
-    _, first = fingerprint.read_sweep_settings(plan.asked, plan.config_dirs)
+    _, first = fingerprint.read_sweep_settings(plan.asked)
     if plan.settings.sampler == "grid":
         to_run = list({job.key: job for job in plan.add(plan.asked.grid()) if plan.must_run(job)}.values())
         like, count = [plan.experiments[job.key] for job in to_run], len(to_run)
@@ -56,7 +56,7 @@ def run_sweep(plan: Plan, launcher: Launcher | None) -> None:
     if launcher is not None:
         hydra_launchers.run_on_launcher(plan, to_run, launcher)
     elif count:
-        roots = [[composed.experiment, *fingerprint.list_ancestors(composed.experiment, plan.config_dirs)][-1] for composed in like]
+        roots = [[composed.experiment, *fingerprint.list_ancestors(composed.experiment, plan.asked.sources)][-1] for composed in like]
         with take_slots(plan.settings, roots, count) as found, Display(make_reporter(plan)) as display:
             try:
                 processes.run_jobs(make_source(plan, display, to_run, first.experiment), found, list_imports(like))
@@ -154,7 +154,7 @@ def finish_sweep(plan: Plan) -> None:
 
 def log_to_tracker(plan: Plan, first: Experiment) -> None:
     """The sweep's own row beside its runs', where they are tracked."""
-    if not is_training_run(first):
+    if not resume.is_training_run(first):
         return
     settings, folder = first.tracking, plan.ledger.folder
     rows = [dataclasses.asdict(job) for job in plan.points()]

@@ -66,7 +66,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
         with make_autocast(experiment):
             before = measure_all(yardstick, trainer.model)
-    made_of = describe_run(experiment, loaded.base, splits)
+    made_of = describe_run(experiment, loaded.base, splits, encoder)
     told = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
     artifact = out_dir / "artifact"
     save_model(loaded, trainer.model, artifact, made_of)
@@ -89,18 +89,22 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
 
     from lexalign.cache.tokens import TokenCache
     from lexalign.data import lengths
-    from lexalign.data.rendering import Renderer
     from lexalign.distributed import collectives, sharding
     from lexalign.models import loading
+    from lexalign.models.renderers import check_rendering, make_limit_check, make_renderer
     from lexalign.training import pruning
     from lexalign.training.callbacks import ProgressCallback
 
     assert experiment.method is not None and experiment.train is not None
     loaded = loading.load_model(experiment)
-    encoder = Renderer(loaded.tokenizer, experiment.data, loss_on=getattr(experiment.method, "loss_on", "auto"))
+    shared_belief = getattr(get_method_class(experiment), "shared_belief", False)
+    encoder = make_renderer(experiment, loaded.tokenizer, model=loaded.model, shared_belief=shared_belief)
+    check_rendering(encoder, splits)
     tokens = TokenCache.of(experiment, encoder)
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
+    max_length, drawn = experiment.train.max_length, lengths.count_drawn_tokens(experiment)
+    look = make_limit_check(loaded.model, encoder, max_length=max_length, drawn=drawn)
+    lengths.fit_lengths(splits, tokens.lengths, max_length=max_length, drawn=drawn, look=look)
     device = torch.device(hardware.resolve_device(experiment.hardware.device))
     if experiment.adapter is not None and experiment.adapter.bits is None:
         loaded.model.to(device)
@@ -201,8 +205,10 @@ def describe_rewards(experiment: Experiment) -> dict[str, Any] | None:
     return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_method_class(experiment), "shared_belief", True)}
 
 
-def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> dict[str, Any]:
+def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any, encoder: Any) -> dict[str, Any]:
     """What the artifact, and each checkpoint, is made of, for its manifest."""
+    from lexalign.models.renderers import record_rendering
+
     made_of = fingerprint.describe_inputs(experiment)
     return {
         "seed": experiment.seed,
@@ -211,6 +217,7 @@ def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> d
         "rows_sha256": fingerprint.digest_rows(splits.train),
         "counts": splits.counts,
         "rewards": describe_rewards(experiment),
+        "rendering": record_rendering(encoder),
         "settings": made_of["settings"],
         "surroundings": fingerprint.describe_environment(experiment),
         "git_diff": fingerprint.get_git_diff(),

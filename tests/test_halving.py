@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from running import World, result_of
+from experiment_runner import World, result_of
 from sweep_folders import PRUNED
 from test_sweeps import begun, jobs_of
 
@@ -98,8 +98,8 @@ def test_without_a_pruner_the_pruned_run_to_their_end(halved):
 def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> dict[str, str]:
     """What becomes of jobs whose evaluations came to `values` (None: not finite), by learning rate and seed, when a round of one ends."""
     line = parse_request(["stage=sft", "tracking=none", "train.eval_steps=2", "sweep.pruner=halving", f"store={folder}/store", *words])
-    settings, _ = fingerprint.read_sweep_settings(line, [])
-    with run.open_plan(line, settings, folder / "sweep", command=words, config_dirs=[]) as plan:
+    settings, _ = fingerprint.read_sweep_settings(line)
+    with run.open_plan(line, settings, folder / "sweep", command=words) as plan:
         jobs = plan.add(line.grid())
         for job in jobs:
             logged = values["/".join(job.values.values())]
@@ -135,8 +135,8 @@ def test_more_is_better_of_an_accuracy(tmp_path):
     line = parse_request(
         ["stage=sft", "tracking=none", "seed=0,1", "sweep.pruner=halving", "sweep.prune_on=eval_accuracy", "train.eval_steps=2"]
     )
-    settings, _ = fingerprint.read_sweep_settings(line, [])
-    with run.open_plan(line, settings, tmp_path, command=[], config_dirs=[]) as plan:
+    settings, _ = fingerprint.read_sweep_settings(line)
+    with run.open_plan(line, settings, tmp_path, command=[]) as plan:
         rounds, (job, _) = HalvingRounds(plan, Display(lambda: None), []), plan.add(line.grid())
         Path(job.folder).mkdir()
         Path(job.folder, "metrics.jsonl").write_text('{"step": 2, "eval_accuracy": 0.25}\n{"step": 4, "not_finite": ["eval_accuracy"]}\n')

@@ -1,4 +1,4 @@
-"""A model that two processes share out, by FSDP2 and by DeepSpeed, over gloo on the CPU (see between_cpus): the losses, weights and
+"""A model that two processes share out, by FSDP2 and by DeepSpeed, over gloo on the CPU (see cpu_sharding): the losses, weights and
 measurements of one process, and the same bits after a kill."""
 
 import importlib.util
@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-import killing
+import interrupted_runs
 import pytest
-from killing import Case, newest
-from running import ROOT, result_of
+from experiment_runner import ROOT, result_of
+from interrupted_runs import Case, newest
 from safetensors.torch import load_file
-from test_ranks import apart, words
+from test_distributed import apart, words
 
 DEEPSPEED = os.environ.get("DEEPSPEED_FOLDER", "")
 """Where DeepSpeed is, if not in the environment: being there, it is imported by all that imports transformers."""
@@ -35,8 +35,8 @@ WORDS = {
 
 def in_parts(case: Case, strategy: str) -> subprocess.Popen:
     """Begin a life of a run in two processes that share the model out."""
-    begun = [sys.executable, str(ROOT / "tests" / "between_cpus" / "run.py"), strategy, str(case.out_dir)]
-    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "between_cpus"), str(ROOT), DEEPSPEED, os.environ.get("PYTHONPATH")]))
+    begun = [sys.executable, str(ROOT / "tests" / "cpu_sharding" / "run_sharded.py"), strategy, str(case.out_dir)]
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "cpu_sharding"), str(ROOT), DEEPSPEED, os.environ.get("PYTHONPATH")]))
     with (case.out_dir.parent / f"{case.out_dir.name}.said").open("a") as said:
         return subprocess.Popen(
             [*begun, f"store={case.world}/store", "hardware.processes=2", *case.words],
@@ -66,7 +66,7 @@ def need(strategy: str) -> None:
     """Skip what needs DeepSpeed where there is none."""
     if strategy.startswith("deepspeed") and not DEEPSPEED and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("no DeepSpeed")
-    killing.warm_up()
+    interrupted_runs.warm_up()
 
 
 @pytest.mark.slow

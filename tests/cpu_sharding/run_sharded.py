@@ -12,6 +12,7 @@ HERE = ("tracking=none", "hardware=ddp", "hardware.device=cpu")
 def main(strategy: str, out_dir: Path, words: list[str]) -> int:
     """The exit code of the run."""
     from lexalign.config.compose import compose
+    from lexalign.config.context import RunContext
     from lexalign.errors import LexAlignError, Stopped
     from lexalign.runs.execute import execute
 
@@ -20,7 +21,7 @@ def main(strategy: str, out_dir: Path, words: list[str]) -> int:
     chosen = dataclasses.replace(composed.experiment.hardware, strategy=kind, zero=int(zero or 2))
     shared = dataclasses.replace(composed, experiment=dataclasses.replace(composed.experiment, hardware=chosen))
     try:
-        execute(shared, out_dir=out_dir, name="test", group=None)
+        execute(shared, RunContext(out_dir=out_dir, name="test"))
     except (LexAlignError, Stopped) as error:
         print(error)
         return error.exit_code

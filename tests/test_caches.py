@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from experiment_runner import World
 from hypothesis import given
 from hypothesis import strategies as st
-from running import World
 
 from lexalign.artifacts import fingerprint
 from lexalign.cache.cache import DIGESTS, ContentCache

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiment_runner import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import World
 from small_models import FAMILIES, adapted, gradient, made, relative
-from test_fast_forward import ALIKE, batch_of
+from test_fast_path_forward import ALIKE, batch_of
 
 from lexalign import losses
 from lexalign.fast_path import fused_lora

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lexalign.artifacts.result import Result
 from lexalign.config.compose import compose
+from lexalign.config.context import RunContext
 from lexalign.runs.execute import execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ class World:
         """Run an experiment in this process, without a tracker unless `tracked`; its result and its folder."""
         out_dir = out_dir or self.folder / f"run-{next(numbers)}"
         composed = compose([*([] if tracked else ["tracking=none"]), f"store={self.store}", f"output_dir={out_dir}", *overrides])
-        return execute(composed, out_dir=out_dir, name="test", group=None), out_dir
+        return execute(composed, RunContext(out_dir=out_dir, name="test")), out_dir
 
     def type(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """`python run.py …` as a user types it, in this world's folder."""

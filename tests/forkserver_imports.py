@@ -1,9 +1,9 @@
-"""Imported once by the process that the runs of `killing` are forked from."""
+"""Imported once by the process that the runs of `interrupted_runs` are forked from."""
 
 import conftest  # noqa: F401
 import datasets  # noqa: F401
 import torch
-from running import World  # noqa: F401
+from experiment_runner import World  # noqa: F401
 
 from lexalign.models.setup import import_bitsandbytes_lightly
 

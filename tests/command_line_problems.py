@@ -9,7 +9,7 @@ from typing import Any
 
 from lexalign.cli import check_command_line
 from lexalign.config import rules, targets
-from lexalign.config.loading import compose_tree, resolve_tree
+from lexalign.config.loading import CONF_ONLY, resolve_tree
 from lexalign.config.overrides import list_typed_keys, parse_overrides
 from lexalign.config.parsing import parse
 from lexalign.config.schema import Experiment
@@ -39,7 +39,7 @@ def said(problems: Sequence[str], *fragments: str) -> bool:
 @functools.cache
 def tree_of(base: str) -> dict[str, Any]:
     """The settings that the choices of `base` make, not judged yet."""
-    return resolve_tree(compose_tree(base.split(), ()), [])
+    return resolve_tree(CONF_ONLY.compose(base.split()), [])
 
 
 def judged(base: str, typed: str) -> list[str]:

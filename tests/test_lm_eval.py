@@ -4,8 +4,8 @@ import importlib.util
 import json
 
 import pytest
-from refusing import problems_of, said
-from running import World
+from command_line_problems import problems_of, said
+from experiment_runner import World
 
 from lexalign.config.paths import EMBEDDED
 from lexalign.errors import ConfigError

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import World
+from experiment_runner import World
 from transformers import AutoTokenizer
 
 import lexalign

@@ -1,4 +1,4 @@
-"""A trainer that notes which GPUs its process may use, in a file `leases/<seed>`; tests type `extensions=[leasing]`."""
+"""A trainer that notes which GPUs its process may use, in a file `leases/<seed>`; tests type `extensions=[gpu_lease_trainer]`."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from lexalign.trainers.sft import SFTTrainer
 
 
-class Leasing(SFTTrainer):
+class GpuLeaseTrainer(SFTTrainer):
     """Trains as sft does."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from running import World
+from experiment_runner import World
 
 STEPS = 20
 COMMON = (f"train.max_steps={STEPS}", "train.log_steps=1", "evaluate.enabled=false", "train.batch_size=4", "hardware.threads=1")

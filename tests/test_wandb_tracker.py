@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import wandb
-from tracked import KEY, SETTINGS, records, run_files, tracker, wandb_command
 from wandb.sdk import wandb_setup
+from wandb_client import KEY, SETTINGS, records, run_files, tracker, wandb_command
 from wandb_server import WandbServer
 
 from lexalign.errors import ConfigError

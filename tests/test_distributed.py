@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import killing
+import interrupted_runs
 import psutil
 import pytest
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from experiment_runner import ROOT, result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killing import Case, newest, words_of
-from running import ROOT, result_of
+from interrupted_runs import Case, newest, words_of
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig
@@ -48,7 +48,7 @@ NOT_HELD = ("num_tokens", "total_flos", "rewards/accuracies", "nll_loss", "logit
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    killing.warm_up()
+    interrupted_runs.warm_up()
     return tmp_path_factory.mktemp("ranks")
 
 
@@ -341,7 +341,7 @@ def test_what_torchrun_started_is_refused(tmp_path):
 def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
     """Native FSDP2 over gloo: accelerate offers it on GPUs only."""
     start, artifact, port = Path(lexalign.__file__).parent / "embedded" / "tiny", tmp_path / "artifact", free_port()
-    words = [sys.executable, str(ROOT / "tests" / "sharded.py")]
+    words = [sys.executable, str(ROOT / "tests" / "sharded_model.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     lives = [subprocess.Popen([*words, str(number), str(port), str(start), str(artifact), trained], env=env) for number in (0, 1)]
     assert [life.wait(120) for life in lives] == [0, 0]

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from experiment_runner import World, result_of
 from hub_client import environment
 from hub_server import HubServer
-from running import World, result_of
 
 from lexalign.config.paths import EMBEDDED
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tracked import KEY, SETTINGS, records, run_files, tracker, wandb_command
+from wandb_client import KEY, SETTINGS, records, run_files, tracker, wandb_command
 from wandb_server import WandbServer
 
 from lexalign.artifacts.manifest import read_manifest, write_manifest

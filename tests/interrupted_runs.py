@@ -18,7 +18,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from running import ROOT, World
+from experiment_runner import ROOT, World
 
 from lexalign.errors import DiskFull, LexAlignError, Stopped
 from lexalign.training import signals
@@ -27,11 +27,11 @@ context = multiprocessing.get_context("forkserver")
 
 
 def warm_up() -> None:
-    """Start the process that is forked from. It finds `warm` by its environment only (Python 3.11 does not hand it sys.path)."""
+    """Start the process that is forked from. It finds `forkserver_imports` by its environment only: Python 3.11 hands it no sys.path."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT), before or ""])
     try:
-        context.set_forkserver_preload(["warm"])
+        context.set_forkserver_preload(["forkserver_imports"])
         forkserver.ensure_running()
     finally:
         if before is None:

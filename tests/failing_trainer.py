@@ -1,4 +1,4 @@
-"""A method that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[breaking]`."""
+"""A method that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[failing_trainer]`."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ from lexalign.errors import OutOfMemory
 from lexalign.trainers.sft import SftObjective
 
 
-class Breaking(SftObjective):
+class FailingTrainer(SftObjective):
     """Trains as sft does, unless it is to break."""
 
     def setup(self, trainer: Any) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, World, result_of
+from experiment_runner import ROOT, World, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
 from lexalign.artifacts import lock
@@ -178,7 +178,7 @@ def test_ray_leases_the_gpus(tmp_path):
         pytest.skip("ray is not installed; pip install 'lexalign[ray]'")
     words = (
         "-m", *QUICK, "hardware=cpu", "seed=0,1", "sweep=ray", "+hydra.launcher.ray.init.num_cpus=2", "output_dir=sweep",
-        "extensions=[leasing]", "method._target_=leasing.Leasing",
+        "extensions=[gpu_lease_trainer]", "method._target_=gpu_lease_trainer.GpuLeaseTrainer",
     )  # fmt: skip
     leases = tmp_path / "leases"
     leases.mkdir()

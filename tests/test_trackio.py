@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line_problems import problems_of, said
+from experiment_runner import ROOT, World
 from hub_server import HubServer
-from refusing import problems_of, said
-from running import ROOT, World
-from tracked import SETTINGS
+from wandb_client import SETTINGS
 
 from lexalign.errors import ConfigError
 from lexalign.tracking import TrackioTracker, record_sweep

@@ -3,10 +3,11 @@
 import multiprocessing
 
 import pytest
-from running import result_of
+from experiment_runner import result_of
 
 from lexalign.config import hardware
 from lexalign.config.compose import compose
+from lexalign.config.context import RunContext
 from lexalign.errors import ConfigError
 from lexalign.sweeps import job, slots
 
@@ -30,8 +31,8 @@ def test_a_job_can_do_without_the_shared_imports(tmp_path):
     out_dir = tmp_path / "run"
     out_dir.mkdir()
     task = job.Task(
-        composed=compose(words), out_dir=out_dir, output=out_dir / job.OUTPUT, name="cold", group="", config_dirs=(), threads=1, gpu="0",
-        began=0.0,
+        composed=compose(words), context=RunContext(out_dir=out_dir, name="cold"), parent_only=False, output=out_dir / job.OUTPUT,
+        threads=1, gpu="0", began=0.0,
     )  # fmt: skip
     process = multiprocessing.get_context("spawn").Process(target=alone, args=(task,))
     process.start()

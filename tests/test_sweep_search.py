@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from experiment_runner import World, result_of
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from running import World, result_of
 from sweep_folders import PRUNED
 from test_sweeps import QUICK, begun, jobs_of
 
