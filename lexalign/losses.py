@@ -83,7 +83,7 @@ def aot_loss(first: Tensor, second: Tensor, *, beta: float, label_smoothing: flo
 
 
 def apo_zero_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
-    """1 - σ(r_w) + σ(r_l) with r = β·log-ratio, (B,): chosen up, rejected down (APO, D'Oosterlinck et al. 2024, arXiv 2408.06266, Eq. 7)."""
+    """1 - σ(r_w) + σ(r_l), r = β·log-ratio, (B,): chosen up, rejected down (APO, D'Oosterlinck et al. 2024, arXiv 2408.06266, Eq. 7)."""
     return 1 - torch.sigmoid(beta * chosen) + torch.sigmoid(beta * rejected)
 
 

@@ -12,5 +12,9 @@ class SimpoObjective(Objective):
 
     def compute(self, scores: Scores) -> LossOutput:
         chosen, rejected = scores.means.chunk(2)
-        loss = losses.simpo_loss(chosen, rejected, beta=self.method.beta, gamma=self.method.gamma)
-        return LossOutput(loss=loss, rewards=self.method.beta * scores.means.detach())
+        likelihood = -(scores.log_probs.detach() * scores.weights)[: len(chosen)]
+        return LossOutput(
+            loss=losses.simpo_loss(chosen, rejected, beta=self.method.beta, gamma=self.method.gamma),
+            rewards=self.method.beta * scores.means.detach(),
+            terms={"nll_loss": (likelihood.sum(), scores.weights[: len(chosen)].sum())},
+        )

@@ -106,7 +106,8 @@ class SpanCollator:
 
     input_ids, attention_mask, labels (R, T): labels are ignored where nothing is scored. weights (R, T): of response tokens, 0 elsewhere.
     belief_mask (R, T): belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins. counts: `rows`
-    B, `trained` weight of the tokens that a token-mean loss is taken over, `computed` tokens without padding. The objective's columns (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
+    B, `trained` weight of the tokens that a token-mean loss is taken over, `computed` tokens without padding. The objective's columns
+    (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
     """
 
     pad: int

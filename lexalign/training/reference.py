@@ -1,4 +1,4 @@
-"""The frozen model that a method measures from: its numbers come from the store, and what that lacks is computed. A member of the trainer."""
+"""The frozen model that a method measures from, a member of the trainer: its numbers come from the store, and what that lacks is computed."""
 
 import contextlib
 import json
@@ -163,8 +163,9 @@ class Reference:
         trainer = self.trainer
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            if self.model is None:
-                stack.enter_context(use_start_model(trainer.accelerator.unwrap_model(trainer.model)))
+            policy = trainer.accelerator.unwrap_model(trainer.model)
+            if self.model is None and isinstance(policy, PeftModel):
+                stack.enter_context(use_start_model(policy))
             stack.enter_context(make_autocast(trainer.experiment))
             yield self.model if self.model is not None else trainer.model
 
