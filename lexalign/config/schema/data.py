@@ -1,7 +1,7 @@
 """The rows a run reads."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from lexalign.config.parsing import MayBeEmpty
 from lexalign.config.schema.ranges import Count, Share
