@@ -80,7 +80,7 @@ class TokenCache:
             return load_from_disk(str(folder / "rows")), TemplateChanges.from_dict(json.loads((folder / CHANGES).read_text("utf-8")))
         before, self.encoder.changes = self.encoder.changes, TemplateChanges()
         try:
-            made, changes = make(), self.encoder.changes
+            made, changes = drop_texts(make()), self.encoder.changes
         finally:
             self.encoder.changes = before
         before.merge(changes)
@@ -93,6 +93,11 @@ class TokenCache:
         if not changes.counts.get("refused"):
             self.shelf.put(key, write)
         return made, changes
+
+
+def drop_texts(rows: Dataset) -> Dataset:
+    """The data set without its columns of text: training reads ids, and the text of rows may hold what is not to be stored twice."""
+    return rows.remove_columns([name for name, feature in rows.features.items() if "'string'" in repr(feature)])
 
 
 def digest_value(value: Any) -> str:

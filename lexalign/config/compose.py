@@ -3,6 +3,7 @@
 Nothing is written and nothing heavy is imported here, so a refusal costs a fraction of a second.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lexalign.config import rules, schema, targets
 from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
+from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
     drop_wrong,
     find_repeated,
@@ -20,6 +22,7 @@ from lexalign.config.overrides import (
     get_extensions,
     get_key,
     list_typed_keys,
+    name_key,
     parse_overrides,
 )
 from lexalign.config.parsing import describe_unknown_key, parse
@@ -34,6 +37,8 @@ class Composition:
     tree: dict[str, Any]
     typed: tuple[str, ...] = ()
     """The overrides it was made from."""
+    notes: tuple[str, ...] = ()
+    """What to say of options that were replaced because of these overrides."""
 
 
 def compose(
@@ -43,11 +48,20 @@ def compose(
 
     `ancestors` are the experiments this one is a parent of.
     """
-    tree, kept, found = load_tree(overrides, sources)
+    adjusted, notes = follow_model(overrides, sources)
+    tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
-    return check_tree(tree, kept, sources, problems=problems, ancestors=ancestors)
+    dropped = {get_key(override) for override in overrides if override not in kept} - {get_key(override) for override in kept}
+    typed = [override for override in kept if override in overrides]
+    try:
+        composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
+    except ConfigError as error:
+        # Without a value that cannot be read, a rule would speak of the default in its place.
+        follow_on = [problem for problem in error.problems if problem not in problems and name_key(problem) in dropped]
+        raise ConfigError([problem for problem in error.problems if problem not in follow_on]) from None
+    return dataclasses.replace(composition, typed=tuple(overrides), notes=tuple(notes))
 
 
 def check_tree(
@@ -191,7 +205,11 @@ def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, source
     if key in known:
         return None
     if key.startswith("hydra."):
-        return None if OmegaConf.select(tree, key) is not None else f"{key}: Hydra has no such setting"
+        if instead := targets.IGNORED.get(key.removeprefix("hydra.")):
+            return f"{key}: is not read; {instead}"
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(tree, above)
+        return None if isinstance(node, DictConfig) and name in node else f"{key}: Hydra has no such setting"
     others = sources.find_owners(key) if key.startswith("method.") else []
     if others:
         chosen = OmegaConf.select(tree, "method.name") or "none"

@@ -105,7 +105,7 @@ class GrpoTrainer(trl.GRPOTrainer):
     ):
         method, train, adapter = experiment.method, experiment.train, experiment.adapter
         assert isinstance(method, RewardMethod) and train is not None and adapter is not None
-        panel = Panel.of(experiment)
+        panel = Panel.from_experiment(experiment)
         assert panel is not None
         self.experiment, self.panel, self.renderer = experiment, panel, renderer
         self.judged: tuple[Any, dict[str, list[float]]] = (None, {})

@@ -1,8 +1,9 @@
 """The rows a run reads."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from lexalign.config.parsing import MayBeEmpty
 from lexalign.config.schema.ranges import Count, Share
 
 
@@ -75,7 +76,7 @@ class Data:
     chat_template: str
     """Whether prompts and responses become chat turns: auto = where the tokenizer has a chat template; always; never; or the path of a
     template of your own, which takes the place of the tokenizer's and is saved with the model."""
-    system: str | None
+    system: Annotated[str, MayBeEmpty()] | None
     """A system message put before every prompt that becomes a chat turn, where the row has none of its own."""
     template_arguments: dict[str, Any] | None
     """Arguments passed to the chat template with every row, as in {enable_thinking: false}; null = none."""
