@@ -132,8 +132,8 @@ def test_what_is_more_than_an_update_of_low_rank_is_refused(config, base, tmp_pa
 def test_weights_that_are_no_lora_or_no_safetensors_are_refused(base, tmp_path):
     folder = saved(base, tmp_path / "odd")
     weights = load_file(folder / adapters.WEIGHTS)
-    save_file({**weights, "base_model.model.embed.lora_embedding_A": torch.zeros(1)}, folder / adapters.WEIGHTS)
-    with pytest.raises(ConfigError, match="holds base_model.model.embed.lora_embedding_A; merge it"):
+    save_file({**weights, "base_model.model.embed.lora_magnitude_vector": torch.zeros(1)}, folder / adapters.WEIGHTS)
+    with pytest.raises(ConfigError, match="holds base_model.model.embed.lora_magnitude_vector; merge it"):
         adapters.refuse_unstackable(folder)
     (folder / adapters.WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(ConfigError, match="holds no adapter_model.safetensors; save the adapter again"):

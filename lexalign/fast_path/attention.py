@@ -53,6 +53,8 @@ def attend(
     assert dropout == 0.0, "dropout in the attention draws other numbers in another layout"
     if unknown := [name for name in NOT_COMPUTED if kwargs.get(name) is not None]:
         raise ValueError(f"its attention asks for {', '.join(unknown)}")
+    if sliding_window is None:  # some families tell their window to the mask alone, and to the layer
+        sliding_window = getattr(module, "sliding_window", None)
     dtype = casts.get_compute_dtype(value)
     if query.device.type == "cuda":
         query, key, value = (x.to(dtype) for x in (query, key, value))  # rotary positions may be in float32 still

@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 def describe_failure(error: BaseException) -> str:
     """An error in a few words."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else ''}"
 
 
 def get_allowed(model: Any) -> float:
