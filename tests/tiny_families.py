@@ -14,8 +14,10 @@ SIZE: dict[str, Any] = {
     "attn_pdrop": 0.0, "hidden_dropout": 0.0, "moe_intermediate_size": 16, "num_experts": 4, "num_local_experts": 4,
     "num_experts_per_tok": 2,
 }  # fmt: skip
-LATENT = {"head_dim": None, "num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8,
-          "qk_nope_head_dim": 8, "v_head_dim": 4, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}  # fmt: skip
+LATENT = {
+    "head_dim": None, "num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 4, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16, "mamba_expand": 2}
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 SLIDING = {"sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 0}
@@ -44,6 +46,7 @@ MORE: dict[str, dict[str, Any]] = {
     "phimoe": {"sliding_window": WINDOW, "router_jitter_noise": 0.0, "input_jitter_noise": 0.0},
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 2.0},
     "glm4": {"partial_rotary_factor": 0.5},
+    "deepseek_v2": {**LATENT, "topk_method": "greedy"},
     "deepseek_v3": LATENT,
     "glm4_moe_lite": LATENT,
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
