@@ -4,6 +4,8 @@ Piece by piece with SDPA on the CPU and MPS; FlexAttention with a block mask on 
 Registered with transformers under `NAME`; without a layout it is transformers' own SDPA, so that generation is as ever.
 """
 
+import contextlib
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
 
@@ -28,6 +30,8 @@ NOT_COMPUTED = ("softcap", "s_aux", "position_bias", "alibi")
 """Arguments of an attention that change its numbers and that this one does not know."""
 LONG = 1024
 """Tokens of a group up to which a CPU's attention in float32 is faster than in bfloat16, for which every new length is compiled anew."""
+
+_pieces_only = False
 
 
 def attend(
@@ -56,7 +60,7 @@ def attend(
     if sliding_window is None:  # some families tell their window to the mask alone, and to the layer
         sliding_window = getattr(module, "sliding_window", None)
     dtype = casts.get_compute_dtype(value)
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and not _pieces_only:
         query, key, value = (x.to(dtype) for x in (query, key, value))  # rotary positions may be in float32 still
         return _flex(query, key, value, layout, scaling, sliding_window).transpose(1, 2).contiguous(), None
     repeats = query.shape[1] // key.shape[1]
@@ -75,6 +79,17 @@ def attend(
     if layout.idle:
         parts_of_output.append(_make_zeros(query, value, layout.idle).to(dtype))
     return torch.cat(parts_of_output, 2).transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def use_pieces() -> Iterator[None]:
+    """Within the block, attention is computed piece by piece on a GPU too: a trial in float32, for which FlexAttention compiles nothing."""
+    global _pieces_only
+    before, _pieces_only = _pieces_only, True
+    try:
+        yield
+    finally:
+        _pieces_only = before
 
 
 def _make_zeros(query: Tensor, value: Tensor, count: int) -> Tensor:

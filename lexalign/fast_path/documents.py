@@ -8,11 +8,13 @@ from torch import Tensor
 
 from lexalign.errors import ConfigError
 from lexalign.fast_path import trial
-from lexalign.fast_path.logit_map import compute_own_logits
+from lexalign.fast_path.logit_map import compute_own_logits, is_whole
 
 LENGTHS = (12, 21, 9)
 """Tokens of the documents of the trial."""
 REMEMBERED = "_documents_reason"
+KNOWN_TO_BLEED = {"bloom", "falcon", "falcon_mamba", "gpt_oss", "jamba", "mamba", "mamba2", "mpt", "opt", "rwkv", "xlstm"}
+"""Families that are refused untried where the weights are not whole in this process."""
 
 
 def hold_documents(position_ids: Tensor | None, attention_mask: Tensor | None) -> bool:
@@ -51,19 +53,27 @@ def refuse_bleeding(model: Any) -> None:
 @torch.no_grad()
 def find_bleeding(model: Any) -> str | None:
     """Why documents in one row do not have the numbers that each has alone; None where they have."""
+    if not is_whole(model):
+        return "its layers do not read where a document begins" if model.config.get_text_config().model_type in KNOWN_TO_BLEED else None
     rows = [row.to(model.get_input_embeddings().weight.device) for row in trial.draw_rows(model, LENGTHS)]
     was_training = model.training
     model.eval()
-    try:
-        alone = torch.cat([trial.score_next(compute_own_logits(model, input_ids=row[None]).logits[0], row) for row in rows])
-        position_ids = torch.cat([torch.arange(len(row), device=row.device) for row in rows])[None]
-        boundaries = keep_accepted(type(model.base_model).forward, {"position_ids": position_ids, **make_boundaries(position_ids)})
-        states = compute_own_logits(model, input_ids=torch.cat(rows)[None], **boundaries).logits[0]
-        together = [trial.score_next(part, row) for part, row in zip(states.split(list(LENGTHS)), rows, strict=True)]
-    except trial.FAILURES as error:
-        return trial.describe_failure(error)
-    finally:
-        model.train(was_training)
+    with trial.widen(model):
+        try:
+            return compare_documents(model, rows)
+        except trial.FAILURES as error:
+            return trial.describe_failure(error)
+        finally:
+            model.train(was_training)
+
+
+def compare_documents(model: Any, rows: list[Tensor]) -> str | None:
+    """What the documents' log-probabilities in one row and alone say."""
+    alone = torch.cat([trial.score_next(compute_own_logits(model, input_ids=row[None]).logits[0], row) for row in rows])
+    position_ids = torch.cat([torch.arange(len(row), device=row.device) for row in rows])[None]
+    boundaries = keep_accepted(type(model.base_model).forward, {"position_ids": position_ids, **make_boundaries(position_ids)})
+    states = compute_own_logits(model, input_ids=torch.cat(rows)[None], **boundaries).logits[0]
+    together = [trial.score_next(part, row) for part, row in zip(states.split(list(LENGTHS)), rows, strict=True)]
     difference = float((torch.cat(together) - alone).abs().max())
     allowed = trial.get_allowed(model)
     return None if difference <= allowed else f"a token's log-probability differs by {difference:.2g} from the document alone"

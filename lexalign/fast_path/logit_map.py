@@ -29,7 +29,7 @@ def get_logit_map(model: Any) -> LogitMap | None:
     A model whose weights are not whole in this process is not tried: its configuration is believed.
     """
     readings = read_config(model)
-    if any(parameter.numel() == 0 or hasattr(parameter, "placements") for parameter in model.parameters()):
+    if not is_whole(model):
         return readings[0]
     try:
         hidden, logits = compute_states_and_logits(model)
@@ -39,6 +39,11 @@ def get_logit_map(model: Any) -> LogitMap | None:
         return None
     allowed = TOLERANCE.get(casts.get_compute_dtype(hidden), LOW_PRECISION) * max(1.0, float(logits.abs().max()))
     return next((reading for reading in readings if is_close(reading(raw), logits, allowed)), None)
+
+
+def is_whole(model: Any) -> bool:
+    """Whether all weights are there and whole in this process, so that a forward can be tried: neither shared out nor without memory."""
+    return not any(weight.is_meta or weight.numel() == 0 or hasattr(weight, "placements") for weight in model.parameters())
 
 
 def is_close(logits: Tensor, wanted: Tensor, allowed: float) -> bool:

@@ -1,6 +1,7 @@
 """Small batches of made-up tokens, and what a model makes of them: its log-probabilities, and the gradient of its embeddings."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ IGNORED = -100
 FAILURES = (TypeError, RuntimeError, ValueError, AttributeError, AssertionError, KeyError, IndexError, NotImplementedError)
 """What a forward raises that does not take what it is given."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-LOW_PRECISION = 0.05
-"""Largest difference of one token's log-probability, in nats, that two layouts may show in bfloat16 or float16."""
+LOW_PRECISION = 0.25
+"""Largest difference of one token's log-probability, in nats, in bfloat16 or float16. Two layouts of SmolLM2-135M differ by 0.21 on made-up
+tokens by rounding alone, so this finds a kernel that fails and no more; what a layout computes is tried in float32."""
 GRADIENT = {torch.float32: 2e-3, torch.float64: 1e-6}
-LOW_PRECISION_GRADIENT = 0.1
+LOW_PRECISION_GRADIENT = 0.4
 """Largest relative difference of the gradient of the embeddings."""
+ROOM = 1.2
+"""Free memory on a GPU, as a multiple of what weights in float32 take beside those that are there."""
 Batch = tuple[Tensor, Tensor, Tensor]
 """Ids, attention mask and labels, (R, T) each."""
 
@@ -42,6 +46,37 @@ def get_arithmetic(model: Any) -> torch.dtype:
     """The narrowest type of numbers in which the model's layers are computed."""
     kinds = {casts.get_compute_dtype(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
     return min(kinds, key=lambda kind: kind.itemsize)
+
+
+@contextlib.contextmanager
+def widen(model: Any) -> Iterator[bool]:
+    """Within the block, a model in bfloat16 or float16 has its weights in float32 and is computed in it, without autocast; whether it has.
+
+    The weights come back to the bit. A model of a GPU that has no room for them stays as it is.
+    """
+    low = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype in (torch.bfloat16, torch.float16)]
+    quantized = [module for module in model.modules() if hasattr(module, "compute_dtype") and hasattr(module, "quant_state")]
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        extra = sum(tensor.numel() * (4 - tensor.element_size()) for tensor in low)
+        if extra * ROOM > torch.cuda.mem_get_info(device)[0]:
+            low, quantized = [], []
+    kinds = [tensor.dtype for tensor in low], [module.compute_dtype for module in quantized]
+    precise = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        for tensor in low:
+            tensor.data = tensor.data.float()
+        for module in quantized:
+            module.compute_dtype = torch.float32
+        with torch.autocast(device.type, enabled=False):
+            yield bool(low)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = precise
+        for tensor, kind in zip(low, kinds[0], strict=True):
+            tensor.data = tensor.data.to(kind)
+        for module, kind in zip(quantized, kinds[1], strict=True):
+            module.compute_dtype = kind
 
 
 def draw_rows(model: Any, lengths: Sequence[int]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lexalign.config.parsing import suggest_nearest
 from lexalign.errors import ConfigError
-from lexalign.fast_path.logit_map import TRIED, compute_own_logits
+from lexalign.fast_path.logit_map import TRIED, compute_own_logits, is_whole
 from lexalign.fast_path.router_loss import EXPERTS, read_count
 from lexalign.fast_path.trial import FAILURES
 
@@ -122,7 +122,7 @@ def find_bypassed(model: Any, linear: dict[str, torch.nn.Module]) -> set[str]:
     A short text is sent through in training mode. Single experts are left out of this: none may be chosen for it. Without weights that are
     whole in this process nothing can be tried.
     """
-    if any(parameter.is_meta or parameter.numel() == 0 or hasattr(parameter, "placements") for parameter in model.parameters()):
+    if not is_whole(model):
         return set()
     called: set[str] = set()
     hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in linear.items()]
