@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
 
 from lexalign.artifacts import files
 from lexalign.config.schema import Adapter
@@ -37,6 +38,7 @@ def make_lora_config(adapter: Adapter, model: Any) -> LoraConfig:
         lora_dropout=adapter.dropout,
         target_modules=chosen.modules,
         target_parameters=chosen.parameters or None,
+        fan_in_fan_out=bool(chosen.modules) and all(isinstance(model.get_submodule(name), Conv1D) for name in chosen.modules),
         task_type="CAUSAL_LM",
     )
 
@@ -137,6 +139,7 @@ def stack_adapters(first: Path, second: Path) -> None:
     weights = [load_file(first / WEIGHTS), load_file(second / WEIGHTS)]
     ranks = [config["r"] for config in configs]
     names = sorted({name for part in weights for name in part if name.endswith(ENDINGS_A)})
+    targets = join_targets(configs, names)
     stacked: dict[str, torch.Tensor] = {}
     for name_a in names:
         name_b = name_a.replace(".lora_A.", ".lora_B.").replace(".lora_embedding_A", ".lora_embedding_B")
@@ -151,7 +154,7 @@ def stack_adapters(first: Path, second: Path) -> None:
         stacked[name_b] = torch.cat(parts_b, 1).reshape(wide, -1).contiguous()
     merged = {**configs[1], "base_model_name_or_path": configs[0]["base_model_name_or_path"], "use_rslora": False}
     merged |= {"r": sum(ranks), "lora_alpha": sum(ranks), "revision": configs[0].get("revision")}
-    merged |= join_targets(configs, names)
+    merged |= targets
     save_file(stacked, second / WEIGHTS, metadata={"format": "pt"})
     (second / files.ADAPTER_CONFIG).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
