@@ -37,10 +37,11 @@ MEASURES = ("preferred share", "courteous", "nats a token", "nats a response", "
 def executed(overrides: list[str], scratch: Path) -> tuple[Path, dict[str, dict[str, float]]]:
     """The artifact and the metrics of a run."""
     from lexalign.config.compose import compose
+    from lexalign.config.context import RunContext
     from lexalign.runs.execute import execute
 
     out_dir = Path(tempfile.mkdtemp(dir=scratch))
-    found = execute(compose([*overrides, f"output_dir={out_dir}"]), out_dir=out_dir, name="bench", group=None)
+    found = execute(compose([*overrides, f"output_dir={out_dir}"]), RunContext(out_dir=out_dir, name="bench"))
     return out_dir / "artifact", found.metrics
 
 

@@ -27,11 +27,12 @@ EQUAL = ["data=tiny_beliefs", "train.max_steps=40", "train.learning_rate=2e-3", 
 def measured(overrides: list[str], store: Path, scratch: Path) -> dict[str, dict[str, float]]:
     """The metrics of a run, before and after."""
     from lexalign.config.compose import compose
+    from lexalign.config.context import RunContext
     from lexalign.runs.execute import execute
 
     out_dir = Path(tempfile.mkdtemp(dir=scratch))
     command = ["stage=align", "tracking=none", f"store={store}", f"output_dir={out_dir}", *EQUAL, *overrides]
-    return execute(compose(command), out_dir=out_dir, name="bench", group=None).metrics
+    return execute(compose(command), RunContext(out_dir=out_dir, name="bench")).metrics
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from bad_files import BELIEFS, GOOD, LABELS, MESSAGES, PAIR, PAIRS, jsonl
+from bad_data_files import BELIEFS, GOOD, LABELS, MESSAGES, PAIR, PAIRS, jsonl
+from command_line_problems import judged
 from data_files import write
-from refusing import judged
 
 from lexalign.config.compose import compose
 from lexalign.data import rows

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusing import problems_of
+from command_line_problems import problems_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "wandb", "accelerate", "pyarrow", "numpy", "huggingface_hub"}

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from running import World, cpu_of_children, result_of
+from experiment_runner import World, cpu_of_children, result_of
 
 from lexalign.artifacts.manifest import find_damage, read_manifest
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from refusing import problems_of, said
-from running import World, result_of
+from command_line_problems import problems_of, said
+from experiment_runner import World, result_of
 
 from lexalign.config.compose import compose
 from lexalign.errors import ConfigError

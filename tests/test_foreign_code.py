@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from refusing import judged, problems_of, said
+from command_line_problems import judged, problems_of, said
 
 from lexalign.config import rules, targets
 
@@ -41,7 +41,7 @@ def test_a_path_to_code_that_is_not_ours_to_offer_is_refused(path):
 
 
 def test_what_this_package_defines_is_accepted():
-    for path in ("stages.sft.run", "tracking.WandbTracker", "schema.DpoMethod", "data.converters.alpaca"):
+    for path in ("stages.train.run", "tracking.WandbTracker", "config.schema.DpoMethod", "data.converters.alpaca"):
         assert targets.explain_wrong_target(f"lexalign.{path}", ["lexalign"]) is None
 
 

@@ -5,11 +5,11 @@ import math
 import signal
 from pathlib import Path
 
-import killing
+import interrupted_runs
 import pytest
 import torch
-from killing import Case, words_of
-from running import World
+from experiment_runner import World
+from interrupted_runs import Case, words_of
 
 from lexalign.config import hardware
 from lexalign.config.compose import compose
@@ -63,7 +63,7 @@ def test_shared_prompts_give_the_losses_of_padded_batches(world, method, caplog)
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "gdpo"])
 def test_a_killed_run_ends_in_the_same_bits(tmp_path, method):
-    killing.warm_up()
+    interrupted_runs.warm_up()
     words = tuple(word for word in words_of(method, "step") if not word.startswith("hardware"))
     words = (*words, "hardware=cuda", "deterministic=strict")
     whole = Case(tmp_path, tmp_path / "whole", words).whole()
@@ -111,7 +111,7 @@ def test_several_gpus(tmp_path, strategy, method):
     """NCCL; the losses of one GPU, to what bf16-free arithmetic leaves."""
     if strategy == "deepspeed":
         pytest.importorskip("deepspeed")
-    killing.warm_up()
+    interrupted_runs.warm_up()
     words = tuple(word for word in words_of(method, "step") if not word.startswith("hardware"))
     exact = (*words, "hardware.precision=fp32", "model.dtype=float32")
     one = Case(tmp_path / "a", tmp_path / "one", (*exact, "hardware=cuda")).whole()
@@ -121,7 +121,7 @@ def test_several_gpus(tmp_path, strategy, method):
 
 @two_gpus
 def test_qlora_on_several_gpus(tmp_path):
-    killing.warm_up()
+    interrupted_runs.warm_up()
     words = tuple(word for word in words_of("dpo", "step") if not word.startswith("hardware"))
     Case(tmp_path, tmp_path / "run", (*words, "adapter=qlora", "hardware=ddp", "hardware.processes=2")).whole()
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from experiment_runner import World, result_of
 from judge_server import JudgeServer
-from running import World, result_of
 
 from lexalign.config.compose import compose
 from lexalign.data.rendering import Renderer

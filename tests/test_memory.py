@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from running import World
+from experiment_runner import World
 
 from lexalign.errors import OutOfMemory
 from lexalign.trainers.sft import SFTTrainer

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import World, result_of
+from experiment_runner import World, result_of
 
 FEW = ("train.max_steps=2", "data.limit=16", "evaluate.limit=4", "hardware.threads=1", "train.max_length=128")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiment_runner import World
 from hypothesis import given
 from hypothesis import strategies as st
-from running import World
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing

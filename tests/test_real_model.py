@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import World, result_of
+from experiment_runner import World, result_of
 
 from lexalign.models.saving import save_model
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from running import World
+from experiment_runner import World
 
 from lexalign.config.compose import compose
 from lexalign.config.paths import find_data
@@ -63,13 +63,13 @@ def test_the_command_says_what_it_wrote_or_what_is_wrong(tmp_path):
     assert short.returncode == 1 and "different questions with 1 digits" in short.stderr and "Traceback" not in short.stderr
 
 
-def test_without_the_library_the_error_names_the_extra(monkeypatch):
+def test_without_the_library_the_error_names_the_extra(monkeypatch, tmp_path):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(DataError, match=r"pip install -e '\.\[reasoning\]'"):
-        reasoning.ensure_folder("sft")
+        reasoning.ensure_folder("sft", tmp_path)
     assert "[reasoning]" in find_data("generated:reasoning/sft").problem
 
 

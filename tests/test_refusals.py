@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from refusing import judged, problems_of, said
+from command_line_problems import judged, problems_of, said
 from wrong_command_lines import ALONE, RULED, WRONG_KEYS, WRONG_SETTINGS, WRONG_VALUES
 
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}

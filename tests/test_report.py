@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line_problems import problems_of, said
+from experiment_runner import World, cpu_of_children, python_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refusing import problems_of, said
-from running import ROOT, World, cpu_of_children
 from sweep_folders import finished, log, searched, swept
 
 from lexalign.artifacts.files import LEDGER
@@ -238,7 +238,7 @@ def test_csv_has_all_jobs_and_all_columns(tmp_path):
     (row,) = [row for row in rows if row["job"] == "0"]
     assert {"train.learning_rate", "method.beta", "seed", "after/belief_jsd", "after/kl", "score", "state", "seconds", "reason"} <= set(row)
     with Ledger(folder) as ledger:
-        first = ledger.jobs()[0]
+        first = ledger.read_jobs()[0]
     assert float(row["after/kl"]) == first.metrics["kl"] and float(row["score"]) == first.score and row["folder"] == str(folder / "0")
 
 
@@ -317,7 +317,7 @@ def test_it_is_written_whole_while_the_ledger_is_written(tmp_path):
     with Ledger(folder, write=True) as ledger:
         ledger.connection.execute("BEGIN IMMEDIATE")
         assert report.write_report(folder, live=True).is_file()
-    assert {path.name for path in folder.iterdir()} <= {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", report.LEDGER}
+    assert {path.name for path in folder.iterdir()} <= {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", report.FILE}
 
 
 def test_what_cannot_be_reported_is_refused_by_name(tmp_path):
@@ -369,14 +369,14 @@ def test_on_the_command_line(tmp_path):
     best = gather.gather_report([folder]).ranked[0]
     lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
     assert lines[0].split("│")[1].strip() == best.name and wording.format_number(best.score) in lines[0] and len(lines) == 41
-    assert all(len(line) <= 150 for line in done.stdout.splitlines()) and f"written: {folder / report.LEDGER}" in done.stdout
-    assert best.name in (folder / report.LEDGER).read_text() and len((tmp_path / "all.csv").read_text().splitlines()) == 42
+    assert all(len(line) <= 150 for line in done.stdout.splitlines()) and f"written: {folder / report.FILE}" in done.stdout
+    assert best.name in (folder / report.FILE).read_text() and len((tmp_path / "all.csv").read_text().splitlines()) == 42
     assert not (tmp_path / "multirun").exists(), "nothing was run"
     narrow = world.type("report=sweep", env={"COLUMNS": "60"}).stdout
     assert "no room here for" in narrow and all(len(line) <= 60 for line in narrow.splitlines() if line[0] in "│┃┏┡└")
     searched(tmp_path / "second", 20)
     done = world.type("report=[sweep,second]", "output_dir=both")
-    assert done.returncode == 0 and (tmp_path / "both" / report.LEDGER).is_file() and "2 sweeps and runs" in done.stdout
+    assert done.returncode == 0 and (tmp_path / "both" / report.FILE).is_file() and "2 sweeps and runs" in done.stdout
 
 
 def test_ten_thousand_jobs_in_five_seconds_without_torch(tmp_path):
@@ -388,7 +388,7 @@ def test_ten_thousand_jobs_in_five_seconds_without_torch(tmp_path):
     )
     words = [sys.executable, "-c", script, f"report={folder}", f"report_csv={tmp_path / 'x.csv'}"]
     before = cpu_of_children()
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()})
     took = cpu_of_children() - before
     assert done.returncode == 0 and "heavy: []" in done.stdout, done.stderr
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 10_002 and "… and 9,901 more" in done.stdout

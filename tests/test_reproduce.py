@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from running import World
+from experiment_runner import World
 
 from lexalign.artifacts.manifest import read_manifest
 from lexalign.config.compose import compose

@@ -13,12 +13,12 @@ import threading
 import time
 from pathlib import Path
 
-import killing
+import interrupted_runs
 import pytest
 import torch
-from killing import Case, Fate, undisturbed, words_of
-from refusing import problems_of, said
-from running import ROOT, World, result_of
+from command_line_problems import problems_of, said
+from experiment_runner import ROOT, World, result_of
+from interrupted_runs import Case, Fate, undisturbed, words_of
 
 from lexalign.artifacts import checkpoints, disk, lock, settings_diff
 from lexalign.artifacts.manifest import read_manifest, write_manifest
@@ -34,7 +34,7 @@ IN_CI = (("sft", "step"), ("sft", "packed"), ("dpo", "epoch"), ("gdpo", "eval"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    killing.warm_up()
+    interrupted_runs.warm_up()
     return tmp_path_factory.mktemp("resume")
 
 
@@ -71,10 +71,10 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
     """Twenty SIGKILLs in all, at events of a save and at any time; nobody but the next life takes care of them."""
     whole = wholes(method, saving)
-    cases = killing.killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
+    cases = interrupted_runs.killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
     assert [life for case in cases for life in case.lives].count(-signal.SIGKILL) == 5
     for case in cases:
-        assert case.lives[-1] == 0 and max(case.lost) <= killing.STEPS_AT_STAKE[saving]
+        assert case.lives[-1] == 0 and max(case.lost) <= interrupted_runs.STEPS_AT_STAKE[saving]
         assert case.weights() == whole.weights()
         assert case.course() == whole.course(), "every logged number, token counts and the mean loss among them"
         assert not list(case.out_dir.rglob(".tmp-*")) and not (case.out_dir / lock.FILE).exists()
@@ -99,11 +99,11 @@ def test_sigterm_with_wandb_on(folder, whole, case, own_home):
     words = [f"output_dir={case.out_dir}", f"store={folder}/store", "tracking.mode=offline", *case.words]
     command = [sys.executable, str(ROOT / "run.py"), *words]
     life = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while life.poll() is None and not killing.steps_at_stake(case.out_dir):
+    while life.poll() is None and not interrupted_runs.steps_at_stake(case.out_dir):
         time.sleep(0.01)
     life.send_signal(signal.SIGTERM)
     said_last = life.communicate(timeout=120)[1]
-    assert life.returncode == 143 and "SIGTERM" in said_last and killing.steps_at_stake(case.out_dir) == 0
+    assert life.returncode == 143 and "SIGTERM" in said_last and interrupted_runs.steps_at_stake(case.out_dir) == 0
     assert subprocess.run(command, cwd=folder, capture_output=True, timeout=300).returncode == 0
     assert case.weights() == whole.weights() and case.course() == whole.course()
     assert len(list((case.out_dir / "wandb").glob("offline-run-*"))) == 2, "one file for each life, of the same run"
@@ -122,7 +122,7 @@ def test_sigint_once_saves_and_twice_does_not_wait(case):
     words = {word.split("=")[0]: word for word in (*case.words, *long)}
     case.words = tuple(words.values())
     assert case.met(case.training(), signal.SIGINT) == 130
-    saved = killing.newest(case.out_dir)
+    saved = interrupted_runs.newest(case.out_dir)
     assert saved >= 1 and case.lost == [0]
     process = case.start()
     while process.is_alive() and "step/s" not in "".join(case.said().split("A life begins")[2:]):
@@ -130,13 +130,13 @@ def test_sigint_once_saves_and_twice_does_not_wait(case):
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
     assert case.met(process, signal.SIGINT) == 130, case.said()[-2000:]
-    assert killing.newest(case.out_dir) == saved, "it did not wait for the step"
+    assert interrupted_runs.newest(case.out_dir) == saved, "it did not wait for the step"
 
 
 def test_stop_after_saves_and_stops(whole, case):
     process = case.start("train.stop_after=0.001")
     assert case.end(process) == 143
-    assert killing.newest(case.out_dir) == 1 and result_of(case.out_dir)["status"] == "stopped"
+    assert interrupted_runs.newest(case.out_dir) == 1 and result_of(case.out_dir)["status"] == "stopped"
     assert "stop_after" in result_of(case.out_dir)["error"]
     assert case.whole().weights() == whole.weights()
 
@@ -337,7 +337,7 @@ import queue, sys, threading
 from lexalign.training import signals
 threading.Thread(target=queue.SimpleQueue().get).start()
 print("said", end="")
-signals.leave(143)
+signals.exit_now(143)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, "said")
@@ -372,7 +372,7 @@ def test_nan_stops_before_the_step_and_names_its_row(tmp_path, monkeypatch):
     assert "the loss is nan" in message and "Rows of this step: 4 (" in message and "Emil" in message and "Fay" not in message
     assert stopped.value.exit_code == NotFinite.exit_code and result_of(tmp_path / "run")["status"] == "failed"
     assert "the loss is nan" in result_of(tmp_path / "run")["error"]
-    assert killing.newest(tmp_path / "run") == step - 1 and not (tmp_path / "run/artifact").exists()
+    assert interrupted_runs.newest(tmp_path / "run") == step - 1 and not (tmp_path / "run/artifact").exists()
 
 
 def training_tokenizer():
@@ -421,7 +421,7 @@ def test_full_disk_by_its_quota(whole, case):
     code = case.end(case.start(fate=Fate(largest_file=600_000)))
     assert code == DiskFull.exit_code, case.said()[-2000:]
     assert "checkpoint-4 needs " in case.said() and f"MB at {case.out_dir}/checkpoints" in case.said()
-    assert killing.newest(case.out_dir) == 2 and checkpoints.inspect_checkpoint(case.out_dir / "checkpoints/checkpoint-2") is None
+    assert interrupted_runs.newest(case.out_dir) == 2 and checkpoints.inspect_checkpoint(case.out_dir / "checkpoints/checkpoint-2") is None
     assert result_of(case.out_dir)["status"] == "failed" and not list(case.out_dir.rglob(".tmp-*"))
     case.whole()
     assert "Going on from" in case.said() and case.weights() == whole.weights()
@@ -434,7 +434,7 @@ def test_full_disk_itself(folder, whole, small_disk):
     filler = place / "filler"
     filler.write_bytes(b"x" * 1_500_000)
     assert case.end(case.start()) == DiskFull.exit_code, case.said()[-2000:]
-    reached = killing.newest(case.out_dir)
+    reached = interrupted_runs.newest(case.out_dir)
     assert reached >= 2 and checkpoints.inspect_checkpoint(case.out_dir / f"checkpoints/checkpoint-{reached}") is None
     assert " MB, there are " in case.said() and f" MB at {place}/run" in case.said()
     filler.unlink()
@@ -464,11 +464,11 @@ def test_what_others_add_to_the_store_meanwhile_changes_no_bit(tmp_path):
     """Another run computes the same rows' reference in other batches, between a kill and the next life: last bits differ, and are not
     taken."""
     words = {word.split("=")[0]: word for word in (*words_of("dpo", "step"), "data.limit=60", "train.max_steps=8")}
-    killing.warm_up()
+    interrupted_runs.warm_up()
     whole = Case(tmp_path / "a", tmp_path / "whole", tuple(words.values())).whole()
     run = Case(tmp_path / "b", tmp_path / "run", whole.words)
     process = run.training()
-    while process.is_alive() and killing.newest(run.out_dir) < 2:
+    while process.is_alive() and interrupted_runs.newest(run.out_dir) < 2:
         time.sleep(0.01)
     assert run.met(process, signal.SIGKILL) == -signal.SIGKILL
     other = {**words, "train.batch_size": "train.batch_size=5", "train.max_steps": "train.max_steps=20"}
@@ -481,7 +481,7 @@ def test_full_disk_at_any_moment(whole, small_disk):
     """From the first file of the run to its last: said as what it is, nothing lost, and the run goes on once there is room."""
     place, resize = small_disk
     resize("40m")
-    codes = killing.starved(whole, place, random.Random(0).sample(range(1, 260), 8))
+    codes = interrupted_runs.starved(whole, place, random.Random(0).sample(range(1, 260), 8))
     assert list(codes.values()).count(DiskFull.exit_code) > 4
 
 
@@ -498,7 +498,7 @@ def test_errors_of_a_full_disk_are_told_from_others(tmp_path):
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
     ):
         with (
-            pytest.raises(DiskFull, match="x needs 0.0 MB, .*make room and type the same command again"),
+            pytest.raises(DiskFull, match="x needs 0.0 MB, .*Free some space and type the same command again"),
             disk.require_space(1, tmp_path, what="x"),
         ):
             raise error

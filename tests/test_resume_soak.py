@@ -4,10 +4,10 @@ import os
 import random
 import signal
 
-import killing
+import interrupted_runs
 import pytest
-from killing import CASES, Case, undisturbed, words_of
-from running import result_of
+from experiment_runner import result_of
+from interrupted_runs import CASES, Case, undisturbed, words_of
 
 from lexalign.errors import DiskFull, FolderInUse
 
@@ -18,7 +18,7 @@ KILLS, TERMS, RACES, FULL = (max(1, round(SHARE * whole)) for whole in (200, 100
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    killing.warm_up()
+    interrupted_runs.warm_up()
     return tmp_path_factory.mktemp("soak")
 
 
@@ -38,8 +38,8 @@ def test_sigkill(folder, tmp_path, method, saving):
     kills = KILLS // len(CASES) + (at < KILLS % len(CASES))
     if not kills:
         pytest.skip("none of so small a share")
-    cases = killing.killed(whole, tmp_path, random.Random(f"soak {method} {saving}"), kills=kills)
-    assert max(lost for case in cases for lost in case.lost) <= killing.STEPS_AT_STAKE[saving]
+    cases = interrupted_runs.killed(whole, tmp_path, random.Random(f"soak {method} {saving}"), kills=kills)
+    assert max(lost for case in cases for lost in case.lost) <= interrupted_runs.STEPS_AT_STAKE[saving]
     told(f"SIGKILL: {method}, {saving}", cases, whole, -signal.SIGKILL)
 
 
@@ -48,7 +48,7 @@ def test_sigterm(folder, tmp_path):
     whole, chance = undisturbed(folder, "gdpo", "step"), random.Random("soak")
     cases, left = [Case(folder, tmp_path / "0", whole.words)], TERMS
     while left:
-        process = cases[-1].start(fate=killing.Fate(cpu=chance.uniform(0.02, 1.1) * whole.cpu(), number=signal.SIGTERM))
+        process = cases[-1].start(fate=interrupted_runs.Fate(cpu=chance.uniform(0.02, 1.1) * whole.cpu(), number=signal.SIGTERM))
         code = cases[-1].end(process)
         assert code in (0, 143), cases[-1].said()[-3000:]
         if code == 143:
@@ -77,7 +77,7 @@ def test_full_disks(folder, small_disk, method):
     place, resize = small_disk
     resize("60m")
     whole, count = undisturbed(folder, method, "step"), max(1, FULL // 2)
-    codes = killing.starved(whole, place, random.Random(f"soak {method}").sample(range(1, 300), count))
+    codes = interrupted_runs.starved(whole, place, random.Random(f"soak {method}").sample(range(1, 300), count))
     met = list(codes.values()).count(DiskFull.exit_code)
     print(f"\n| full disk: {method}, step | {met} of {count} met it | all | |", end="", flush=True)
     assert met > count // 2

@@ -9,11 +9,12 @@ import textwrap
 
 import pytest
 import torch
+from command_line_problems import problems_of, said
+from experiment_runner import World
 from hydra.utils import get_class
-from refusing import problems_of, said
-from running import World
 from safetensors.torch import load_file
 
+from lexalign.artifacts.provenance import Provenance
 from lexalign.cache.tokens import TokenCache
 from lexalign.config.compose import compose
 from lexalign.data import rows as data_rows
@@ -22,7 +23,7 @@ from lexalign.errors import ConfigError, RewardError
 from lexalign.models import loading
 from lexalign.rewards import ExactMatch, Format, Length, RewardModel
 from lexalign.rewards.panel import Panel
-from lexalign.stages.evaluate import Past, find_panel
+from lexalign.stages.evaluate import find_panel
 
 TEXTS = ["", "one", "one two", " one two three\n"]
 LAB = """
@@ -71,7 +72,7 @@ def composed(*words: str):
 
 
 def panel(*rewards: str, method: str = "grpo") -> Panel:
-    found = Panel.of(composed(f"method={method}", listed(*rewards)))
+    found = Panel.from_experiment(composed(f"method={method}", listed(*rewards)))
     assert found is not None
     return found
 
@@ -139,10 +140,10 @@ def test_the_users_own_rewards_are_read_not_imported(lab):
     ]
     assert problems_of([*line, listed("{_target_:heavylab.Given}")]) == ["method.rewards[0].values: is missing; Given needs it"]
     assert said(problems_of(["stage=align", "method=grpo", listed("{_target_:heavylab.Picky}")]), "'extensions=[mypackage]'")
-    with pytest.raises(ConfigError, match=r"method.rewards\[0\] \(rewardlab.Stranger\): is no subclass of lexalign.rewards.Reward"):
+    with pytest.raises(ConfigError, match=r"method.rewards\[0\] \(rewardlab.Stranger\): is not a subclass of lexalign.rewards.Reward"):
         panel("{_target_:rewardlab.Stranger}")
     with pytest.raises(ConfigError, match=r"data.columns.completion=null: method.rewards\[0\] \(reader\) reads it"):
-        Panel.of(composed("method=grpo", "data=tiny_beliefs", listed("{_target_:rewardlab.Reader}")))
+        Panel.from_experiment(composed("method=grpo", "data=tiny_beliefs", listed("{_target_:rewardlab.Reader}")))
 
 
 # TRL's own advantages -------------------------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_what_is_no_reward_model_is_refused(tmp_path):
     from lexalign.config.paths import EMBEDDED
 
     reward = RewardModel(path=str(EMBEDDED / "tiny"))
-    with pytest.raises(RewardError, match="is no trained reward model|has 2 outputs"):
+    with pytest.raises(RewardError, match="is not a trained reward model|has 2 outputs"):
         reward.load("cpu")
 
 
@@ -324,13 +325,13 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
     ("listed", "told"),
     [
         ({"_target_": "subprocess.run", "args": "ls"}, "code is only taken from lexalign"),
-        ({"_target_": "lexalign.config.schema.Model"}, "is no subclass of lexalign.rewards.Reward"),
+        ({"_target_": "lexalign.config.schema.Model"}, "is not a subclass of lexalign.rewards.Reward"),
         ({"_target_": "lexalign.rewards.ExactMatch"}, "data.columns.completion=null: method.rewards[0] (exact_match) reads it"),
     ],
 )
 def test_rewards_that_a_model_names_and_these_data_or_this_command_do_not_allow_are_said(listed, told, caplog):
     experiment = compose(["stage=evaluate", "model=tiny", "data=tiny_beliefs"]).experiment
-    assert find_panel(experiment, Past(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
+    assert find_panel(experiment, Provenance(manifest={"settings": {"method": {"rewards": [listed]}}})) is None
     assert "are not measured" in caplog.text and told in caplog.text
 
 

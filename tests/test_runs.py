@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from running import ROOT, World, result_of
+from experiment_runner import ROOT, World, result_of
 
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.manifest import read_manifest
@@ -278,7 +278,7 @@ def test_a_tracked_run_follows_an_untracked_one(world, tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from pathlib import Path\nfrom running import World\n"
+        "from pathlib import Path\nfrom experiment_runner import World\n"
         f"world = World(Path({str(tmp_path)!r}))\n"
         f"short = {SHORT!r}\n"
         "world.run('stage=align', 'model=tiny', *short)\n"

@@ -54,8 +54,8 @@ WRONG_SETTINGS = {
     "chat.system=Hi": ["chat.system: is not read by stage=sft; leave it out"],
     "resume_allow=[train.lr]": ["resume_allow: train.lr is nothing that a resumed run is compared by"],
     "resume=gone": ["resume=gone: there is no such run or checkpoint; type resume=auto"],
-    "output_dir=pairs.jsonl": ["output_dir=pairs.jsonl: is a file; name a folder"],
-    "store=": ["store: is empty; name a folder"],
+    "output_dir=pairs.jsonl": ["output_dir: cannot be written: ", "pairs.jsonl is a file; name another folder"],
+    "store=": ["store: is empty; give it a value"],
 }  # fmt: skip
 WRONG_KEYS = {
     "stage=aline": ["stage=aline: there is no such stage", "did you mean align?"],
@@ -164,14 +164,14 @@ RULED = {
             "method.rewards[0].when: the rewards depend on each other (length -> exact_match -> length)"
         ],
         "method.rewards=[{_target_:lexalign.rewards.Length,when:{reward:length,at_least:1}}]": ["(length -> length)"],
-        "method.rewards=[{_target_:lexalign.rewards.Length,weight:0}]": ["method.rewards[0].weight=0: counts for nothing"],
+        "method.rewards=[{_target_:lexalign.rewards.Length,weight:0}]": ["method.rewards[0].weight=0: has no effect"],
         "method.rewards=[{_target_:lexalign.rewards.Length,weight:heavy}]": ["method.rewards[0].weight=heavy: expected a number"],
         "method.rewards=[{_target_:lexalign.rewards.Length,wieght:1}]": ["method.rewards[0].wieght: Length takes no such argument"],
         "method.rewards=[{_target_:lexalign.rewards.Length,cap:0}]": ["method.rewards[0].cap=0: must be at least 1"],
         "method.rewards=[{_target_:lexalign.rewards.Length,cap:1,target:2}]": ["method.rewards[0]: cap and target are two ways"],
         "method.rewards=[{_target_:lexalign.rewards.Length,unit:lines}]": ["method.rewards[0].unit=lines: not one of words, characters"],
         "method.rewards=[{_target_:lexalign.rewards.Format}]": ["method.rewards[0].pattern: is missing; Format needs it"],
-        "method.rewards=[{_target_:lexalign.rewards.Format,pattern:'(a'}]": ["pattern=(a: is no regular expression (missing )"],
+        "method.rewards=[{_target_:lexalign.rewards.Format,pattern:'(a'}]": ["pattern=(a: is not a regular expression (missing )"],
         "method.rewards=[{_target_:lexalign.rewards.RewardModel,path:./gone}]": ["path=./gone: there is no file or folder ./gone"],
         "method.rewards=[{_target_:lexalign.rewards.RewardModel,path:pickled}]": ["path=pickled: the folder holds no .safetensors"],
         "method.rewards=[{_target_:lexalign.rewards.Reward}]": ["_target_=lexalign.rewards.Reward: is no reward; there are ExactMatch"],

@@ -35,11 +35,12 @@ class Desk:
     def executed(self, *overrides: str) -> tuple[Path, Any]:
         """An align run's folder and result."""
         from lexalign.config.compose import compose
+        from lexalign.config.context import RunContext
         from lexalign.runs.execute import execute
 
         out_dir = Path(tempfile.mkdtemp(dir=self.scratch))
         command = ["stage=align", "tracking=none", f"store={self.store}", f"output_dir={out_dir}", *LEFT_OUT, *overrides]
-        return out_dir, execute(compose(command), out_dir=out_dir, name="bench", group=None)
+        return out_dir, execute(compose(command), RunContext(out_dir=out_dir, name="bench"))
 
 
 def shown(values: list[float]) -> str:

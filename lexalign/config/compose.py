@@ -3,6 +3,7 @@
 Nothing is written and nothing heavy is imported here, so a refusal costs a fraction of a second.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,18 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lexalign.config import rules, schema, targets
-from lexalign.config.loading import (
-    CompositionError,
-    apply_overrides,
-    compose_tree,
-    describe_missing_option,
-    find_owners,
-    find_resolver_problems,
-    is_group,
-    list_keys,
-    list_options,
-    resolve_tree,
-)
+from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
+from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
     drop_wrong,
     find_repeated,
@@ -31,6 +22,7 @@ from lexalign.config.overrides import (
     get_extensions,
     get_key,
     list_typed_keys,
+    name_key,
     parse_overrides,
 )
 from lexalign.config.parsing import describe_unknown_key, parse
@@ -45,28 +37,39 @@ class Composition:
     tree: dict[str, Any]
     typed: tuple[str, ...] = ()
     """The overrides it was made from."""
+    notes: tuple[str, ...] = ()
+    """What to say of options that were replaced because of these overrides."""
 
 
 def compose(
-    overrides: Sequence[str], *, config_dirs: Sequence[str] = (), ancestors: tuple[str, ...] = (), problems: Sequence[str] = ()
+    overrides: Sequence[str], sources: Sources = CONF_ONLY, *, ancestors: tuple[str, ...] = (), problems: Sequence[str] = ()
 ) -> Composition:
     """The experiment that these overrides describe; raises `ConfigError` with every problem found, and those found before.
 
     `ancestors` are the experiments this one is a parent of.
     """
-    tree, kept, found = load_tree(overrides, config_dirs=config_dirs)
+    adjusted, notes = follow_model(overrides, sources)
+    tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
-    return check_tree(tree, kept, problems=problems, config_dirs=config_dirs, ancestors=ancestors)
+    dropped = {get_key(override) for override in overrides if override not in kept} - {get_key(override) for override in kept}
+    typed = [override for override in kept if override in overrides]
+    try:
+        composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
+    except ConfigError as error:
+        # Without a value that cannot be read, a rule would speak of the default in its place.
+        follow_on = [problem for problem in error.problems if problem not in problems and name_key(problem) in dropped]
+        raise ConfigError([problem for problem in error.problems if problem not in follow_on]) from None
+    return dataclasses.replace(composition, typed=tuple(overrides), notes=tuple(notes))
 
 
 def check_tree(
     tree: DictConfig,
     overrides: Sequence[str],
+    sources: Sources = CONF_ONLY,
     *,
     problems: Sequence[str] = (),
-    config_dirs: Sequence[str] = (),
     ancestors: tuple[str, ...] = (),
 ) -> Composition:
     """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
@@ -88,11 +91,11 @@ def check_tree(
     found += types
     if experiment is not None:
         found += rules.find_problems(experiment, list_typed_keys(overrides))
-        found += find_parent_problems(experiment, config_dirs=config_dirs, ancestors=ancestors)
+        found += find_parent_problems(experiment, sources, ancestors=ancestors)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.
         try:
-            compose(rest, config_dirs=config_dirs, ancestors=ancestors)
+            compose(rest, sources, ancestors=ancestors)
         except ConfigError as error:
             found += error.problems
     if found or experiment is None:
@@ -109,7 +112,7 @@ def switch_evaluation(plain: dict[str, Any]) -> None:
     """`evaluate=false` (or true) stands for the whole group with `enabled` set so."""
     switch = plain.get("evaluate")
     if isinstance(switch, bool):
-        plain["evaluate"] = {**resolve_tree(compose_tree([], ()), [])["evaluate"], "enabled": switch}
+        plain["evaluate"] = {**resolve_tree(CONF_ONLY.compose([]), [])["evaluate"], "enabled": switch}
 
 
 def get_parent_command(experiment: schema.Experiment) -> list[str]:
@@ -118,24 +121,24 @@ def get_parent_command(experiment: schema.Experiment) -> list[str]:
     return [f"experiment={experiment.model.parent}", *experiment.model.parent_overrides, *extensions]
 
 
-def find_parent_problems(experiment: schema.Experiment, *, config_dirs: Sequence[str], ancestors: tuple[str, ...]) -> list[str]:
+def find_parent_problems(experiment: schema.Experiment, sources: Sources, *, ancestors: tuple[str, ...]) -> list[str]:
     """What is wrong with the parent, which would otherwise be found only when it is run."""
     name = experiment.model.parent
     if name is None:
         return []
-    if name not in list_options("experiment", config_dirs):
-        return [f"model.parent: {describe_missing_option('experiment', name, config_dirs)}"]
+    if name not in sources.list_options("experiment"):
+        return [f"model.parent: {sources.describe_missing_option('experiment', name)}"]
     if name in ancestors:
         return [f"model.parent={name}: experiments descend from each other: {' -> '.join((*ancestors, name))}"]
-    found = find_command_problems(tuple(get_parent_command(experiment)), tuple(config_dirs), (*ancestors, name))
+    found = find_command_problems(tuple(get_parent_command(experiment)), sources, (*ancestors, name))
     return [f"model.parent={name}: {problem}" for problem in found]
 
 
 @cache
-def find_command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...], ancestors: tuple[str, ...]) -> list[str]:
+def find_command_problems(command: tuple[str, ...], sources: Sources, ancestors: tuple[str, ...]) -> list[str]:
     """What is wrong with what one would type to run a parent; kept, because all points of a sweep share theirs."""
     try:
-        parent = compose(command, config_dirs=config_dirs, ancestors=ancestors).experiment
+        parent = compose(command, sources, ancestors=ancestors).experiment
     except ConfigError as error:
         return error.problems
     if parent.stage.name in ("evaluate", "chat"):
@@ -146,10 +149,10 @@ def find_command_problems(command: tuple[str, ...], config_dirs: tuple[str, ...]
     return [] if makes_model else [f"is stage={parent.stage.name} and fetches no model; name an experiment that trains or fetches one"]
 
 
-def load_tree(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> tuple[DictConfig | None, list[str], list[str]]:
+def load_tree(overrides: Sequence[str], sources: Sources) -> tuple[DictConfig | None, list[str], list[str]]:
     """Hydra's tree and the overrides it was made from, without those at fault; and what is wrong with each of these."""
     try:
-        return compose_tree(overrides, config_dirs), list(overrides), []
+        return sources.compose(overrides), list(overrides), []
     except CompositionError as error:
         first = str(error)
     problems, groups, values = [], [], []
@@ -157,29 +160,29 @@ def load_tree(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> t
         found = parse_overrides([override])
         if not found or not found[0].key_or_group:
             problems.append(f"{override}: cannot be read as key=value; {quote_value(override)}")
-        elif found[0].is_sweep_override() and not is_group(found[0].key_or_group, config_dirs):
+        elif found[0].is_sweep_override() and not sources.is_group(found[0].key_or_group):
             problems.append(f"{override}: several values are a sweep; type -m for one, or for a text {quote_value(override)}")
-        elif not is_group(found[0].key_or_group, config_dirs):
+        elif not sources.is_group(found[0].key_or_group):
             values.append(override)
-        elif problem := find_wrong_choice(found[0], config_dirs):
+        elif problem := find_wrong_choice(found[0], sources):
             problems.append(problem)
         else:
             groups.append(override)
     try:
-        base = compose_tree(groups, config_dirs)
+        base = sources.compose(groups)
     except CompositionError as error:
         return None, [], [*problems, str(error)]
     undone = find_switched_off(values)
     known = [key for key in list_keys(base) if not key.startswith("hydra")]
     kept = []
     for override in values:
-        wrong = [problem for key in list_settings(override) if (problem := explain_unknown_key(key, known, base, config_dirs))]
+        wrong = [problem for key in list_settings(override) if (problem := explain_unknown_key(key, known, base, sources))]
         wrong += [undone[override]] if override in undone else []
         problems += wrong
         if not wrong:
             kept.append(override)
     try:
-        return apply_overrides(parse_overrides(kept), base, config_dirs), groups + kept, problems or [first]
+        return sources.apply_overrides(parse_overrides(kept), base), groups + kept, problems or [first]
     except CompositionError as error:
         return None, [], [*problems, str(error)]
 
@@ -197,13 +200,17 @@ def list_settings(override: str) -> list[str]:
     return [] if override.startswith("+") else sorted(list_typed_keys([override])) or [get_key(override)]
 
 
-def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, config_dirs: Sequence[str]) -> str | None:
+def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, sources: Sources) -> str | None:
     """The problem with a key that is no setting here, but another method's, Hydra's or nobody's; None for one that is."""
     if key in known:
         return None
     if key.startswith("hydra."):
-        return None if OmegaConf.select(tree, key) is not None else f"{key}: Hydra has no such setting"
-    others = find_owners(key, config_dirs) if key.startswith("method.") else []
+        if instead := targets.IGNORED.get(key.removeprefix("hydra.")):
+            return f"{key}: is not read; {instead}"
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(tree, above)
+        return None if isinstance(node, DictConfig) and name in node else f"{key}: Hydra has no such setting"
+    others = sources.find_owners(key) if key.startswith("method.") else []
     if others:
         chosen = OmegaConf.select(tree, "method.name") or "none"
         return f"{key}: is a setting of method={', '.join(others)}, not of method={chosen}; choose one of these, or leave it out"

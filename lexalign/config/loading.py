@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lexalign.config.packages import find_package_folders, register_packages
 from lexalign.config.parsing import suggest_nearest
 from lexalign.config.paths import CONF
 
@@ -60,106 +62,119 @@ class CachedRepository(CachingConfigRepository):
 
 
 @cache
-def get_loader(*extra: str) -> ConfigLoaderImpl:
-    """Hydra's own loader over conf/ and the folders of `--config-dir`."""
+def get_loader(folders: tuple[str, ...]) -> ConfigLoaderImpl:
+    """Hydra's own loader over conf/ and the folders that come before it."""
     setup_globals()
+    register_packages()
     path = create_config_search_path(str(CONF))
-    for folder in extra:
+    for folder in folders:
         # Where Hydra itself puts it: its own schema must stay the last.
         path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
-    found = ConfigLoaderImpl(config_search_path=path)
-    found.repository = CachedRepository(found.repository, {})  # type: ignore[assignment]
-    return found
+    loader = ConfigLoaderImpl(config_search_path=path)
+    loader.repository = CachedRepository(loader.repository, {})  # type: ignore[assignment]
+    return loader
 
 
-def compose_tree(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
-    """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `Uncomposable`.
+@dataclass(frozen=True)
+class Sources:
+    """Where configuration files are read from: `folders` (those of `--config-dir`) come before conf/."""
 
-    Files are merged once for each choice of groups, which is most of the time; the values are put in afterwards, as Hydra does.
-    """
-    values = [override for override in overrides if is_plain_value(override, tuple(config_dirs))]
-    try:
-        base = merge_files(tuple(override for override in overrides if override not in values), tuple(config_dirs))
-        return (
-            apply_overrides([read for value in values for read in PARSER.parse_overrides([value])], base, config_dirs) if values else base
-        )
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise CompositionError(explain_error(error, config_dirs)) from error
+    folders: tuple[str, ...] = ()
+
+    @property
+    def loader(self) -> ConfigLoaderImpl:
+        """Hydra's own loader over these files; it reads each of them once in a process."""
+        return get_loader(self.folders)
+
+    def list_folders(self) -> list[Path]:
+        """Every folder that configuration files are read from."""
+        return [*map(Path, self.folders), CONF, *find_package_folders().values()]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `CompositionError`.
+
+        Files are merged once for each choice of groups, which is most of the time; the values are put in afterwards, as Hydra does.
+        """
+        values = [override for override in overrides if is_plain_value(override, self)]
+        try:
+            base = merge_files(tuple(override for override in overrides if override not in values), self)
+            return self.apply_overrides([read for value in values for read in PARSER.parse_overrides([value])], base) if values else base
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise CompositionError(self.explain_error(error)) from error
+
+    def apply_overrides(self, overrides: Sequence[Override], tree: DictConfig) -> DictConfig:
+        """A tree with the values of overrides put in, which is what Hydra does last; raises `CompositionError`."""
+        changed = copy.deepcopy(tree)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise CompositionError(self.explain_error(error)) from error
+        return changed
+
+    def explain_error(self, error: Exception) -> str:
+        """Hydra's message in one line, with what there is to choose from where a choice does not exist."""
+        if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+            return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: is not YAML ({error.problem})"
+        if isinstance(error, OmegaConfBaseException) and error.full_key:
+            return f"{error.full_key}: {error.msg or str(error).splitlines()[0]}".replace("\n", " ")
+        message = str(error).strip() or type(error).__name__
+        if choice := MISSING_OPTION.search(message):
+            return self.describe_missing_option(choice[1], choice[2])
+        first, *more = (line.strip() for line in message.splitlines())
+        return f"{first} {more[0]}" if first.endswith(":") and more else first
+
+    def describe_missing_option(self, group: str, value: str) -> str:
+        """The problem with an option that a group does not have."""
+        if group == "hydra/launcher" and value in EXTRAS:
+            return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
+        options = self.list_options(group)
+        return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{suggest_nearest(value, options)}"
+
+    def is_group(self, name: str) -> bool:
+        """Whether a key names a group of files rather than a setting."""
+        return bool(self.loader.repository.group_exists(name))
+
+    def list_options(self, group: str) -> list[str]:
+        """Names of a group's options, those in its folders included (`tiny/sft`)."""
+        repository = self.loader.repository
+
+        def walk(folder: str) -> Iterator[str]:
+            options = repository.get_group_options(f"{group}/{folder}".rstrip("/"))
+            yield from (f"{folder}{name}" for name in options)
+            for name in repository.get_group_options(f"{group}/{folder}".rstrip("/"), results_filter=None):
+                if name not in options and repository.group_exists(f"{group}/{folder}{name}"):
+                    yield from walk(f"{folder}{name}/")
+
+        return sorted(set(walk("")))
+
+    def find_owners(self, key: str) -> list[str]:
+        """The methods that have a setting of this key (`method.beta`) in their file."""
+        name = key.removeprefix("method.")
+        repository = self.loader.repository
+        files = {option: repository.load_config(f"method/{option}") for option in self.list_options("method")}
+        trees = {option: file.config for option, file in files.items() if file is not None}
+        return [option for option, tree in trees.items() if OmegaConf.select(tree, f"method.{name}") is not None]
+
+
+CONF_ONLY = Sources()
+"""The files of conf/ alone."""
 
 
 @lru_cache(maxsize=16)
-def merge_files(overrides: tuple[str, ...], config_dirs: tuple[str, ...]) -> DictConfig:
+def merge_files(overrides: tuple[str, ...], sources: Sources) -> DictConfig:
     """Hydra's own composition."""
-    return get_loader(*config_dirs).load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+    return sources.loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
 
 @cache
-def is_plain_value(override: str, config_dirs: tuple[str, ...]) -> bool:
+def is_plain_value(override: str, sources: Sources) -> bool:
     """Whether an override sets a setting that is there, to one value, and chooses no file."""
     try:
         (read,) = PARSER.parse_overrides([override])
     except HydraException:
         return False
-    own = not (read.is_add() or read.is_delete() or read.is_sweep_override() or read.package or read.key_or_group.startswith("hydra"))
-    return own and not is_group(read.key_or_group, config_dirs)
-
-
-def apply_overrides(overrides: Sequence[Override], tree: DictConfig, config_dirs: Sequence[str]) -> DictConfig:
-    """A tree with the values of overrides put in, which is what Hydra does last; raises `Uncomposable`."""
-    changed = copy.deepcopy(tree)
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise CompositionError(explain_error(error, config_dirs)) from error
-    return changed
-
-
-def explain_error(error: Exception, config_dirs: Sequence[str]) -> str:
-    """Hydra's message in one line, with what there is to choose from where a choice does not exist."""
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: is not YAML ({error.problem})"
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {error.msg or str(error).splitlines()[0]}".replace("\n", " ")
-    message = str(error).strip() or type(error).__name__
-    if found := MISSING_OPTION.search(message):
-        return describe_missing_option(found[1], found[2], config_dirs)
-    first, *more = (line.strip() for line in message.splitlines())
-    return f"{first} {more[0]}" if first.endswith(":") and more else first
-
-
-def describe_missing_option(group: str, value: str, config_dirs: Sequence[str]) -> str:
-    """The problem with an option that a group does not have."""
-    if group == "hydra/launcher" and value in EXTRAS:
-        return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
-    options = list_options(group, config_dirs)
-    return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{suggest_nearest(value, options)}"
-
-
-def is_group(name: str, config_dirs: Sequence[str] = ()) -> bool:
-    """Whether a key names a group of files rather than a setting."""
-    return bool(get_loader(*config_dirs).repository.group_exists(name))
-
-
-def list_options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
-    """Names of a group's options, those in its folders included (`tiny/sft`)."""
-    repository = get_loader(*config_dirs).repository
-
-    def walk(folder: str) -> Iterator[str]:
-        options = repository.get_group_options(f"{group}/{folder}".rstrip("/"))
-        yield from (f"{folder}{name}" for name in options)
-        for name in repository.get_group_options(f"{group}/{folder}".rstrip("/"), results_filter=None):
-            if name not in options and repository.group_exists(f"{group}/{folder}{name}"):
-                yield from walk(f"{folder}{name}/")
-
-    return sorted(set(walk("")))
-
-
-def find_owners(key: str, config_dirs: Sequence[str]) -> list[str]:
-    """The methods that have a setting of this key (`method.beta`) in their file."""
-    name = key.removeprefix("method.")
-    repository = get_loader(*config_dirs).repository
-    files = {option: repository.load_config(f"method/{option}") for option in list_options("method", config_dirs)}
-    return [option for option, file in files.items() if file is not None and OmegaConf.select(file.config, f"method.{name}") is not None]
+    is_own = not (read.is_add() or read.is_delete() or read.is_sweep_override() or read.package or read.key_or_group.startswith("hydra"))
+    return is_own and not sources.is_group(read.key_or_group)
 
 
 def list_keys(tree: DictConfig) -> list[str]:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from lexalign.artifacts import disk, files, fingerprint, lock
 from lexalign.artifacts.result import Result, write_result
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
+from lexalign.config.context import RunContext
+from lexalign.config.origins import DECIDING, find_origins
 from lexalign.config.paths import find_model
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import redact
@@ -33,73 +34,72 @@ from lexalign.runs.resume import find_checkpoint, find_finished_run, refuse_chan
 from lexalign.runs.run_log import log_to_folder
 from lexalign.training import signals
 
+log = logging.getLogger(__name__)
 
-def run_stage(
-    composed: Composition, started_from: Experiment, out_dir: Path, *, name: str, group: str | None, speaks: bool = True
-) -> Result:
+
+def run_stage(composed: Composition, started_from: Experiment, context: RunContext, *, speaks: bool = True) -> Result:
     """The stage in this process; of several, the first one `speaks` to the tracker."""
-    with make_tracker(composed, out_dir=out_dir, name=name, group=group, silent=not speaks) as tracker:
+    with make_tracker(composed, context, silent=not speaks) as tracker:
         if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
             tracker.starts_from(base.path)
-        return get_method(started_from.stage.target)(started_from, out_dir, tracker)
+        return get_method(started_from.stage.target)(started_from, context.out_dir, tracker)
 
 
-def make_tracker(composed: Composition, *, out_dir: Path, name: str, group: str | None, silent: bool) -> Any:
+def make_tracker(composed: Composition, context: RunContext, *, silent: bool) -> Any:
     """The tracker that `tracking._target_` names, or the silent one, as for a dry run."""
     experiment = composed.experiment
     target = "lexalign.tracking.NoTracker" if experiment.dry_run or silent else experiment.tracking.target
     return get_class(target)(
         experiment.tracking,
-        out_dir=out_dir,
+        out_dir=context.out_dir,
         config=composed.tree,
-        run_name=name,
-        group=group,
+        run_name=context.name,
+        group=context.group,
         job_type=experiment.stage.name,
         typed=composed.typed,
     )
 
 
-log = logging.getLogger(__name__)
-
-
-def execute(
-    composed: Composition,
-    *,
-    out_dir: Path,
-    name: str,
-    group: str | None,
-    config_dirs: Sequence[str] = (),
-) -> Result:
-    """Run an experiment whole and write `config.yaml`, `run.log` and `result.json` in `out_dir`.
+def execute(composed: Composition, context: RunContext) -> Result:
+    """Run an experiment whole and write `config.yaml`, `run.log` and `result.json` in the folder of `context`.
 
     A run that is finished there is not touched: its result is returned. One that is not goes on from its newest whole checkpoint. Raises
     ConfigError where its settings are others, FolderInUse where another process is at it, Stopped where a signal or
     `train.stop_after` ends it.
     """
+    out_dir = context.out_dir
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
     if hardware.get_node_rank(experiment.hardware) and torchrun.uses_several_processes(experiment):
-        return run_on_other_node(dataclasses.replace(composed, experiment=experiment), out_dir, name=name, config_dirs=config_dirs)
-    if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+        return run_on_other_node(dataclasses.replace(composed, experiment=experiment), context)
+    if (done := find_finished_run(experiment, context)) is not None:
         return done
     out_dir.mkdir(parents=True, exist_ok=True)
     with signals.handle_signals(), lock.hold_lock(out_dir) as left_by:
         # Once more: another process may have finished it meanwhile.
-        if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+        if (done := find_finished_run(experiment, context)) is not None:
             return done
         with log_to_folder(out_dir, verbose=experiment.verbose):
             if left_by:
                 log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
-            checkpoint = find_checkpoint(experiment, out_dir, config_dirs=config_dirs)
+            checkpoint = find_checkpoint(experiment, context)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
-            return run_in_folder(
-                dataclasses.replace(composed, experiment=resolved), out_dir, name=name, group=group, config_dirs=config_dirs
-            )
+            log_deciding_settings(composed, context)
+            return run_in_folder(dataclasses.replace(composed, experiment=resolved), context)
 
 
-def run_on_other_node(composed: Composition, out_dir: Path, *, name: str, config_dirs: Sequence[str]) -> Result:
+def log_deciding_settings(composed: Composition, context: RunContext) -> None:
+    """Say which options follow from the model, and the settings that decide the result with where each was set."""
+    for note in composed.notes:
+        log.info("%s", note)
+    if composed.experiment.method is not None:
+        origins = find_origins(DECIDING, composed.typed, context.sources)
+        log.info("What decides the result: %s", ", ".join(str(origin) for origin in origins if origin.value is not None))
+
+
+def run_on_other_node(composed: Composition, context: RunContext) -> Result:
     """The processes of another node than the first, which alone looks after the run's folder; its result. A parent comes first here too."""
-    experiment = composed.experiment
-    if (done := find_finished_run(experiment, out_dir, config_dirs=config_dirs)) is not None:
+    experiment, out_dir = composed.experiment, context.out_dir
+    if (done := find_finished_run(experiment, context)) is not None:
         return done
     out_dir.mkdir(parents=True, exist_ok=True)
     with (
@@ -108,22 +108,24 @@ def run_on_other_node(composed: Composition, out_dir: Path, *, name: str, config
     ):
         parent = None
         if experiment.model.parent is not None:
-            above = compose_parent(experiment, config_dirs=config_dirs)
-            parent = find_finished_parent(experiment, config_dirs=config_dirs)
+            above = compose_parent(experiment, context.sources)
+            parent = find_finished_parent(experiment, context.sources)
             if parent is None:
-                folder = get_parent_folder(experiment, get_parent_key(experiment, config_dirs=config_dirs) or "")
-                parent = run_on_other_node(above, folder.resolve(), name=experiment.model.parent, config_dirs=config_dirs)
-        return torchrun.run_together(composed, start_from_parent(experiment, parent), out_dir, name=name, group=None)
+                folder = get_parent_folder(experiment, get_parent_key(experiment, context.sources) or "")
+                own_context = RunContext(out_dir=folder.resolve(), name=experiment.model.parent, sources=context.sources)
+                parent = run_on_other_node(above, own_context)
+        return torchrun.run_together(composed, start_from_parent(experiment, parent), context)
 
 
-def run_in_folder(composed: Composition, out_dir: Path, *, name: str, group: str | None, config_dirs: Sequence[str]) -> Result:
+def run_in_folder(composed: Composition, context: RunContext) -> Result:
     """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
-    experiment, started = composed.experiment, time.monotonic()
+    experiment, out_dir, started = composed.experiment, context.out_dir, time.monotonic()
     result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
+    key = None
     try:
         with disk.require_space(None, out_dir, what="the run"):
             files.write_text(out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)})))
-            parent = run_parent(experiment, config_dirs=config_dirs, execute=execute)
+            parent = run_parent(experiment, context.sources, execute)
             key = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
             own_files = fingerprint.digest_local_files(experiment)
             started_from = auto_strategy.resolve_strategy(start_from_parent(experiment, parent))
@@ -132,9 +134,9 @@ def run_in_folder(composed: Composition, out_dir: Path, *, name: str, group: str
             if experiment.resume != "never":
                 refuse_other_sharding(Path(experiment.resume), started_from)
             if torchrun.uses_several_processes(started_from):
-                result = torchrun.run_together(composed, started_from, out_dir, name=name, group=group)
+                result = torchrun.run_together(composed, started_from, context)
             else:
-                result = run_stage(composed, started_from, out_dir, name=name, group=group)
+                result = run_stage(composed, started_from, context)
             result.parent = parent.details["folder"] if parent else None
             result.key = key
             result.command = list(composed.typed)
@@ -143,6 +145,7 @@ def run_in_folder(composed: Composition, out_dir: Path, *, name: str, group: str
     except BaseException as error:
         result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = redact(f"{type(error).__name__}: {error}")
+        result.key, result.command = key, list(composed.typed)
         result.seconds = round(time.monotonic() - started, 3)
         log.debug("The run ended:", exc_info=error)
         with suppress(OSError):  # on a full disk; what ended the run matters more

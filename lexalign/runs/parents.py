@@ -1,9 +1,11 @@
 """The parent of a run: composed, found by its content key, run first where it is not there."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -11,6 +13,8 @@ from lexalign.artifacts import files, fingerprint
 from lexalign.artifacts.manifest import find_damage, find_lost_files
 from lexalign.artifacts.result import Result, read_result
 from lexalign.config.compose import Composition, compose, get_parent_command
+from lexalign.config.context import RunContext
+from lexalign.config.loading import Sources
 from lexalign.config.parsing import to_plain
 from lexalign.config.schema import Experiment
 
@@ -24,18 +28,17 @@ def start_from_parent(experiment: Experiment, parent: Result | None) -> Experime
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, path=parent.artifact, parent=None))
 
 
-def run_parent(experiment: Experiment, *, config_dirs: Sequence[str], execute: Callable[..., Result]) -> Result | None:
+def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Composition, RunContext], Result]) -> Result | None:
     """The finished parent: reused where an artifact with its content key is whole, run first otherwise; None without a parent."""
     name = experiment.model.parent
     if name is None:
         return None
-    composed = compose_parent(experiment, config_dirs=config_dirs)
-    grandparent = run_parent(composed.experiment, config_dirs=config_dirs, execute=execute)
+    composed = compose_parent(experiment, sources)
+    grandparent = run_parent(composed.experiment, sources, execute)
     key = fingerprint.make_content_key(composed.experiment, parent=grandparent.key if grandparent else None)
     store = Path(experiment.store)
-    (store / "locks").mkdir(parents=True, exist_ok=True)
-    # One of several concurrent children runs the parent; the others wait here and find it finished.
-    with FileLock(store / "locks" / f"{key}.lock"):
+    # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
+    with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
         found = recall_finished_run(store, key)
         if found is not None:
             log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
@@ -47,9 +50,15 @@ def run_parent(experiment: Experiment, *, config_dirs: Sequence[str], execute: C
             shape = composed.experiment.model.path or (grandparent.artifact if grandparent else None)
             return Result(status="planned", stage=composed.experiment.stage.name, key=key, artifact=shape, details={"folder": str(folder)})
         log.info("Parent %s: running first, in %s (key %s)", name, folder, key[:12])
-        result = execute(composed, out_dir=folder.resolve(), name=name, group="parents", config_dirs=config_dirs)
+        result = execute(composed, RunContext(out_dir=folder.resolve(), name=name, group="parents", sources=sources))
         result.details["folder"] = str(folder)
         return result
+
+
+def lock_key(store: Path, key: str) -> FileLock:
+    """The lock of a content key in the store."""
+    (store / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(store / "locks" / f"{key}.lock")
 
 
 def get_parent_folder(experiment: Experiment, key: str) -> Path:
@@ -57,25 +66,25 @@ def get_parent_folder(experiment: Experiment, key: str) -> Path:
     return Path(experiment.store) / "parents" / f"{(experiment.model.parent or '').replace('/', '-')}-{key[:12]}"
 
 
-def find_finished_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Result | None:
+def find_finished_parent(experiment: Experiment, sources: Sources) -> Result | None:
     """The parent where it is finished already; nothing is run."""
-    key = get_parent_key(experiment, config_dirs=config_dirs)
+    key = get_parent_key(experiment, sources)
     return recall_finished_run(Path(experiment.store), key) if key else None
 
 
-def get_parent_key(experiment: Experiment, *, config_dirs: Sequence[str]) -> str | None:
+def get_parent_key(experiment: Experiment, sources: Sources) -> str | None:
     """The content key of the parent; None without one."""
     if experiment.model.parent is None:
         return None
-    parent = compose_parent(experiment, config_dirs=config_dirs).experiment
-    return fingerprint.make_content_key(parent, parent=get_parent_key(parent, config_dirs=config_dirs))
+    parent = compose_parent(experiment, sources).experiment
+    return fingerprint.make_content_key(parent, parent=get_parent_key(parent, sources))
 
 
-def compose_parent(experiment: Experiment, *, config_dirs: Sequence[str]) -> Composition:
+def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
     """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
-    composed = compose(get_parent_command(experiment), config_dirs=config_dirs)
+    composed = compose(get_parent_command(experiment), sources)
     train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
-    shared = {
+    shared: dict[str, Any] = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
         "store": experiment.store,

@@ -12,6 +12,7 @@ from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
 from lexalign.artifacts.result import read_result
 from lexalign.artifacts.settings_diff import shorten_digest
 from lexalign.config import compose
+from lexalign.config.context import RunContext
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.runs import execute
@@ -27,7 +28,7 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
     composed = compose.load_recorded(tree, experiment.extensions)
-    execute.execute(composed, out_dir=out_dir, name=f"reproduce {folder}", group=None)
+    execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)
     for key, change in differing.items():

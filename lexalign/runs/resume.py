@@ -2,19 +2,16 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from lexalign.artifacts import checkpoints, files, fingerprint, settings_diff
 from lexalign.artifacts.manifest import find_damage, read_manifest
 from lexalign.artifacts.result import Result, read_result
 from lexalign.config import hardware
+from lexalign.config.context import RunContext
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
-from lexalign.runs.parents import (
-    find_finished_parent,
-    start_from_parent,
-)
+from lexalign.runs.parents import find_finished_parent, start_from_parent
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +21,12 @@ def is_training_run(experiment: Experiment) -> bool:
     return experiment.method is not None and not experiment.dry_run and experiment.preflight.mode != "only"
 
 
-def find_finished_run(experiment: Experiment, out_dir: Path, *, config_dirs: Sequence[str]) -> Result | None:
+def find_finished_run(experiment: Experiment, context: RunContext) -> Result | None:
     """The result of the run that was finished in this folder; None where there is none, or it is to go on with what `resume_allow` names.
 
     Raises ConfigError where it was another run.
     """
+    out_dir = context.out_dir
     if experiment.resume == "never" and checkpoints.holds_run(out_dir):
         raise ConfigError(f"resume=never: {out_dir} already holds a run; name another output_dir, or type resume=auto")
     result, artifact = read_result(out_dir), out_dir / "artifact"
@@ -37,10 +35,10 @@ def find_finished_run(experiment: Experiment, out_dir: Path, *, config_dirs: Seq
     if broken := find_damage(artifact):
         print(f"{out_dir} was finished, but {broken}: going on from its newest checkpoint", file=sys.stderr)
         return None
-    now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, config_dirs=config_dirs)))
-    differences = settings_diff.diff_settings(read_manifest(artifact), now, measured=True)
+    now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, context.sources)))
+    differences = settings_diff.diff_settings(read_manifest(artifact), now, with_evaluation=True)
     settings_diff.refuse_differences(
-        differences, allowed=experiment.resume_allow, begun=f"output_dir={out_dir}: holds a run that was finished"
+        differences, allowed=experiment.resume_allow, opening=f"output_dir={out_dir}: holds a run that was finished"
     )
     if differences:
         return None
@@ -49,15 +47,15 @@ def find_finished_run(experiment: Experiment, out_dir: Path, *, config_dirs: Seq
     return result
 
 
-def find_checkpoint(experiment: Experiment, out_dir: Path, *, config_dirs: Sequence[str]) -> Path | None:
+def find_checkpoint(experiment: Experiment, context: RunContext) -> Path | None:
     """The checkpoint to go on from, whole and of a run with these settings; what a killed run left half written is removed."""
-    for folder in (out_dir, out_dir / checkpoints.FOLDER):
+    for folder in (context.out_dir, context.out_dir / checkpoints.FOLDER):
         files.remove_unfinished(folder)
     if not is_training_run(experiment):
         return None
-    checkpoint = checkpoints.find_start_point(out_dir, experiment.resume)
+    checkpoint = checkpoints.find_start_point(context.out_dir, experiment.resume)
     if checkpoint is not None:
-        refuse_changed_settings(checkpoint, start_from_parent(experiment, find_finished_parent(experiment, config_dirs=config_dirs)))
+        refuse_changed_settings(checkpoint, start_from_parent(experiment, find_finished_parent(experiment, context.sources)))
     return checkpoint
 
 
@@ -65,7 +63,7 @@ def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: b
     """Raise ConfigError where the run of a checkpoint was begun with other settings than `resume_allow` lets differ; say what else does."""
     then, now = read_manifest(checkpoint), fingerprint.describe_inputs(experiment)
     differences = settings_diff.diff_settings(then, now)
-    settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, begun=f"{checkpoint}: its run was begun")
+    settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, opening=f"{checkpoint}: its run was begun")
     if differences and tell:
         told = "; ".join(f"{key}: {change}" for key, change in differences.items())
         log.warning("Going on with other settings (resume_allow): %s", told)

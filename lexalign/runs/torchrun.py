@@ -23,6 +23,7 @@ from lexalign.artifacts import files
 from lexalign.artifacts.result import Result
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
+from lexalign.config.context import RunContext
 from lexalign.config.parsing import to_plain
 from lexalign.config.schema import Experiment, Hardware
 from lexalign.errors import LexAlignError, RendezvousFailed, Stopped, WorkerFailed, first_line
@@ -54,13 +55,14 @@ def uses_several_processes(experiment: Experiment) -> bool:
     return hardware.get_world_size(experiment.hardware) > 1 and experiment.method is not None and not experiment.dry_run
 
 
-def run_together(composed: Composition, experiment: Experiment, out_dir: Path, *, name: str, group: str | None) -> Result:
+def run_together(composed: Composition, experiment: Experiment, context: RunContext) -> Result:
     """Run an experiment's stage in all its processes; what the first one found.
 
     Raises what the run raised where a process said so, RankFailed where one of them died, RendezvousFailed where a node never came.
     """
     from lexalign.runs import pretokenize
 
+    out_dir = context.out_dir
     pretokenize.pretokenize(experiment, out_dir)
     local, nodes = hardware.count_local_processes(experiment.hardware), experiment.hardware.nodes
     folder = out_dir / f"{files.ASIDE}ranks-{uuid.uuid4().hex}"
@@ -71,8 +73,8 @@ def run_together(composed: Composition, experiment: Experiment, out_dir: Path, *
             "experiment": to_plain(experiment),
             "tree": composed.tree,
             "typed": composed.typed,
-            "name": name,
-            "group": group,
+            "name": context.name,
+            "group": context.group,
             "out_dir": str(out_dir),
             "began": signals.began or psutil.Process().create_time(),
             "python_path": sys.path,

@@ -60,6 +60,7 @@ def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
 
     from lexalign.config import hardware
     from lexalign.config.compose import Composition
+    from lexalign.config.context import RunContext
     from lexalign.distributed import collectives
     from lexalign.runs import execute, stop_together, torchrun
     from lexalign.runs.run_log import log_to_folder
@@ -78,7 +79,8 @@ def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
             # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
             experiment = dataclasses.replace(parse_job(collectives.broadcast(told["experiment"])), hardware=experiment.hardware)
             composed = Composition(experiment=experiment, tree=told["tree"], typed=tuple(told["typed"]))
-            result = execute.run_stage(composed, experiment, out_dir, name=told["name"], group=told["group"], speaks=collectives.is_main())
+            context = RunContext(out_dir=out_dir, name=told["name"], group=told["group"])
+            result = execute.run_stage(composed, experiment, context, speaks=collectives.is_main())
             collectives.barrier()
             return result
         except BaseException as error:
