@@ -28,6 +28,8 @@ BLOCK = 128
 """Queries of such a block."""
 NOT_COMPUTED = ("softcap", "s_aux", "position_bias", "alibi")
 """Arguments of an attention that change its numbers and that this one does not know."""
+UNSAID = -1
+"""The window of a family that does not tell it to its attention."""
 LONG = 1024
 """Tokens of a group up to which a CPU's attention in float32 is faster than in bfloat16, for which every new length is compiled anew."""
 
@@ -43,7 +45,7 @@ def attend(
     layout: Layout | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
+    sliding_window: int | None = UNSAID,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query and key (1, H, N, D), value (1, H_kv, N, D_v) to (1, N, H, D_v), contiguous as transformers' own attention gives it.
@@ -51,13 +53,13 @@ def attend(
     Raises ValueError for what this attention does not compute (a soft cap of the scores, sinks), so that a trial finds it.
     """
     if layout is None:
-        if sliding_window is not None:
+        if sliding_window not in (None, UNSAID):
             kwargs["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     assert dropout == 0.0, "dropout in the attention draws other numbers in another layout"
     if unknown := [name for name in NOT_COMPUTED if kwargs.get(name) is not None]:
         raise ValueError(f"its attention asks for {', '.join(unknown)}")
-    if sliding_window is None:  # some families tell their window to the mask alone, and to the layer
+    if sliding_window == UNSAID:  # some families tell their window to the mask alone, and to the layer
         sliding_window = getattr(module, "sliding_window", None)
     dtype = casts.get_compute_dtype(value)
     if query.device.type == "cuda" and not _pieces_only:
