@@ -1,4 +1,4 @@
-"""A run that goes on logs what an undisturbed one logs: losses of steps before and after the checkpoint are in one window, times are added."""
+"""A run that goes on logs what an undisturbed one logs: steps before and after the checkpoint share a window, times are added."""
 
 import json
 import shutil
