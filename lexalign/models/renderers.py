@@ -26,7 +26,7 @@ def make_renderer(experiment: Experiment, tokenizer: Any, *, model: Any = None, 
     date that the model was trained with. `data.template_date` wins over both.
     """
     path = experiment.model.path
-    past = Provenance.of(path) if path is not None else Provenance()
+    past = Provenance.read(path) if path is not None else Provenance()
     recorded = past.manifest.get("rendering") or {}
     training = experiment.stage.name in TRAINING
     date = experiment.data.template_date or (read_checkpoint_date(experiment) if training else recorded.get("template_date"))
