@@ -39,6 +39,7 @@ def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> 
         log.info("No reference to check at step 0: the loss of this method measures from none")
         return
     loss, noted = measure_first_rows(trainer) if tried is None or find_dropout(trainer.model) else (tried.loss, tried.noted)
+    loss -= noted.get("loss/router", 0.0)  # what balances experts is no part of a method's loss
     # Unpaired rows of one label only have no margin, but a reward, which is 0 as well.
     margin = next(noted[name] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if name in noted)
     log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
