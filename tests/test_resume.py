@@ -498,7 +498,7 @@ def test_errors_of_a_full_disk_are_told_from_others(tmp_path):
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
     ):
         with (
-            pytest.raises(DiskFull, match="x needs 0.0 MB, .*make room and type the same command again"),
+            pytest.raises(DiskFull, match="x needs 0.0 MB, .*Free some space and type the same command again"),
             disk.require_space(1, tmp_path, what="x"),
         ):
             raise error

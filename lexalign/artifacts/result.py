@@ -1,4 +1,4 @@
-"""What a run leaves in `result.json`."""
+"""`result.json`: the outcome of a run."""
 
 import dataclasses
 import json
@@ -30,6 +30,10 @@ class Result:
     """95 % intervals of the metrics after training, bootstrapped over the rows."""
     n: dict[str, int] = field(default_factory=dict)
     """Rows (pairs, prompts) that each of these was measured on."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What predictions without a model come to on the same rows: metric to prediction to value."""
+    warnings: list[str] = field(default_factory=list)
+    """Signs that the numbers look better than the model is."""
     samples: list[dict[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     artifact: str | None = None
@@ -46,11 +50,11 @@ RESULT = "result.json"
 
 
 def write_result(out_dir: Path, result: Result) -> None:
-    """`result.json`."""
+    """Write `result.json`."""
     write_json(out_dir / RESULT, dataclasses.asdict(result))
 
 
 def read_result(out_dir: Path) -> Result | None:
-    """The result a run left in its folder; None where there is none."""
+    """Read the result in a run's folder; None if there is none."""
     path = out_dir / RESULT
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

@@ -69,7 +69,7 @@ class ReferenceCache(ABC, Generic[Value]):
 
     def reload(self) -> None:
         """Read the entries that were not there before; what is known stays."""
-        for name in self.shelf.names(self.model_key):
+        for name in self.shelf.list_names(self.model_key):
             wanted = name not in self.read and (self.allowed is None or name in self.allowed)
             folder = self.shelf.get(name) if wanted else None
             if folder is not None:

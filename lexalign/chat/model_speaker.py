@@ -35,7 +35,7 @@ class ModelSpeaker:
     def of(cls, name: str, experiment: Experiment) -> "ModelSpeaker":
         """The model of an experiment, spoken to as it was trained; raises ConfigError for a system message that it has no place for."""
         assert experiment.model.path is not None
-        past, settings = Provenance.of(experiment.model.path), experiment.chat
+        past, settings = Provenance.read(experiment.model.path), experiment.chat
         if past.bits:
             log.info("%s: the model was trained on a base of %d bits; it answers on the base as it is", name, past.bits)
         loaded = loading.load_model(experiment)

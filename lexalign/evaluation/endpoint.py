@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 
 from lexalign.config.schema import Judge
+from lexalign.config.secrets import register_secret
 from lexalign.hub.retries import BUSY, LONGEST_ASKED, RetryPolicy, get_asked_pause
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Endpoint:
         self.url = settings.url.rstrip("/") + "/chat/completions"
         self.model = settings.model
         self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        register_secret(self.key)
         self.patience = RetryPolicy(retries=settings.retries, first_pause=first_pause)
         # No redirects: one could lead elsewhere with the key.
         self.client = httpx2.Client(timeout=settings.timeout, follow_redirects=False)
@@ -45,7 +47,7 @@ class Endpoint:
         attempt = 0
         while True:
             attempt += 1
-            asked = None
+            asked_pause = None
             try:
                 answer = self.client.post(self.url, json=body, headers=headers)
             except httpx2.TransportError as error:
@@ -53,11 +55,11 @@ class Endpoint:
             else:
                 if answer.status_code not in BUSY:
                     return self.read(answer)
-                problem, asked = f"status {answer.status_code}", get_asked_pause(answer.headers)
-            if attempt > self.patience.retries or (asked or 0) > LONGEST_ASKED:
+                problem, asked_pause = f"status {answer.status_code}", get_asked_pause(answer.headers)
+            if attempt > self.patience.retries or (asked_pause or 0) > LONGEST_ASKED:
                 raise EndpointError(f"{self.url}: {problem}, asked {attempt} times")
             log.debug("judge: %s, asking again (%d of %d)", problem, attempt, self.patience.retries)
-            self.patience.pause(attempt, asked)
+            self.patience.pause(attempt, asked_pause)
 
     def read(self, answer: Any) -> str:
         """The text of a whole answer."""

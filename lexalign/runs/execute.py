@@ -15,6 +15,7 @@ from lexalign.artifacts.result import Result, write_result
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
+from lexalign.config.origins import DECIDING, find_origins
 from lexalign.config.paths import find_model
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import redact
@@ -82,7 +83,17 @@ def execute(composed: Composition, context: RunContext) -> Result:
                 log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
             checkpoint = find_checkpoint(experiment, context)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
+            log_deciding_settings(composed, context)
             return run_in_folder(dataclasses.replace(composed, experiment=resolved), context)
+
+
+def log_deciding_settings(composed: Composition, context: RunContext) -> None:
+    """Say which options follow from the model, and the settings that decide the result with where each was set."""
+    for note in composed.notes:
+        log.info("%s", note)
+    if composed.experiment.method is not None:
+        origins = find_origins(DECIDING, composed.typed, context.sources)
+        log.info("What decides the result: %s", ", ".join(str(origin) for origin in origins if origin.value is not None))
 
 
 def run_on_other_node(composed: Composition, context: RunContext) -> Result:
@@ -110,6 +121,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
     """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
     experiment, out_dir, started = composed.experiment, context.out_dir, time.monotonic()
     result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
+    key = None
     try:
         with disk.require_space(None, out_dir, what="the run"):
             files.write_text(out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)})))
@@ -133,6 +145,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
     except BaseException as error:
         result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = redact(f"{type(error).__name__}: {error}")
+        result.key, result.command = key, list(composed.typed)
         result.seconds = round(time.monotonic() - started, 3)
         log.debug("The run ended:", exc_info=error)
         with suppress(OSError):  # on a full disk; what ended the run matters more

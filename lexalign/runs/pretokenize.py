@@ -19,7 +19,7 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
     """
     assert experiment.method is not None and experiment.train is not None and experiment.adapter is not None
     splits = data_rows.load_rows(experiment)
-    Panel.of(experiment)
+    Panel.from_experiment(experiment)
     from lexalign.models.setup import prepare_process
 
     prepare_process(experiment, rows=len(splits.train))

@@ -90,7 +90,7 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
     ):
         method, train = experiment.method, experiment.train
         assert isinstance(method, RewardMethod) and train is not None and experiment.adapter is not None
-        panel = Panel.of(experiment)
+        panel = Panel.from_experiment(experiment)
         assert panel is not None
         self.panel = panel
         self.rows = [*splits.train, *splits.held_out]

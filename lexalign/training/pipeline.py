@@ -33,7 +33,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
     """
     assert experiment.method is not None and experiment.train is not None
     splits = data_rows.load_rows(experiment)  # before torch: bad data are refused in a second
-    Panel.of(experiment)  # a reward that cannot be made, too
+    Panel.from_experiment(experiment)  # a reward that cannot be made, too
     if experiment.dry_run:
         from lexalign.training import plan
 
@@ -180,6 +180,7 @@ def make_evaluator(experiment: Experiment, splits: Any, encoder: Any, trainer: A
         encoder=encoder,
         rows=splits.held_out,
         known=splits.train + splits.held_out,
+        train_rows=splits.train,
         settings=experiment.evaluate,
         max_length=experiment.train.max_length,
         panel=getattr(trainer, "panel", None),
