@@ -41,7 +41,22 @@ one wins:
 4. the experiment's file (`experiment=<name>`);
 5. what you type.
 
-`python run.py … --cfg job` prints the settings that a command line comes to. An unknown key, a wrong type and a value outside its range are
+`python run.py … --cfg job` prints the settings that a command line comes to. `lexalign explain` says where one value was set, and what the
+other files say:
+
+```bash
+lexalign explain train.learning_rate stage=align method=gdpo
+```
+
+`lexalign schema` prints a JSON schema of these settings, for editors (yaml-language-server) and programs. With the name of a group it
+is the schema of a file in that group's folder:
+
+```bash
+lexalign schema > lexalign.schema.json
+lexalign schema data > data.schema.json
+```
+
+An unknown key, a wrong type and a value outside its range are
 refused with exit code 2, and so is an option that the run would not read.
 
 The defaults below are those of `python run.py` without words, before step 3. "(method)" and "(stage)" say that the chosen method or stage

@@ -1,4 +1,4 @@
-"""W&B's own sweeps with run.py as their program: README's YAML, `wandb sweep` and `wandb agent`, against a server on the loopback."""
+"""W&B's own sweeps with run.py as their program: the manual's YAML, `wandb sweep` and `wandb agent`, against a server on the loopback."""
 
 import json
 import os
@@ -59,8 +59,9 @@ class Controller:
 
 
 def readme_sweep() -> dict[str, Any]:
-    """The sweep that README shows."""
-    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The sweep that the page on tracking shows."""
+    page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", page, flags=re.DOTALL)
     return yaml.safe_load(text)
 
 
