@@ -68,7 +68,7 @@ def test_within_a_limit_on_memory_an_honest_template_passes_and_a_bomb_is_refuse
     bomb.chat_template = "{{ 'a' * 10000000000 }}"
     memory_limit(200 << 20)
     chat_template.check_template(honest, "some/model")
-    with pytest.raises(ConfigError, match=r"takes more than (200|1\d\d) MiB .*, which is what the limit on this process .ulimit -v. leaves"):
+    with pytest.raises(ConfigError, match=r"takes more than (200|1\d\d) MiB .*, which is what the limit on this process"):
         chat_template.check_template(bomb, "some/model")
 
 
