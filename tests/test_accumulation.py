@@ -30,8 +30,8 @@ def rows_of(method, trainer):
 
 
 METHODS = [
-    "dpo", "dpo method.loss_type=sft", "dpo method.loss_type=aot", "dpo method.loss_type=aot_unpaired", "ipo", "kto", "orpo", "cpo", "simpo",
-    "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora",
+    "dpo", "dpo method.loss_type=sft", "dpo method.loss_type=aot", "dpo method.loss_type=aot_unpaired", "ipo", "kto", "orpo", "cpo",
+    "simpo", "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora",
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_runs_of_one_step_and_of_accumulated_batches_are_alike(tmp_path):
     """As typed: 4 rows at once and 2 times 2; the same losses, kto's KL too."""
     import json
 
-    from running import World
+    from experiment_runner import World
 
     world = World(tmp_path)
     common = ("stage=align", "method=kto", "model=tiny", "train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false",
