@@ -56,8 +56,9 @@ class ContentCache:
         folder = self.root / name
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-            broken = [file for file, value in digests.items() if digest(folder / file) != value]
-        except (OSError, ValueError, AttributeError):
+            names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {DIGESTS}
+            broken = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
+        except (OSError, ValueError, AttributeError, TypeError):
             if not folder.exists():
                 return None
             broken = [DIGESTS]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.artifacts import lock
+from lexalign.artifacts.manifest import read_manifest
 from lexalign.artifacts.result import RESULT, Result, read_result
 from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment
@@ -190,6 +191,9 @@ def absorb_outcome(job: Job, exit_code: int | None) -> None:
     job.pid, job.reason = None, None
     if result is not None and result.status in ("finished", "planned", "paused", "pruned"):
         job.state = result.status  # type: ignore[assignment]
+        if result.status == "finished" and has_other_inputs(job, result):
+            job.state, job.reason = "failed", "its data or model changed after the sweep was planned; type the same command again"
+            return
         copy_result(job, result)
         if result.status in ("paused", "pruned"):
             job.steps, job.reason = count_steps(Path(job.folder)), (result.error or "").removeprefix(f"Stopped: {result.status} ")
@@ -203,6 +207,14 @@ def absorb_outcome(job: Job, exit_code: int | None) -> None:
         job.state, job.reason = "interrupted", SILENT
     else:
         job.reason = describe_exit(exit_code)
+
+
+def has_other_inputs(job: Job, result: Result) -> bool:
+    """Return whether a finished job was made from other files than it was planned with. A branch of the hub may have become a commit."""
+    if result.key in (None, job.key) or result.artifact is None:
+        return False
+    manifest = read_manifest(Path(result.artifact))
+    return not any("repo" in (manifest.get(part) or {}) for part in ("data", "model"))
 
 
 def describe_exit(exit_code: int) -> str:
