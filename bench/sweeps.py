@@ -51,7 +51,7 @@ def tell(found: str) -> None:
 def jobs(folder: Path) -> list[Job]:
     """Every job of a sweep, parents included."""
     with Ledger(folder) as ledger:
-        return ledger.jobs()
+        return ledger.read_jobs()
 
 
 def shared(scratch: Path) -> list[str]:

@@ -1,22 +1,30 @@
-"""Between the command line and a run: refuse before anything is written, then run one job of Hydra's."""
+"""The command line: refuse before anything is written, then run one job, or a sweep's."""
 
+import atexit
 import logging
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from lexalign.cache import cache
 from lexalign.compat import pause_garbage_collection
+from lexalign.config.command_line import arrange_words
 from lexalign.config.compose import compose
 from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
+from lexalign.config.packages import register_packages
+from lexalign.config.paths import CONF, find_write_problem
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import clean, guard_streams, redact
 from lexalign.errors import ConfigError, LexAlignError, Stopped
@@ -25,47 +33,80 @@ from lexalign.training import signals
 
 log = logging.getLogger(__name__)
 SHOWN = 30
+"""Problems printed; of more, the number is said."""
+COMMANDS = {
+    "doctor": "lexalign.commands.doctor.main",
+    "schema": "lexalign.commands.json_schema.main",
+    "explain": "lexalign.commands.explain.main",
+}
+"""First words that are no settings: a function each, of the words after it, that returns the exit code."""
 
 
 class JobFailed(Exception):
     """A job of a multirun failed; the reason is on the terminal and in the job's run.log."""
 
 
-def check_command_line(argv: Sequence[str]) -> None:
-    """`checked`, and what is asked for instead of a run."""
+def main() -> None:
+    """The command: `lexalign …`, `python -m lexalign …` and, in a checkout, `python run.py …`."""
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        sys.exit(get_method(COMMANDS[sys.argv[1]])(sys.argv[2:]))
+    if "--explain" in sys.argv:
+        words = sys.argv[1:]
+        at = words.index("--explain")
+        sys.exit(get_method(COMMANDS["explain"])([*words[at + 1 : at + 2], *words[:at], *words[at + 2 :]]))
+    signals.exit_on_signals()
+    sys.argv[1:] = check_command_line(sys.argv[1:])
+    try:
+        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run_job)()
+    except SystemExit as end:
+        if end.code in signals.CODES.values():
+            signals.exit_now(int(end.code or 0))
+        raise
+
+
+def check_command_line(argv: Sequence[str]) -> list[str]:
+    """The words that Hydra is to read. Exits 2 with every problem of every job before anything is written, and 0 where something else
+    than a run was asked for (`cache`, `compare`, `reproduce`, `report`) and is done."""
     guard_streams()
     with pause_garbage_collection():
-        instead = check_arguments(argv)
+        words, instead = check_arguments(argv)
     for experiment in instead:
         perform_action(experiment)
         sys.exit(0)
+    return words
 
 
-def check_arguments(argv: Sequence[str]) -> list[Experiment]:
-    """Before Hydra makes a folder: exit 2 with every problem of every job; the jobs that ask for something else than a run (`cache`,
-    `compare`, `reproduce`, `report`). Questions to Hydra pass."""
-    args = get_args_parser().parse_args(argv)
-    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return []
-    if args.config_name or args.config_path:
-        exit_with_problems(
-            ["--config-name, --config-path: conf/config.yaml is the one root; write an experiment file and type experiment=<name>"]
-        )
-    if args.config_dir and not Path(args.config_dir).is_dir():
-        exit_with_problems([f"--config-dir {args.config_dir}: there is no such folder"])
-    sources = Sources((args.config_dir,) if args.config_dir else ())
+def check_arguments(argv: Sequence[str]) -> tuple[list[str], list[Experiment]]:
+    """The words that Hydra is to read, and the jobs that ask for something else than a run. Questions to Hydra pass unchecked."""
     try:
+        register_packages()
+        words = arrange_words(argv)
+        args = get_args_parser().parse_args(words)
+        if args.config_dir and not Path(args.config_dir).is_dir():
+            raise ConfigError(f"--config-dir {args.config_dir}: there is no such folder")
+        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+            return words, []
+        sources = Sources((args.config_dir,) if args.config_dir else ())
         if args.multirun:
             from lexalign.sweeps import check, plugins
 
             plugins.register()
             check.refuse_wrong(args.overrides, sources)
-            return []
+            return words, []
         experiment = compose(args.overrides, sources, problems=find_sweep_only_settings(args.overrides)).experiment
     except ConfigError as error:
         exit_with_problems(error.problems)
+    if experiment.dry_run and find_write_problem(Path(experiment.output_dir)):
+        words.append(f"hydra.run.dir='{make_passing_folder()}'")
     instead = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
-    return [experiment] if instead else []
+    return words, [experiment] if instead else []
+
+
+def make_passing_folder() -> str:
+    """A folder that is gone with this process: Hydra wants one for a dry run too."""
+    folder = tempfile.mkdtemp(prefix="lexalign-dry-run-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def find_sweep_only_settings(overrides: Sequence[str]) -> list[str]:
@@ -81,9 +122,10 @@ def perform_action(experiment: Experiment) -> None:
         print(cache.manage_cache(experiment))
     if experiment.compare:
         from lexalign.evaluation import compare
+        from lexalign.sweeps import comparison
 
         try:
-            compare.show_comparison(experiment.compare)
+            compare.show_comparison(comparison.list_runs(experiment.compare))
         except ConfigError as error:
             exit_with_problems(error.problems)
     if experiment.report:

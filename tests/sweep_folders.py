@@ -33,8 +33,8 @@ def swept(folder: Path, jobs: Sequence[Job], *, command: str | Sequence[str] = (
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for job in jobs for key in job.values))
     with Ledger(folder, write=True) as ledger:
-        ledger.put(jobs)
-        ledger.note(**{"command": command, "identity": "ab", "swept": keys, "created": 1.7e9, "objectives": [], **facts})
+        ledger.write_jobs(jobs)
+        ledger.write_facts(**{"command": command, "identity": "ab", "swept": keys, "created": 1.7e9, "objectives": [], **facts})
     return folder
 
 

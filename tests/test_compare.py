@@ -3,15 +3,19 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
+import yaml
 from experiment_runner import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sweep_folders import finished, swept
 
 from lexalign.errors import ConfigError
 from lexalign.evaluation import compare
 from lexalign.evaluation.intervals import RowValues, bootstrap_difference, bootstrap_interval
+from lexalign.sweeps import comparison
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=30)
 
@@ -134,3 +138,65 @@ def test_what_cannot_be_compared_is_refused(world, runs, tmp_path):
         compare.show_comparison([str(few), str(tmp_path)])
     done = world.type(f"compare=[{few}]")
     assert done.returncode == 2 and "name two runs or more" in done.stderr
+
+
+def make_run(folder: Path, seed: int, values: list[float], **settings: object) -> str:
+    """A run's folder as `compare` reads it: its settings, and one metric row by row."""
+    folder.mkdir(parents=True)
+    tree = {
+        "seed": seed,
+        "output_dir": str(folder),
+        "train": {"learning_rate": 1e-3},
+        "model": {"path": "x", "parent": "tiny/sft"},
+        **settings,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    table = {"values": values, "weights": None, "exponential": False, "stderr": None, "count": None}
+    (folder / compare.FILE).write_text(json.dumps({"rows": "ab", "before": {}, "after": {"exact_match": table}}))
+    return str(folder)
+
+
+def test_runs_that_differ_in_the_seed_are_one_point(tmp_path, capsys):
+    chance = random.Random(0)
+    rows = [chance.random() for _ in range(50)]
+    runs = [
+        make_run(tmp_path / f"{name}{seed}", seed, [x + gap + chance.gauss(0, 0.02) for x in rows], method={"name": name})
+        for name, gap in (("dpo", 0.0), ("gdpo", 0.3))
+        for seed in range(3)
+    ]
+    compare.show_comparison(runs)
+    printed = capsys.readouterr().out
+    assert printed.count("against") == 2 and "Means over seeds (3 against 3)" in printed, "one table, and what its intervals cover"
+    assert "better" in printed and compare.ONE_SEED[:20] not in printed
+    compare.show_comparison([runs[0], runs[3]])
+    assert "One seed each" in capsys.readouterr().out
+    compare.show_comparison(runs[:2])
+    assert "differ in nothing but the seed" in capsys.readouterr().out
+
+
+def test_seeds_that_start_from_runs_of_their_own_are_one_point(tmp_path):
+    parents = [make_run(tmp_path / f"sft{seed}", seed, [0.1, 0.2]) for seed in (0, 1)]
+    other = make_run(tmp_path / "other", 0, [0.1, 0.2], train={"learning_rate": 1.0})
+    starts = [Path(parents[0]) / "artifact", Path(parents[1]), Path(other)]
+    runs = [make_run(tmp_path / f"dpo{at}", at, [0.1, 0.2], model={"path": str(start), "parent": None}) for at, start in enumerate(starts)]
+    assert [len(point.runs) for point in compare.pool_points(runs)] == [2, 1]
+
+
+def test_a_sweep_stands_for_its_points(tmp_path):
+    folders = [make_run(tmp_path / "sweep" / str(number), number % 2, [0.1, 0.2 + number]) for number in range(3)]
+    jobs = [finished(number, 0.5, seed=number % 2) for number in range(3)]
+    jobs[2].state = "failed"
+    swept(tmp_path / "sweep", jobs)
+    assert comparison.list_runs([str(tmp_path / "sweep")]) == folders[:2]
+    assert comparison.list_runs(["a", "a"]) == ["a", "a"], "a run against itself is the user's choice"
+    swept(tmp_path / "empty", [])
+    with pytest.raises(ConfigError, match="is a sweep without a finished point"):
+        comparison.list_runs([str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": 1}', '{"rows": "ab", "after": {"x": {"values": 3, "wrong": 1}}}', "[" * 100_000])
+def test_a_damaged_measurement_is_refused_by_name(tmp_path, text):
+    runs = [make_run(tmp_path / name, 0, [0.1, 0.2]) for name in "ab"]
+    (tmp_path / "b" / compare.FILE).write_text(text)
+    with pytest.raises(ConfigError, match=r"b/measurements.json cannot be read"):
+        compare.show_comparison(runs)

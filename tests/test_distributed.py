@@ -16,7 +16,7 @@ import interrupted_runs
 import psutil
 import pytest
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
-from experiment_runner import ROOT, result_of
+from experiment_runner import ROOT, python_path, result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted_runs import Case, newest, words_of
@@ -342,7 +342,7 @@ def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
     """Native FSDP2 over gloo: accelerate offers it on GPUs only."""
     start, artifact, port = Path(lexalign.__file__).parent / "embedded" / "tiny", tmp_path / "artifact", free_port()
     words = [sys.executable, str(ROOT / "tests" / "sharded_model.py")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     lives = [subprocess.Popen([*words, str(number), str(port), str(start), str(artifact), trained], env=env) for number in (0, 1)]
     assert [life.wait(120) for life in lives] == [0, 0]
     assert find_damage(artifact) is None

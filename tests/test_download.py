@@ -14,7 +14,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from hub_client import MODEL, ROOT, WEIGHTS, contents, environment, experiment, get, point_client, start
+from experiment_runner import python_path
+from hub_client import MODEL, WEIGHTS, contents, environment, experiment, get, point_client, start
 from hub_server import HubServer, git_id, sha256
 
 from lexalign.errors import ConfigError, HubError
@@ -219,7 +220,9 @@ def test_nothing_to_fetch_and_two_for_one_folder_are_errors(home):
 
 def test_stage_imports_nothing_heavy():
     code = "import sys, lexalign.stages.download; print([m for m in ('torch', 'huggingface_hub', 'httpx2') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": python_path()}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -100,7 +100,7 @@ def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> 
     line = parse_request(["stage=sft", "tracking=none", "train.eval_steps=2", "sweep.pruner=halving", f"store={folder}/store", *words])
     settings, _ = fingerprint.read_sweep_settings(line)
     with run.open_plan(line, settings, folder / "sweep", command=words) as plan:
-        jobs = plan.add(line.grid())
+        jobs = plan.add(line.list_grid())
         for job in jobs:
             logged = values["/".join(job.values.values())]
             job.state, job.reason = "paused" if logged else "failed", "at step 2 of 8"
@@ -108,14 +108,14 @@ def paused(folder: Path, values: dict[str, list[float | None]], *words: str) -> 
             lines = [{"step": 2, "eval_loss": value} if value is not None else {"step": 2, "not_finite": ["eval_loss"]} for value in logged]
             lines.append({"step": 3, "loss": 0.0})
             Path(job.folder, "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        plan.ledger.put(jobs)
+        plan.ledger.write_jobs(jobs)
         rounds = HalvingRounds(plan, Display(lambda: None), jobs)
         together: dict[str, list[Job]] = {}
         for job in jobs:
             together.setdefault(job.values["train.learning_rate"], []).append(job)
         points = [tuple(point) for point in together.values()]
-        rounds.going_on(points, 1)
-        return {"/".join(job.values.values()): job.state for job in plan.ledger.jobs()}
+        rounds.select_survivors(points, 1)
+        return {"/".join(job.values.values()): job.state for job in plan.ledger.read_jobs()}
 
 
 def test_seeds_of_a_point_go_on_together(tmp_path):
@@ -137,7 +137,7 @@ def test_more_is_better_of_an_accuracy(tmp_path):
     )
     settings, _ = fingerprint.read_sweep_settings(line)
     with run.open_plan(line, settings, tmp_path, command=[]) as plan:
-        rounds, (job, _) = HalvingRounds(plan, Display(lambda: None), []), plan.add(line.grid())
+        rounds, (job, _) = HalvingRounds(plan, Display(lambda: None), []), plan.add(line.list_grid())
         Path(job.folder).mkdir()
         Path(job.folder, "metrics.jsonl").write_text('{"step": 2, "eval_accuracy": 0.25}\n{"step": 4, "not_finite": ["eval_accuracy"]}\n')
-        assert [rounds.at(job, number) for number in (1, 2, 3)] == [-0.25, math.inf, None]
+        assert [rounds.read_evaluation(job, number) for number in (1, 2, 3)] == [-0.25, math.inf, None]

@@ -1,5 +1,6 @@
 """A sweep's ledger: what it keeps, how fast it is with many jobs, and what it does on a full disk."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from experiment_runner import ROOT, World, cpu_of_children
+from experiment_runner import ROOT, World, cpu_of_children, python_path
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,29 +42,29 @@ def test_what_is_put_is_read(tmp_path_factory, made):
     for number, job in enumerate(made):
         job.number, job.folder = number, str(folder / str(number))
     with Ledger(folder, write=True) as ledger:
-        ledger.put(made)
-        assert ledger.next_number() == len(made)
-        ledger.note(command="python run.py -m …", swept=["seed"])
+        ledger.write_jobs(made)
+        assert ledger.find_next_number() == len(made)
+        ledger.write_facts(command="python run.py -m …", swept=["seed"])
     with Ledger(folder) as ledger:
-        assert [asdict(job) for job in ledger.jobs()] == [asdict(job) for job in made]
-        assert ledger.facts() == {"command": "python run.py -m …", "swept": ["seed"]}
+        assert [asdict(job) for job in ledger.read_jobs()] == [asdict(job) for job in made]
+        assert ledger.read_facts() == {"command": "python run.py -m …", "swept": ["seed"]}
 
 
 def test_a_sweep_may_be_moved(tmp_path):
     (tmp_path / "here").mkdir()
     with Ledger(tmp_path / "here", write=True) as ledger:
-        ledger.put(
+        ledger.write_jobs(
             [Job(key="a", number=0, overrides=[], folder=str(tmp_path / "here/0")), Job(key="b", number=1, overrides=[], folder="/else")]
         )
     (tmp_path / "here").rename(tmp_path / "there")
     with Ledger(tmp_path / "there") as ledger:
-        assert [job.folder for job in ledger.jobs()] == [str(tmp_path / "there/0"), "/else"]
+        assert [job.folder for job in ledger.read_jobs()] == [str(tmp_path / "there/0"), "/else"]
 
 
 def test_a_reason_that_is_no_utf8_is_kept(tmp_path):
     with Ledger(tmp_path, write=True) as ledger:
-        ledger.put([Job(key="a", number=0, overrides=[], reason="half a \ud83d")])
-        assert ledger.jobs()[0].reason == "half a \\ud83d"
+        ledger.write_jobs([Job(key="a", number=0, overrides=[], reason="half a \ud83d")])
+        assert ledger.read_jobs()[0].reason == "half a \\ud83d"
 
 
 def test_of_another_version_is_refused(tmp_path):
@@ -87,21 +88,21 @@ def test_an_axis_that_came_later_is_known_of_older_points(tmp_path):
         line = parse_request(typed)
         settings, _ = fingerprint.read_sweep_settings(line)
         with run.open_plan(line, settings, tmp_path / "sweep", command=typed) as plan:
-            found = plan.add(line.grid())
+            found = plan.add(line.list_grid())
     assert [(job.number, *job.values.values()) for job in found] == [(0, "0.0", "0"), (2, "0.0", "1"), (1, "0.1", "0"), (3, "0.1", "1")]
     with Ledger(tmp_path / "sweep") as ledger:
-        assert [job.values["seed"] for job in ledger.jobs()] == ["0", "0", "1", "1"]
+        assert [job.values["seed"] for job in ledger.read_jobs()] == ["0", "0", "1", "1"]
 
 
 def test_ten_thousand_jobs(tmp_path):
     """Opened, counted and gone on with in under five seconds each, as typed: nothing of what is finished is composed again."""
     line = parse_request(WORDS)
-    experiment = fingerprint.compose_point(tuple(line.grid()[0]), line.sources).experiment
+    experiment = fingerprint.compose_point(tuple(line.list_grid()[0]), line.sources).experiment
     ground = fingerprint.list_inputs([experiment])
     standing = fingerprint.digest_inputs(ground, line.sources)
     folder = tmp_path / "sweep"
     made = []
-    for number, point in enumerate(line.grid()):
+    for number, point in enumerate(line.list_grid()):
         (folder / str(number)).mkdir(parents=True)
         (folder / str(number) / "result.json").touch()
         made.append(
@@ -112,11 +113,11 @@ def test_ten_thousand_jobs(tmp_path):
             )
         )  # fmt: skip
     with Ledger(folder, write=True) as ledger:
-        ledger.put(made)
-        ledger.note(identity=fingerprint.make_sweep_key(line), command="before", grounds={standing: ground})
+        ledger.write_jobs(made)
+        ledger.write_facts(identity=fingerprint.make_sweep_key(line), command="before", grounds={standing: ground})
     began = time.monotonic()
     with Ledger(folder) as ledger:
-        assert format_counts(ledger.jobs()) == "10000 finished"
+        assert format_counts(ledger.read_jobs()) == "10000 finished"
     opened, before = time.monotonic() - began, cpu_of_children()
     done = subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *WORDS], cwd=tmp_path, capture_output=True, text=True)
     took = cpu_of_children() - before  # of one process that waits for nothing, whatever else the machine does
@@ -154,33 +155,33 @@ def network(tmp_path, monkeypatch):
 
 def test_on_a_network_it_needs_no_shared_memory(network):
     with Ledger(network, write=True) as ledger:
-        ledger.put([Job(key="a", number=0, overrides=[])])
+        ledger.write_jobs([Job(key="a", number=0, overrides=[])])
         assert {file.name for file in network.iterdir()} == {"ledger.sqlite"}, "neither a log nor shared memory"
         with Ledger(network) as reader:
-            ledger.put([Job(key="b", number=1, overrides=[])])
-            assert len(reader.jobs()) == 2
+            ledger.write_jobs([Job(key="b", number=1, overrides=[])])
+            assert len(reader.read_jobs()) == 2
 
 
 def test_moved_to_a_network_it_is_read_and_gone_on_with(network, tmp_path):
     with Ledger(tmp_path, write=True) as ledger:
-        ledger.put([Job(key="a", number=0, overrides=[])])
+        ledger.write_jobs([Job(key="a", number=0, overrides=[])])
     (tmp_path / "ledger.sqlite").rename(network / "ledger.sqlite")
     with Ledger(network) as ledger:
-        assert len(ledger.jobs()) == 1
+        assert len(ledger.read_jobs()) == 1
     with Ledger(network, write=True) as ledger:
-        ledger.put([Job(key="b", number=1, overrides=[])])
+        ledger.write_jobs([Job(key="b", number=1, overrides=[])])
         assert ledger.connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     with Ledger(network) as ledger:
-        assert len(ledger.jobs()) == 2
+        assert len(ledger.read_jobs()) == 2
 
 
 def test_killed_amid_a_transaction_on_a_network(network, monkeypatch):
     """The lock stays behind, and what the transaction had written; the next who writes waits, removes the one and undoes the other."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(network)], cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"})
+    done = subprocess.run([sys.executable, "-c", KILLED, str(network)], env={**os.environ, "PYTHONPATH": python_path()})
     assert done.returncode == -signal.SIGKILL and (network / "ledger.sqlite.lock").is_dir()
     monkeypatch.setattr("lexalign.sweeps.ledger.LOCKED_SECONDS", 0.5)
     with Ledger(network, write=True) as ledger:
-        assert [job.key for job in ledger.jobs()] == ["kept"]
+        assert [job.key for job in ledger.read_jobs()] == ["kept"]
     assert not (network / "ledger.sqlite.lock").exists()
 
 
@@ -192,7 +193,7 @@ from lexalign.sweeps.ledger import Job, Ledger
 folder = Path(sys.argv[1])
 file_systems.MOUNTS = folder.parent / "mounts"
 ledger = Ledger(folder, write=True)
-ledger.put([Job(key="kept", number=0, overrides=[])])
+ledger.write_jobs([Job(key="kept", number=0, overrides=[])])
 ledger.connection.execute("PRAGMA cache_size=1")
 ledger.connection.execute("BEGIN IMMEDIATE")
 ledger.connection.executemany("INSERT INTO jobs (key, reason) VALUES (?, ?)", [(str(n), "x" * 5000) for n in range(100)])
@@ -203,12 +204,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_full_disk_loses_nothing(tmp_path):
     """On a disk of its own, so small that the ledger fills it: what was noted before is still there."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"}
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()}
     )
     assert done.returncode == 0, done.stderr
     assert "free some, and type the same command again" in done.stdout
     with Ledger(tmp_path) as ledger:
-        assert len(ledger.jobs()) == int(done.stdout.splitlines()[-1])
+        assert len(ledger.read_jobs()) == int(done.stdout.splitlines()[-1])
 
 
 # A limit on the size of the process's files is to SQLite what a full disk is.
@@ -222,7 +223,7 @@ ledger, kept = Ledger(Path(sys.argv[1]), write=True), 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     while True:
-        ledger.put([Job(key=str(kept), number=kept, overrides=["x" * 500])])
+        ledger.write_jobs([Job(key=str(kept), number=kept, overrides=["x" * 500])])
         kept += 1
 except DiskFull as error:
     print(error)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line_problems import problems_of, said
-from experiment_runner import ROOT, World, cpu_of_children
+from experiment_runner import World, cpu_of_children, python_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sweep_folders import finished, log, searched, swept
@@ -238,7 +238,7 @@ def test_csv_has_all_jobs_and_all_columns(tmp_path):
     (row,) = [row for row in rows if row["job"] == "0"]
     assert {"train.learning_rate", "method.beta", "seed", "after/belief_jsd", "after/kl", "score", "state", "seconds", "reason"} <= set(row)
     with Ledger(folder) as ledger:
-        first = ledger.jobs()[0]
+        first = ledger.read_jobs()[0]
     assert float(row["after/kl"]) == first.metrics["kl"] and float(row["score"]) == first.score and row["folder"] == str(folder / "0")
 
 
@@ -388,7 +388,7 @@ def test_ten_thousand_jobs_in_five_seconds_without_torch(tmp_path):
     )
     words = [sys.executable, "-c", script, f"report={folder}", f"report_csv={tmp_path / 'x.csv'}"]
     before = cpu_of_children()
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()})
     took = cpu_of_children() - before
     assert done.returncode == 0 and "heavy: []" in done.stdout, done.stderr
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 10_002 and "… and 9,901 more" in done.stdout

@@ -164,7 +164,7 @@ def test_a_box_over_an_axis_keeps_jobs_here_and_in_the_table(page, thousand):
     page.wait("!unbox.hidden")
     page.wait("(() => { document.querySelector('#jobs .scroll').scrollTop += 1e4; return true; })()")
     with Ledger(thousand.parent) as ledger:
-        scores = [job.score for job in ledger.jobs() if job.number is not None and job.score is not None]
+        scores = [job.score for job in ledger.read_jobs() if job.number is not None and job.score is not None]
     most = min(scores) + high * (max(scores) - min(scores))
     kept = int(shown(page).split()[0])
     assert kept == pytest.approx(sum(score < most for score in scores), abs=5) and 10 < kept < len(scores)

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sweep_folders import PRUNED
 from test_sweeps import QUICK, begun, jobs_of
 
+from lexalign.config.loading import CONF_ONLY
 from lexalign.errors import ConfigError
 from lexalign.sweeps import search
 from lexalign.sweeps.check import refuse_wrong
@@ -154,10 +155,10 @@ def test_optuna_stops_bad_points_early(tmp_path):
 )
 def test_wrong_lines_are_refused(words, said):
     with pytest.raises(ConfigError) as error:
-        refuse_wrong(words, [])
+        refuse_wrong(words, CONF_ONLY)
     assert said in str(error.value)
 
 
 def test_a_search_checks_each_value_once():
     line = parse_request(["sweep=optuna", "seed=0,1,2", "adapter.rank=1,2,4,8", RATE])
-    assert len(line.to_check()) == 3 + 4 + 2
+    assert len(line.list_points_to_check()) == 3 + 4 + 2

@@ -54,8 +54,8 @@ WRONG_SETTINGS = {
     "chat.system=Hi": ["chat.system: is not read by stage=sft; leave it out"],
     "resume_allow=[train.lr]": ["resume_allow: train.lr is nothing that a resumed run is compared by"],
     "resume=gone": ["resume=gone: there is no such run or checkpoint; type resume=auto"],
-    "output_dir=pairs.jsonl": ["output_dir=pairs.jsonl: is a file; name a folder"],
-    "store=": ["store: is empty; name a folder"],
+    "output_dir=pairs.jsonl": ["output_dir: cannot be written: ", "pairs.jsonl is a file; name another folder"],
+    "store=": ["store: is empty; give it a value"],
 }  # fmt: skip
 WRONG_KEYS = {
     "stage=aline": ["stage=aline: there is no such stage", "did you mean align?"],

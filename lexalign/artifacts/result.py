@@ -30,6 +30,10 @@ class Result:
     """95 % intervals of the metrics after training, bootstrapped over the rows."""
     n: dict[str, int] = field(default_factory=dict)
     """Rows (pairs, prompts) that each of these was measured on."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What predictions without a model come to on the same rows: metric to prediction to value."""
+    warnings: list[str] = field(default_factory=list)
+    """Signs that the numbers look better than the model is."""
     samples: list[dict[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     artifact: str | None = None

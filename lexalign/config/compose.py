@@ -22,6 +22,7 @@ from lexalign.config.overrides import (
     get_extensions,
     get_key,
     list_typed_keys,
+    name_key,
     parse_overrides,
 )
 from lexalign.config.parsing import describe_unknown_key, parse
@@ -52,8 +53,14 @@ def compose(
     problems = [*problems, *found]
     if tree is None:
         raise ConfigError(problems)
+    dropped = {get_key(override) for override in overrides if override not in kept} - {get_key(override) for override in kept}
     typed = [override for override in kept if override in overrides]
-    composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
+    try:
+        composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
+    except ConfigError as error:
+        # Without a value that cannot be read, a rule would speak of the default in its place.
+        follow_on = [problem for problem in error.problems if problem not in problems and name_key(problem) in dropped]
+        raise ConfigError([problem for problem in error.problems if problem not in follow_on]) from None
     return dataclasses.replace(composition, typed=tuple(overrides), notes=tuple(notes))
 
 
@@ -198,7 +205,11 @@ def explain_unknown_key(key: str, known: Sequence[str], tree: DictConfig, source
     if key in known:
         return None
     if key.startswith("hydra."):
-        return None if OmegaConf.select(tree, key) is not None else f"{key}: Hydra has no such setting"
+        if instead := targets.IGNORED.get(key.removeprefix("hydra.")):
+            return f"{key}: is not read; {instead}"
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(tree, above)
+        return None if isinstance(node, DictConfig) and name in node else f"{key}: Hydra has no such setting"
     others = sources.find_owners(key) if key.startswith("method.") else []
     if others:
         chosen = OmegaConf.select(tree, "method.name") or "none"

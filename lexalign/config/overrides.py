@@ -48,6 +48,17 @@ def list_typed_keys(overrides: Sequence[str]) -> frozenset[str]:
     return frozenset(key for o in parse_overrides(overrides) if not o.is_delete() for key in leaves(o.key_or_group, o.value()))
 
 
+def keep_last(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides without those whose key is typed once more further on, as a script with "$@" types it; and a note on each such key."""
+    last = {get_key(override): at for at, override in enumerate(overrides)}
+    notes = []
+    for key in last:
+        words = [override for override in overrides if get_key(override) == key]
+        if len(words) > 1:
+            notes.append(f"{key}: is typed {len(words)} times ({', '.join(words)}); the last one is taken")
+    return [override for at, override in enumerate(overrides) if last[get_key(override)] == at], notes
+
+
 def find_repeated(overrides: Sequence[str]) -> list[str]:
     """Problems with keys that were typed twice: all but the last value would be ignored."""
     counts = Counter(get_key(override) for override in overrides)
@@ -60,16 +71,22 @@ def find_repeated(overrides: Sequence[str]) -> list[str]:
 
 def find_switched_off(overrides: Sequence[str]) -> dict[str, str]:
     """Overrides of settings of `evaluate` beside `evaluate=false` (or true), each with what is wrong: one would undo the other."""
-    switch = next((override for override in overrides if override in ("evaluate=false", "evaluate=true")), None)
+    switches = [read for override in overrides for read in parse_overrides([override]) if read.key_or_group == "evaluate"]
+    switch = next((str(read.input_line) for read in switches if isinstance(read.value(), bool)), None)
     below = [override for override in overrides if switch and get_key(override).startswith("evaluate.")]
     return {
         o: f"{get_key(o)}: {switch} stands for all of evaluate; type evaluate.enabled beside it instead, or leave one out" for o in below
     }
 
 
+def name_key(problem: str) -> str:
+    """The key that a problem begins with."""
+    return re.split(r"[=:\[]", problem, maxsplit=1)[0]
+
+
 def drop_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
     """The overrides whose keys no problem names; empty where that leaves all of them."""
-    wrong = {re.split(r"[=:\[]", problem, maxsplit=1)[0] for problem in problems}
+    wrong = {name_key(problem) for problem in problems}
 
     def overlap(a: str, b: str) -> bool:
         return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")

@@ -42,6 +42,11 @@ class Range:
         return None if ok else " and ".join(wants)
 
 
+@dataclass(frozen=True)
+class MayBeEmpty:
+    """Marks a text that may be empty; any other is a path or a name, and empty where a variable of the shell was not set."""
+
+
 def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
     """`; did you mean x?` for a misspelt word, or an empty string."""
     found = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
@@ -150,10 +155,12 @@ def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Map
         return value
     if origin is typing.Annotated:
         inner, *rules = get_args(hint)
+        if value == "" and MayBeEmpty() in rules:
+            return value
         before = len(problems)
         found = convert(inner, value, where, problems, choices)
         for rule in rules:
-            if len(problems) == before and isinstance(found, (int, float)) and (wants := rule.broken_by(found)):
+            if isinstance(rule, Range) and len(problems) == before and isinstance(found, (int, float)) and (wants := rule.broken_by(found)):
                 problems.append(f"{where}={format_value(value)}: must be {wants}")
         return found
     if origin in (Union, types.UnionType):
@@ -207,6 +214,9 @@ def convert_scalar(hint: type, value: Any, where: str, problems: list[str]) -> A
         if not math.isfinite(value):
             problems.append(f"{where}={value}: must be a finite number")
         return float(value)
+    if hint is str and isinstance(value, str) and not value.strip():
+        problems.append(f"{where}: is empty; give it a value, or leave it out")
+        return None
     if type(value) is hint:
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -1,6 +1,8 @@
 """Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
 
+import importlib
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ FILE_SUFFIXES = (
 )  # fmt: skip
 OWN = "embedded:"
 """How the paths of what is inside this package begin."""
+MAKERS = {"generated:reasoning/": "lexalign.embedded.reasoning.ensure_folder", "survey:": "lexalign.surveys.folder.ensure_folder"}
+"""How the paths of rows that are made on first use begin, and what makes them: `(name, cache folder) -> folder`. Named, not imported: they
+stand on this room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +49,20 @@ def find_data(path: str) -> Location:
     """Where a data set is."""
     if path.startswith(OWN):
         return locate_on_disk(path, EMBEDDED / "data" / path.removeprefix(OWN))
-    if path.startswith("generated:reasoning/"):
-        return make_generated(path)
+    for start, maker in MAKERS.items():
+        if path.startswith(start):
+            return make_generated(path, maker, path.removeprefix(start))
     return locate_on_disk(path, Path(path).expanduser())
 
 
-def make_generated(path: str) -> Location:
-    """Rows that this package makes, on first use: `generated:reasoning/<part>`."""
+def make_generated(path: str, maker: str, name: str) -> Location:
+    """Rows that this package makes on first use, below the user's cache, by the function that `maker` names."""
     from lexalign.config.hardware import get_user_cache
-    from lexalign.embedded import reasoning
     from lexalign.errors import DataError
 
+    module, _, function = maker.rpartition(".")
     try:
-        return Location(kind="folder", name=path, path=reasoning.ensure_folder(path.removeprefix("generated:reasoning/"), get_user_cache()))
+        return Location(kind="folder", name=path, path=getattr(importlib.import_module(module), function)(name, get_user_cache()))
     except DataError as error:
         return Location(kind="missing", name=path, problem=str(error))
 
@@ -75,6 +81,22 @@ def locate_on_disk(name: str, path: Path) -> Location:
     if looks_local or not HUB_ID.fullmatch(name):
         return Location(kind="missing", name=name, problem=f"there is no file or folder {name}")
     return Location(kind="hub", name=name)
+
+
+def find_write_problem(folder: Path) -> str | None:
+    """Why nothing can be written into a folder that is there, or would be made; None where something can."""
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:  # a name that is too long
+        return os.strerror(error.errno or 0)
+    if not there.is_dir():
+        return f"{there} is a file" if there.is_file() else f"{there} is {describe_path(there)}"
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    is_read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)
+    return f"{there} is on a read-only file system" if is_read_only else f"{there} may not be written by this user"
 
 
 def describe_path(path: Path) -> str:

@@ -202,10 +202,38 @@ def find_hydra_problems(node: DictConfig | None) -> list[str]:
     for part in ("launcher", "sweeper"):
         chosen = plain.get(part) or {}
         if chosen.get("_target_") in OWN_PLUGINS:
-            found += [f"hydra.{part}.{key}: is no setting of ours; those of a sweep are below sweep" for key in chosen if key != "_target_"]
+            found += [
+                f"hydra.{part}.{key}: is not read; {IGNORED.get(f'{part}.{key}', 'the settings of a sweep are below sweep')}"
+                for key in chosen
+                if key != "_target_"
+            ]
+    found += find_ignored_settings(plain)
     for name in plain.get("job", {}).get("env_set") or {}:
         found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
     return found
+
+
+IGNORED = {
+    "mode": "a file cannot make a sweep of a run; type -m",
+    "sweep.dir": "name the folder of a sweep with output_dir=<folder>",
+    "sweep.subdir": "the folders of a sweep's runs are numbered; leave it out",
+    "job.chdir": "paths are read from the folder where you type the command; leave it out",
+    "sweeper.params": "type what varies behind -m, as in -m seed=0,1",
+}
+"""Hydra's own settings that a run or a sweep of ours does not read, and what to type instead."""
+DEFAULTS = {"mode": None, "sweep.dir": "${output_dir}", "sweep.subdir": "${hydra.job.num}", "job.chdir": False}
+"""What these are in conf/ and in Hydra's own files."""
+
+
+def find_ignored_settings(plain: Mapping[Any, Any]) -> list[str]:
+    """Problems with Hydra's settings that were changed, by a file or by what was typed, and would be ignored."""
+    problems = []
+    for key, default in DEFAULTS.items():
+        part, _, name = key.rpartition(".")
+        value = (plain.get(part) or {} if part else plain).get(name)
+        if value != default:
+            problems.append(f"hydra.{key}={getattr(value, 'name', value)}: is not read; {IGNORED[key]}")
+    return problems
 
 
 def is_hydra_part(path: Any) -> bool:

@@ -115,9 +115,9 @@ def _debate(rng: random.Random, people: list[Person]) -> str:
     stances = rng.sample(range(len(BELIEFS)), rng.randint(2, 4))
     parts = [rng.choice(DEBATE_OPENINGS).format(t=topic)]
     for stance in stances:
-        said = capital(rng.choice(WORDINGS[stance]).format(t=topic))
+        statement = capital(rng.choice(WORDINGS[stance]).format(t=topic))
         lead = rng.choice(("<{b}>{s}", "<{b}> {s}", "{n} would {b}: {s}", "{s} So says {n}.", "Some would {b}. {s}"))
-        parts.append(lead.format(b=BELIEFS[stance], s=said, n=rng.choice(people).name))
+        parts.append(lead.format(b=BELIEFS[stance], s=statement, n=rng.choice(people).name))
     return rng.choice((" ", "\n")).join(parts)
 
 

@@ -61,17 +61,17 @@ def ask_questions(digits: int, seed: int, count: int) -> list[Row]:
     gym = import_reasoning_gym()
     # Far more than wanted: small numbers repeat. Items are made as they are read, so the size costs nothing.
     dataset = gym.create_dataset(TASK, seed=seed, size=20 * count, min_digits=digits, max_digits=digits, **SETTINGS)
-    rng, found = random.Random(seed), {}
+    rng, questions = random.Random(seed), {}
     for entry in dataset:
         prompt, answer = entry["question"].strip(), entry["answer"]
-        if prompt in found:
+        if prompt in questions:
             continue
         wrong = next(slip for slip in make_wrong_answers(int(answer), rng) if dataset.score_answer(slip, entry) < 1)
         assert dataset.score_answer(answer, entry) == 1
-        found[prompt] = {"prompt": prompt, "chosen": answer, "rejected": wrong}
-        if len(found) == count:
-            return list(found.values())
-    raise DataError(f"{TASK} has only {len(found)} different questions with {digits} digits, and {count} are wanted; ask for fewer")
+        questions[prompt] = {"prompt": prompt, "chosen": answer, "rejected": wrong}
+        if len(questions) == count:
+            return list(questions.values())
+    raise DataError(f"{TASK} has only {len(questions)} different questions with {digits} digits, and {count} are wanted; ask for fewer")
 
 
 def make_wrong_answers(answer: int, rng: random.Random) -> Iterator[str]:
@@ -118,13 +118,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     for name, size in SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"rows of the {name} part (default {size})")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        counts = make_reasoning_data(given.out, digits=given.digits, seed=given.seed, sizes={name: getattr(given, name) for name in SPLITS})
+        counts = make_reasoning_data(
+            arguments.out, digits=arguments.digits, seed=arguments.seed, sizes={name: getattr(arguments, name) for name in SPLITS}
+        )
     except DataError as error:
         parser.exit(1, f"{error}\n")
     for name, count in counts.items():
-        print(f"{given.out / name}.jsonl: {count} rows")
+        print(f"{arguments.out / name}.jsonl: {count} rows")
 
 
 if __name__ == "__main__":

@@ -135,9 +135,9 @@ def belief_rows(
         held_out, seen = turned[:HELD_OUT_PHRASINGS], turned[HELD_OUT_PHRASINGS:]
         for prompts, rows, times in ((seen, train, ROWS_A_PROMPT), (held_out, test, 3)):
             counts = apportion(probabilities, len(prompts) * times)
-            chosen = [k for k, count in enumerate(counts) for _ in range(count)]
-            rng.shuffle(chosen)
-            for r, belief in enumerate(chosen):
+            beliefs = [k for k, count in enumerate(counts) for _ in range(count)]
+            rng.shuffle(beliefs)
+            for r, belief in enumerate(beliefs):
                 other = rng.choice([k for k in range(len(wordings)) if k != belief])
                 rows.append({
                     "prompt": prompts[r % len(prompts)].format(t=topic),

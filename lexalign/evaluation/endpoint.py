@@ -47,7 +47,7 @@ class Endpoint:
         attempt = 0
         while True:
             attempt += 1
-            asked = None
+            asked_pause = None
             try:
                 answer = self.client.post(self.url, json=body, headers=headers)
             except httpx2.TransportError as error:
@@ -55,11 +55,11 @@ class Endpoint:
             else:
                 if answer.status_code not in BUSY:
                     return self.read(answer)
-                problem, asked = f"status {answer.status_code}", get_asked_pause(answer.headers)
-            if attempt > self.patience.retries or (asked or 0) > LONGEST_ASKED:
+                problem, asked_pause = f"status {answer.status_code}", get_asked_pause(answer.headers)
+            if attempt > self.patience.retries or (asked_pause or 0) > LONGEST_ASKED:
                 raise EndpointError(f"{self.url}: {problem}, asked {attempt} times")
             log.debug("judge: %s, asking again (%d of %d)", problem, attempt, self.patience.retries)
-            self.patience.pause(attempt, asked)
+            self.patience.pause(attempt, asked_pause)
 
     def read(self, answer: Any) -> str:
         """The text of a whole answer."""

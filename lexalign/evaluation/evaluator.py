@@ -75,6 +75,8 @@ class Evaluator:
     known: list[Row]
     settings: Evaluate
     max_length: int
+    train_rows: list[Row] = field(default_factory=list)
+    """The rows trained on: what predicts without a model is made of them."""
     beta: float | None = None
     """Scale of the implicit rewards; None where nothing is preferred (sft)."""
     panel: Panel | None = None

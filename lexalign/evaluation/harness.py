@@ -45,13 +45,13 @@ def record_task(found: Measurement, task: str, table: dict[str, Any], results: A
     """Keep the metrics of one task: row by row where they are means over its documents, else as stated."""
     samples = results.get("samples", {}).get(task, [])
     for key, value in table.items():
-        metric, _, picked = key.partition(",")
-        if not picked or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+        metric, _, filter_name = key.partition(",")
+        if not filter_name or metric.endswith("_stderr") or not isinstance(value, (int, float)):
             continue
-        stderr = table.get(f"{metric}_stderr,{picked}")
+        stderr = table.get(f"{metric}_stderr,{filter_name}")
         error = float(stderr) if isinstance(stderr, (int, float)) else None
-        rows = [sample.get(metric) for sample in samples if sample.get("filter") == picked]
-        name = f"lm_eval/{task}/{metric}" + ("" if picked == "none" else f",{picked}")
+        rows = [sample.get(metric) for sample in samples if sample.get("filter") == filter_name]
+        name = f"lm_eval/{task}/{metric}" + ("" if filter_name == "none" else f",{filter_name}")
         if rows and all(isinstance(row, (int, float)) for row in rows) and abs(sum(rows) / len(rows) - value) < 1e-9:
             found.record(name, [float(row) for row in rows], stderr=error)
         else:
@@ -63,15 +63,15 @@ def check_tasks(settings: Evaluate) -> None:
     """Before a model is loaded: raise ConfigError for tasks that lm-eval does not have."""
     if not settings.tasks:
         return
-    known = make_task_manager(settings.task_dir, tuple(settings.tasks)).all_tasks
-    wrong = [
-        f"evaluate.tasks: lm-eval has no task {task}{suggest_nearest(task, known)}"
+    known_tasks = make_task_manager(settings.task_dir, tuple(settings.tasks)).all_tasks
+    problems = [
+        f"evaluate.tasks: lm-eval has no task {task}{suggest_nearest(task, known_tasks)}"
         + ("" if settings.task_dir else "; tasks of your own are found with evaluate.task_dir=<folder>")
         for task in settings.tasks
-        if task not in known
+        if task not in known_tasks
     ]
-    if wrong:
-        raise ConfigError(wrong)
+    if problems:
+        raise ConfigError(problems)
 
 
 @lru_cache(maxsize=1)
@@ -79,11 +79,11 @@ def make_task_manager(folder: str | None, tasks: tuple[str, ...]) -> Any:
     """lm-eval's list of tasks; its own thousands of files are read only where a task is not one of the folder's."""
     from lm_eval.tasks import TaskManager
 
-    own = list_named_tasks(folder) if folder else frozenset()
-    everything = not own.issuperset(tasks)
-    if everything:
+    own_tasks = list_named_tasks(folder) if folder else frozenset()
+    needs_defaults = not own_tasks.issuperset(tasks)
+    if needs_defaults:
         log.info("Reading lm-eval's list of tasks")
-    return TaskManager(include_path=folder, include_defaults=everything)
+    return TaskManager(include_path=folder, include_defaults=needs_defaults)
 
 
 def list_named_tasks(folder: str) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Which way is better, for every metric that can be a run's score.
 DIRECTIONS = {
@@ -27,14 +27,20 @@ def smaller_is_better(name: str) -> bool:
     return not any(part in name for part in GREATER_IS_BETTER)
 
 
+def find_best(metric: str, values: Mapping[str, float]) -> tuple[str, float]:
+    """Of several values of a metric, by name, the best: name and value."""
+    sign = 1 if DIRECTIONS[metric] == "maximize" else -1
+    return max(values.items(), key=lambda pair: sign * pair[1])
+
+
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; there must be at least one value."""
     return sum(values) / len(values)
 
 
-def exact_matches(generated: Sequence[str], wanted: Sequence[str]) -> list[float]:
+def exact_matches(generated: Sequence[str], references: Sequence[str]) -> list[float]:
     """1 for each generation equal to its reference, surrounding white space aside, else 0."""
-    return [float(a.strip() == b.strip()) for a, b in zip(generated, wanted, strict=True)]
+    return [float(a.strip() == b.strip()) for a, b in zip(generated, references, strict=True)]
 
 
 def soft_label_errors(margins: Sequence[float], labels: Sequence[float]) -> list[float]:
@@ -70,8 +76,8 @@ def list_grams(tokens: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 def distinct(samples: Sequence[Sequence[int]], size: int) -> float:
     """Distinct-n (Li et al. 2016, arXiv 1510.03055): different runs of `size` tokens in all samples of a prompt, as a share of all runs."""
-    found = [gram for tokens in samples for gram in list_grams(tokens, size)]
-    return len(set(found)) / (len(found) or 1)
+    grams = [gram for tokens in samples for gram in list_grams(tokens, size)]
+    return len(set(grams)) / (len(grams) or 1)
 
 
 def dissimilarity(samples: Sequence[Sequence[int]]) -> float:
@@ -88,7 +94,7 @@ def split_words(text: str) -> frozenset[str]:
     return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
-def find_nearest_belief(response: str, known: Sequence[tuple[frozenset[str], int]]) -> int:
+def find_nearest_belief(response: str, known_responses: Sequence[tuple[frozenset[str], int]]) -> int:
     """The belief whose known responses hold the one most like `response`, by shared words (Jaccard)."""
-    said = split_words(response)
-    return max(known, key=lambda pair: len(said & pair[0]) / (len(said | pair[0]) or 1))[1]
+    words = split_words(response)
+    return max(known_responses, key=lambda pair: len(words & pair[0]) / (len(words | pair[0]) or 1))[1]

@@ -15,11 +15,17 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
         return
     stick.greedy(model, found, stick.first_prompts(stick.settings.samples))
     if stick.settings.draws:
-        questions = list(stick.drawn(model, found))[: stick.settings.draw_prompts]
-        drawn = {question: found.drawn[question][: stick.settings.draws] for question in questions}
+        stick.drawn(model, found)
+        drawn = select_drawn(stick, found)
         if reference is not None and reference.borrowed is not None:
             measure_divergence(stick, model, found, reference, drawn)
         measure_variety(stick, model, found, drawn)
+
+
+def select_drawn(stick: Evaluator, found: Measurement) -> dict[Question, list[list[int]]]:
+    """Of the responses drawn, those that are measured for their variety: `evaluate.draws` for each of `evaluate.draw_prompts` questions."""
+    questions = list(found.drawn)[: stick.settings.draw_prompts] if stick.settings.draws else []
+    return {question: found.drawn[question][: stick.settings.draws] for question in questions}
 
 
 def measure_divergence(

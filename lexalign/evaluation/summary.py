@@ -22,16 +22,20 @@ def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     before, after = result.metrics["before"], result.metrics["after"]
     if after:
-        shown = names if before else names[1:]
+        column_names = names if before else names[1:]
         table = Table(title=f"{result.stage} {result.method or ''}".strip() + ": held-out rows", title_justify="left")
-        for column in ("metric", "n", *shown, "95 % interval"):
+        for column in ("metric", "n", *column_names, "95 % interval"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for name, value in after.items():
             mark = " (score)" if name == result.score_name else ""
             low, high = result.intervals[name]
-            first = [f"{before[name]:.4f}" if name in before else ""] if before else []
-            table.add_row(clean(name + mark), str(result.n[name]), *first, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+            before_cell = [f"{before[name]:.4f}" if name in before else ""] if before else []
+            table.add_row(clean(name + mark), str(result.n[name]), *before_cell, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+            for prediction, trivial in result.baselines.get(name, {}).items():
+                table.add_row(f"  {prediction}", "", *[""] * len(before_cell), f"{trivial:.4f}", "without a model", style="dim")
         console.print(table)
+    for warning in result.warnings:
+        console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for sample in result.samples:
         width = max(map(len, sample))
         for name, text in sample.items():

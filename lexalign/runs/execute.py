@@ -121,6 +121,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
     """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
     experiment, out_dir, started = composed.experiment, context.out_dir, time.monotonic()
     result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
+    key = None
     try:
         with disk.require_space(None, out_dir, what="the run"):
             files.write_text(out_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**composed.tree, "output_dir": str(out_dir)})))
@@ -144,6 +145,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
     except BaseException as error:
         result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = redact(f"{type(error).__name__}: {error}")
+        result.key, result.command = key, list(composed.typed)
         result.seconds = round(time.monotonic() - started, 3)
         log.debug("The run ended:", exc_info=error)
         with suppress(OSError):  # on a full disk; what ended the run matters more

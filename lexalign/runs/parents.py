@@ -1,9 +1,11 @@
 """The parent of a run: composed, found by its content key, run first where it is not there."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -35,9 +37,8 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
     grandparent = run_parent(composed.experiment, sources, execute)
     key = fingerprint.make_content_key(composed.experiment, parent=grandparent.key if grandparent else None)
     store = Path(experiment.store)
-    (store / "locks").mkdir(parents=True, exist_ok=True)
-    # One of several concurrent children runs the parent; the others wait here and find it finished.
-    with FileLock(store / "locks" / f"{key}.lock"):
+    # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
+    with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
         found = recall_finished_run(store, key)
         if found is not None:
             log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
@@ -52,6 +53,12 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
         result = execute(composed, RunContext(out_dir=folder.resolve(), name=name, group="parents", sources=sources))
         result.details["folder"] = str(folder)
         return result
+
+
+def lock_key(store: Path, key: str) -> FileLock:
+    """The lock of a content key in the store."""
+    (store / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(store / "locks" / f"{key}.lock")
 
 
 def get_parent_folder(experiment: Experiment, key: str) -> Path:
@@ -77,7 +84,7 @@ def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
     """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
     composed = compose(get_parent_command(experiment), sources)
     train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
-    shared = {
+    shared: dict[str, Any] = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
         "store": experiment.store,

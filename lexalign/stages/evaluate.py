@@ -49,10 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
     encoder = Renderer(loaded.tokenizer, experiment.data)
-    all_rows, splits.train = (
-        splits.train + splits.held_out,
-        [],
-    )  # all rows are read for the wordings of beliefs; only held-out rows are measured
+    known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
     positions = loaded.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded.tokenizer)
@@ -60,7 +57,8 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     evaluator = Evaluator(
         encoder=encoder,
         rows=splits.held_out,
-        known=all_rows,
+        known=known,
+        train_rows=train_rows,
         settings=experiment.evaluate,
         max_length=max_length,
         beta=find_beta(experiment, past) if reference else None,

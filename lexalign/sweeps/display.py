@@ -43,12 +43,12 @@ class Display:
         """A line that stays."""
         self.console.print(Text(clean(text), style=style), soft_wrap=True)
 
-    def started(self, job: Job) -> None:
+    def show_start(self, job: Job) -> None:
         gpu = f" on GPU {job.gpu}" if job.gpu else ""
         again = f", attempt {job.attempts}" if job.attempts > 1 else ""
         self.say(f"{name_job(job)} starts{gpu}{again}")
 
-    def ended(self, job: Job) -> None:
+    def show_end(self, job: Job) -> None:
         score = f", {job.score_name} {job.score:.4f}" if job.score is not None else ""
         seconds = f" after {job.seconds:.1f} s" if job.seconds else ""
         why = f": {job.reason}" if job.reason else ""
@@ -74,10 +74,10 @@ def name_job(job: Job) -> str:
 
 def make_table(running: Sequence[Job], every: Sequence[Job]) -> Table:
     """The jobs at work, and how many are in which state."""
-    found = Table(title=format_counts(every), title_justify="left", show_header=False, box=None)
+    table = Table(title=format_counts(every), title_justify="left", show_header=False, box=None)
     for job in running:
-        found.add_row(name_job(job), job.gpu or "", f"{time.time() - (job.started or time.time()):.0f} s", read_progress(Path(job.folder)))
-    return found
+        table.add_row(name_job(job), job.gpu or "", f"{time.time() - (job.started or time.time()):.0f} s", read_progress(Path(job.folder)))
+    return table
 
 
 def read_progress(folder: Path) -> str:

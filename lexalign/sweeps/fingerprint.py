@@ -11,13 +11,13 @@ from typing import Any
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
-from lexalign.config.compose import Composition, compose, get_parent_command
+from lexalign.config.compose import Composition, get_parent_command
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
-from lexalign.config.paths import CONF
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.runs import parents
+from lexalign.sweeps.conditions import compose_point, drop_unknown, drop_unread
 from lexalign.sweeps.points import SweepRequest, belongs_to_sweep
 
 PARENTS: dict[tuple[Any, ...], Experiment] = {}
@@ -28,38 +28,34 @@ NOT_THE_SWEEP = ("tracking", "store", "verbose", "resume", "cache")
 """Settings that change where a sweep is seen or kept, not what it is."""
 
 
-def make_sweep_key(asked: SweepRequest) -> str:
+def make_sweep_key(request: SweepRequest) -> str:
     """Digest of what is swept and what is fixed, the values excepted: a sweep to which a value is added stays itself."""
-    fixed = sorted(o for o in asked.fixed if not belongs_to_sweep(get_key(o)) and get_key(o).split(".")[0] not in NOT_THE_SWEEP)
-    return digest_json([fixed, sorted({axis.key for axis in asked.axes}), asked.sampler != "grid"])
+    deciding = sorted(
+        o for o in request.fixed_overrides if not belongs_to_sweep(get_key(o)) and get_key(o).split(".")[0] not in NOT_THE_SWEEP
+    )
+    return digest_json([deciding, sorted(request.keys), request.sampler != "grid"])
 
 
-def find_folder(asked: SweepRequest, below: Path, *, fresh: bool) -> Path:
+def find_folder(request: SweepRequest, below: Path, *, fresh: bool) -> Path:
     """Where the sweep of a command line is, or will be, that gives no `output_dir`; a `fresh` one gets a folder with the next number."""
-    swept = "+".join(axis.key.replace("/", ".") for axis in asked.axes) or "one"
-    name = f"{swept[:LONGEST]}-{make_sweep_key(asked)[:8]}"
+    axes_name = "+".join(key.replace("/", ".") for key in request.keys) or "one"
+    name = f"{axes_name[:LONGEST]}-{make_sweep_key(request)[:8]}"
     numbers = [1, *(int(path.suffix[1:]) for path in below.glob(f"{name}.*") if path.suffix[1:].isdigit())]
-    there = below / name
-    number = max(numbers) + fresh * (there.exists() or len(numbers) > 1)
-    return there if number == 1 else below / f"{name}.{number}"
-
-
-@cache
-def compose_point(overrides: tuple[str, ...], sources: Sources) -> Composition:
-    """A point's experiment; composed once in a process."""
-    return compose(overrides, sources)
+    first_folder = below / name
+    number = max(numbers) + fresh * (first_folder.exists() or len(numbers) > 1)
+    return first_folder if number == 1 else below / f"{name}.{number}"
 
 
 def list_ancestors(experiment: Experiment, sources: Sources) -> list[Experiment]:
     """The experiments that a run starts from, nearest first."""
-    found: list[Experiment] = []
+    ancestors: list[Experiment] = []
     while experiment.model.parent is not None:
-        same = (*get_parent_command(experiment), experiment.hardware, experiment.store, sources)
-        if same not in PARENTS:
-            PARENTS[same] = parents.compose_parent(experiment, sources).experiment
-        experiment = PARENTS[same]
-        found.append(experiment)
-    return found
+        command_key = (*get_parent_command(experiment), experiment.hardware, experiment.store, sources)
+        if command_key not in PARENTS:
+            PARENTS[command_key] = parents.compose_parent(experiment, sources).experiment
+        experiment = PARENTS[command_key]
+        ancestors.append(experiment)
+    return ancestors
 
 
 def make_job_keys(line: Sequence[Experiment]) -> tuple[str, str | None]:
@@ -84,20 +80,20 @@ def list_inputs(line: Sequence[Experiment]) -> dict[str, Any]:
     }
 
 
-def digest_inputs(ground: dict[str, Any], sources: Sources) -> str:
+def digest_inputs(inputs: dict[str, Any], sources: Sources) -> str:
     """Digest of what is there now at the places of a `ground`, and of code, settings' files, versions and device."""
     from lexalign.config.paths import find_model
 
-    judges = [node for rewards in ground["rewards"] for node in rewards if isinstance(node.get("path"), str)]
+    judges = [node for rewards in inputs["rewards"] for node in rewards if isinstance(node.get("path"), str)]
     return digest_json(
         [
-            ground,
-            [fingerprint.fingerprint_model(Model(**model)) for model in ground["models"]],
-            [fingerprint.fingerprint_data(Data(**data)) for data in ground["data"]],
+            inputs,
+            [fingerprint.fingerprint_model(Model(**model)) for model in inputs["models"]],
+            [fingerprint.fingerprint_data(Data(**data)) for data in inputs["data"]],
             [fingerprint.fingerprint_location(find_model(node["path"]), node.get("revision"), "models") for node in judges],
-            [fingerprint.digest_code(package) for package in ("lexalign", *ground["extensions"])],
+            [fingerprint.digest_code(package) for package in ("lexalign", *inputs["extensions"])],
             fingerprint.list_versions(),
-            [digest_settings_files(folder) for folder in (str(CONF), *sources.folders)],
+            [digest_settings_files(str(folder)) for folder in sources.list_folders()],
             hardware.resolve_device("auto"),
         ]
     )
@@ -110,16 +106,16 @@ def digest_settings_files(folder: str) -> str:
     return digest_json([[str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
-def list_unchanged_inputs(grounds: dict[str, dict[str, Any]], sources: Sources) -> set[str]:
+def list_unchanged_inputs(noted_inputs: dict[str, dict[str, Any]], sources: Sources) -> set[str]:
     """Of the grounds that a ledger noted, by digest, those on which keys stand still."""
-    found = set()
-    for noted, ground in grounds.items():
+    unchanged = set()
+    for digest, inputs in noted_inputs.items():
         try:
-            if digest_inputs(ground, sources) == noted:
-                found.add(noted)
+            if digest_inputs(inputs, sources) == digest:
+                unchanged.add(digest)
         except (OSError, TypeError, LexAlignError):  # a file is gone, a setting is renamed: the points are composed and judged anew
             continue
-    return found
+    return unchanged
 
 
 def digest_json(material: Any) -> str:
@@ -127,18 +123,20 @@ def digest_json(material: Any) -> str:
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_sweep_settings(asked: SweepRequest) -> tuple[Sweep, Composition]:
+def read_sweep_settings(request: SweepRequest) -> tuple[Sweep, Composition]:
     """The sweep's own settings, and the experiment of its first point."""
-    first = compose_point(tuple(asked.to_check()[0]), asked.sources)
+    known, _ = drop_unknown(request.list_points_to_check()[0], request)
+    point, _ = drop_unread(tuple(known), request.sources)
+    first = compose_point(point, request.sources)
     return first.experiment.sweep, first
 
 
-def claim_folder(asked: SweepRequest) -> Path:
+def claim_folder(request: SweepRequest) -> Path:
     """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
-    settings, first = read_sweep_settings(asked)
-    typed = next((word.partition("=")[2] for word in asked.fixed if word.startswith("output_dir=")), None)
-    if typed is None:
-        return find_folder(asked, Path(settings.folder), fresh=settings.fresh)
+    settings, first = read_sweep_settings(request)
+    typed_folder = next((word.partition("=")[2] for word in request.fixed_overrides if word.startswith("output_dir=")), None)
+    if typed_folder is None:
+        return find_folder(request, Path(settings.folder), fresh=settings.fresh)
     folder = Path(first.experiment.output_dir)
     if settings.fresh and is_sweep(folder):
         raise ConfigError(

@@ -30,70 +30,70 @@ class HalvingRounds(Grid):
         super().__init__(plan, display)
         together: dict[tuple[tuple[str, str], ...], dict[str, Job]] = {}
         for job in jobs:
-            name = tuple(item for item in job.values.items() if item[0] != "seed" or plan.asked.seeds is None)
+            name = tuple(item for item in job.values.items() if item[0] != "seed" or plan.request.seeds is None)
             together.setdefault(name, {})[job.key] = job
-        self.rounds = self.play([tuple(point.values()) for point in together.values()])
+        self.rounds = self.run_rounds([tuple(point.values()) for point in together.values()])
 
-    def take(self) -> Job | None:
-        job = super().take()
+    def take_job(self) -> Job | None:
+        job = super().take_job()
         while job is None and not self.queue and not self.at_work and next(self.rounds, False):
-            job = super().take()
+            job = super().take_job()
         return job
 
-    def play(self, points: list[Point]) -> Iterator[bool]:
+    def run_rounds(self, points: list[Point]) -> Iterator[bool]:
         """Put the jobs of one round after the other in the queue; the next is asked for when those of the last have ended."""
         evaluation = self.plan.settings.prune_after
         while points:
             last = len(points) == 1
-            for job in (job for point in points for job in point if last or self.at(job, evaluation) is None):
+            for job in (job for point in points for job in point if last or self.read_evaluation(job, evaluation) is None):
                 self.pruning[job.key] = None if last else HalvingPause(folder=Path(job.folder), metric=self.metric, evaluation=evaluation)
                 if job.state == "pruned":  # by other points than there are now
                     job.state = "paused"
-                self.want([job])
+                self.enqueue([job])
             if self.queue:
                 yield True
             if last:
                 return
-            points = self.going_on(points, evaluation)
+            points = self.select_survivors(points, evaluation)
             evaluation *= self.plan.settings.reduction
 
     @property
     def metric(self) -> str:
         return self.plan.settings.prune_on
 
-    def at(self, job: Job, evaluation: int) -> float | None:
+    def read_evaluation(self, job: Job, evaluation: int) -> float | None:
         """What a job's evaluation of this number came to, less being better; None where it did not come to it."""
-        found = [line for line in read_log(Path(job.folder)) if self.metric in line or self.metric in line.get("not_finite", ())]
-        if len(found) < evaluation:
+        log_lines = [line for line in read_log(Path(job.folder)) if self.metric in line or self.metric in line.get("not_finite", ())]
+        if len(log_lines) < evaluation:
             return None
-        value = found[evaluation - 1].get(self.metric, math.inf)
+        value = log_lines[evaluation - 1].get(self.metric, math.inf)
         return value if value == math.inf or smaller_is_better(self.metric) else -value
 
-    def going_on(self, points: Sequence[Point], evaluation: int) -> list[Point]:
+    def select_survivors(self, points: Sequence[Point], evaluation: int) -> list[Point]:
         """The best points, by their means over the seeds; the others are pruned.
 
         A point of which a job failed is not judged, nor is one that was finished before this evaluation.
         """
-        judged = []
+        scores = []
         for point in points:
-            found = [value for job in point if (value := self.at(job, evaluation)) is not None]
-            if len(found) == len(point):
-                judged.append((mean(found), point))
-        ranked = [point for _, point in sorted(judged, key=lambda pair: pair[0])]
+            values = [value for job in point if (value := self.read_evaluation(job, evaluation)) is not None]
+            if len(values) == len(point):
+                scores.append((mean(values), point))
+        ranked = [point for _, point in sorted(scores, key=lambda pair: pair[0])]
         count = max(1, len(ranked) // self.plan.settings.reduction)
         for place, point in enumerate(ranked[count:], count + 1):
             for job in point:
-                self.prune(job, f"{place} of {len(ranked)}")
-        self.plan.ledger.put(job for point in ranked for job in point)
+                self.mark_pruned(job, f"{place} of {len(ranked)}")
+        self.plan.ledger.write_jobs(job for point in ranked for job in point)
         if any(job.state != "finished" for point in ranked[:count] for job in point):
             self.display.say(f"evaluation {evaluation}: {count} of {len(ranked)} points go on")
         return ranked[:count]
 
-    def prune(self, job: Job, place: str) -> None:
+    def mark_pruned(self, job: Job, place: str) -> None:
         """A job that is not to go on, in the ledger and in its own folder."""
         if job.state != "paused":
             return
         job.state, job.reason = "pruned", f"{job.reason}, {place}"
-        left = read_result(Path(job.folder))
-        if left is not None and left.status == "paused":
-            write_result(Path(job.folder), replace(left, status="pruned", error=f"Stopped: pruned {job.reason}"))
+        result = read_result(Path(job.folder))
+        if result is not None and result.status == "paused":
+            write_result(Path(job.folder), replace(result, status="pruned", error=f"Stopped: pruned {job.reason}"))

@@ -107,7 +107,9 @@ class Ledger:
             connection.close()
             if "locked" in str(error):
                 raise ConfigError(f"{self.path}: is locked; if no process uses it, remove {self.path.with_name(LOCK)}") from error
-            raise ConfigError(f"{self.path}: cannot be read as a ledger ({error}); move it away, or type sweep.fresh=true") from error
+            raise ConfigError(
+                f"{self.path}: cannot be read as a ledger ({error}); type the sweep's command again, which rebuilds it from its folders"
+            ) from error
         except ConfigError:
             connection.close()
             raise
@@ -115,8 +117,8 @@ class Ledger:
 
     @staticmethod
     def _create(connection: sqlite3.Connection, *, journal: str) -> None:
-        typed = {"key": "TEXT PRIMARY KEY", "number": "INTEGER UNIQUE", "values": "TEXT"}
-        columns = ", ".join(f'"{name}" {typed.get(name, "")}' for name in COLUMNS)
+        column_types = {"key": "TEXT PRIMARY KEY", "number": "INTEGER UNIQUE", "values": "TEXT"}
+        columns = ", ".join(f'"{name}" {column_types.get(name, "")}' for name in COLUMNS)
         connection.execute(f"PRAGMA journal_mode={journal}")
         with connection:
             connection.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns})")
@@ -147,33 +149,33 @@ class Ledger:
     def __exit__(self, *exception: Any) -> None:
         self.connection.close()
 
-    def jobs(self) -> list[Job]:
+    def read_jobs(self) -> list[Job]:
         """Every job: the points by number, then the parents."""
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         rows = self.connection.execute(f"SELECT {names} FROM jobs ORDER BY number IS NULL, number")
-        found = [Job(**{name: json.loads(v) if name in AS_JSON else v for name, v in zip(COLUMNS, row, strict=True)}) for row in rows]
-        for job in found:
+        jobs = [Job(**{name: json.loads(v) if name in AS_JSON else v for name, v in zip(COLUMNS, row, strict=True)}) for row in rows]
+        for job in jobs:
             job.folder = str(self.folder / job.folder) if job.folder else ""
-        return found
+        return jobs
 
-    def facts(self) -> dict[str, Any]:
+    def read_facts(self) -> dict[str, Any]:
         """What is true of the sweep as a whole."""
         return {name: json.loads(value) for name, value in self.connection.execute("SELECT name, value FROM facts")}
 
-    def note(self, **facts: Any) -> None:
+    def write_facts(self, **facts: Any) -> None:
         """Keep facts of the sweep as a whole."""
         with self._writing():
             rows = [(name, json.dumps(value)) for name, value in facts.items()]
             self.connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
 
-    def put(self, jobs: Iterable[Job]) -> None:
+    def write_jobs(self, jobs: Iterable[Job]) -> None:
         """Add jobs, or replace those of the same keys; all of them or none."""
         marks = ", ".join("?" * len(COLUMNS))
-        rows = [[self._kept(name, getattr(job, name)) for name in COLUMNS] for job in jobs]
+        rows = [[self._to_column(name, getattr(job, name)) for name in COLUMNS] for job in jobs]
         with self._writing():
             self.connection.executemany(f"INSERT OR REPLACE INTO jobs VALUES ({marks})", rows)
 
-    def _kept(self, name: str, value: Any) -> Any:
+    def _to_column(self, name: str, value: Any) -> Any:
         """A column's value as it is stored; a folder below the sweep's by its name there, so that a sweep may be moved."""
         if name == "folder" and value and Path(value).is_relative_to(self.folder):
             return str(Path(value).relative_to(self.folder))
@@ -182,7 +184,7 @@ class Ledger:
         # An error's text may hold what UTF-8 cannot.
         return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
-    def next_number(self) -> int:
+    def find_next_number(self) -> int:
         """The first number that no job has."""
         return (self.connection.execute("SELECT MAX(number) FROM jobs").fetchone()[0] or 0) + 1 if self._any() else 0
 
@@ -209,5 +211,5 @@ class Ledger:
 def format_counts(jobs: Sequence[Job]) -> str:
     """How many points are in which state: `24 finished, 8 failed`."""
     points = [job for job in jobs if job.number is not None]
-    found = {state: sum(job.state == state for job in points) for state in STATES}
-    return ", ".join(f"{count} {state}" for state, count in found.items() if count) or "no jobs"
+    counts = {state: sum(job.state == state for job in points) for state in STATES}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"

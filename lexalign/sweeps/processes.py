@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, forked from one that has imported what they need."""
+"""Jobs in processes of their own: forked from one that has imported what they need, or new ones where they use a GPU."""
 
 import importlib.util
 import logging
@@ -7,11 +7,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
@@ -34,19 +34,19 @@ SERVER_LOST = 255
 class JobSource(Protocol):
     """Where jobs come from, and where they go when they have ended."""
 
-    def take(self) -> Job | None:
+    def take_job(self) -> Job | None:
         """The next job that can start now."""
 
-    def waiting(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether there may be more, once others have ended."""
 
-    def task(self, job: Job, slot: Slot) -> jobs.Task:
+    def make_task(self, job: Job, slot: Slot) -> jobs.Task:
         """What its process is told."""
 
-    def started(self, job: Job) -> None:
+    def note_start(self, job: Job) -> None:
         """It has a process now."""
 
-    def ended(self, job: Job, exit_code: int) -> None:
+    def note_end(self, job: Job, exit_code: int) -> None:
         """Its process is gone."""
 
     def tick(self, running: Sequence[Job]) -> None:
@@ -60,15 +60,15 @@ class RunningJob:
     job: Job
     process: BaseProcess
     slot: Slot
-    asked: bool = False
+    is_stopping: bool = False
     """Whether it was told to stop."""
 
 
 def make_fork_context(modules: Sequence[str]) -> ForkServerContext:
-    """What starts processes: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
+    """What starts a CPU's jobs: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
     context = multiprocessing.get_context("forkserver")
-    known = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
-    context.set_forkserver_preload(["lexalign.sweeps.preload", *known])
+    importable = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
+    context.set_forkserver_preload(["lexalign.sweeps.preload", *importable])
     return context
 
 
@@ -93,21 +93,21 @@ def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -
     A job may end as it likes, killed ones too: the others go on. A signal stops all of them as it would stop one (they finish their
     step, save, and can be continued); then Stopped is raised. A second SIGINT kills them.
     """
-    context, free = make_fork_context(modules), list(slots)
+    fork_context, free = make_fork_context(modules), list(slots)
     running: dict[int, RunningJob] = {}
     with signals.handle_signals(), share_import_path():
         try:
             with signals.defer_signals(None):
                 while True:
-                    while free and signals.get_stop_reason() is None and (job := source.take()) is not None:
+                    while free and signals.get_stop_reason() is None and (job := source.take_job()) is not None:
                         slot = free.pop(0)
-                        process = start_job(context, source.task(job, slot))
+                        process = start_job(fork_context, source.make_task(job, slot))
                         job.pid, job.host, job.gpu, job.started = process.pid, socket.gethostname(), slot.gpu, time.time()
                         job.attempts, job.state = job.attempts + 1, "running"
                         running[process.sentinel] = RunningJob(job, process, slot)
-                        source.started(job)
+                        source.note_start(job)
                     if not running:
-                        if source.waiting() and signals.get_stop_reason() is None:
+                        if source.has_waiting() and signals.get_stop_reason() is None:
                             raise AssertionError("jobs wait for jobs that will never run")
                         return
                     if signals.get_stop_reason() is not None:
@@ -118,10 +118,14 @@ def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -
             reap_jobs(running, free, source, wait_for_all=True)
 
 
-def start_job(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
-    """A process at work on a task; its server is started anew where it is gone."""
+def start_job(fork_context: ForkServerContext, task: jobs.Task, target: Callable[[jobs.Task], None] = jobs.run_task) -> BaseProcess:
+    """A process at work on a task; its server is started anew where it is gone.
+
+    A job for a GPU gets an interpreter of its own: an import may start CUDA in a server, and CUDA does not outlive a fork.
+    """
+    context: ForkServerContext | SpawnContext = fork_context if task.device == "cpu" else multiprocessing.get_context("spawn")
     for attempt in (1, 2):
-        process = context.Process(target=jobs.run_task, args=(task,))
+        process = context.Process(target=target, args=(task,))
         try:
             process.start()
             return process
@@ -137,16 +141,16 @@ def reap_jobs(running: dict[int, RunningJob], free: list[Slot], source: JobSourc
     while running:
         for sentinel in wait(list(running), timeout=TICK):
             assert isinstance(sentinel, int)
-            ended = running[sentinel]
-            ended.process.join()
-            code = ended.process.exitcode
+            finished_job = running[sentinel]
+            finished_job.process.join()
+            code = finished_job.process.exitcode
             assert code is not None
-            if code == SERVER_LOST and ended.job.folder and lock.is_alive(Path(ended.job.folder)):
-                os.kill(ended.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
-                lock.wait_until_free(Path(ended.job.folder), patience=PATIENCE)
+            if code == SERVER_LOST and finished_job.job.folder and lock.is_alive(Path(finished_job.job.folder)):
+                os.kill(finished_job.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
+                lock.wait_until_free(Path(finished_job.job.folder), patience=PATIENCE)
             del running[sentinel]
-            free.append(ended.slot)
-            source.ended(ended.job, code)
+            free.append(finished_job.slot)
+            source.note_end(finished_job.job, code)
         source.tick([one.job for one in running.values()])
         if not wait_for_all:
             return
@@ -155,8 +159,8 @@ def reap_jobs(running: dict[int, RunningJob], free: list[Slot], source: JobSourc
 def stop_jobs(running: dict[int, RunningJob]) -> None:
     """Ask every job, once, to finish its step and save."""
     for one in running.values():
-        if not one.asked:
-            one.asked = True
+        if not one.is_stopping:
+            one.is_stopping = True
             with suppress(ProcessLookupError):
                 os.kill(one.process.pid or 0, signal.SIGTERM)
 

@@ -18,7 +18,7 @@ class JobJudge:
     folder: Path
     metric: str
 
-    def begin(self) -> None:
+    def install(self) -> None:
         """Have this process's run judged."""
         from lexalign.training import pruning
 
@@ -44,6 +44,7 @@ class OptunaPruning(JobJudge):
 
     study: Path
     """The study's journal."""
+    study_name: str
     number: int
     """Of the job's trial."""
     pruner: Any
@@ -58,9 +59,9 @@ class OptunaPruning(JobJudge):
 
         from lexalign.sweeps import search
 
-        study = optuna.load_study(study_name=search.NAME, storage=search.open_storage(self.study), pruner=self.pruner)
-        found = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
-        return optuna.Trial(study, found._trial_id)
+        study = optuna.load_study(study_name=self.study_name, storage=search.open_storage(self.study), pruner=self.pruner)
+        frozen_trial = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
+        return optuna.Trial(study, frozen_trial._trial_id)
 
     def stops(self, value: float, evaluation: int) -> bool:
         """Optuna compares in the study's direction, so a value of the other direction is turned round."""

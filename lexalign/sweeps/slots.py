@@ -35,9 +35,9 @@ class Slot:
 
 def list_visible_gpus() -> list[str]:
     """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()][: hardware.count_cuda_devices()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()][: hardware.count_cuda_devices()]
     return [str(number) for number in range(hardware.count_cuda_devices())]
 
 
@@ -56,23 +56,25 @@ def estimate_memory(experiment: Experiment) -> float | None:
 def count_slots(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int) -> tuple[int, str]:
     """Jobs at a time, and why. Raises ConfigError where there are fewer GPUs than jobs asked for."""
     devices = {hardware.resolve_device(experiment.hardware.device) for experiment in experiments}
-    gpus, each = len(list_visible_gpus()) if "cuda" in devices else 0, count_processes(experiments)
+    gpus, processes_each = len(list_visible_gpus()) if "cuda" in devices else 0, count_processes(experiments)
     if settings.jobs != "auto":
-        if gpus and settings.jobs * each > gpus:
-            own = "its own" if each == 1 else f"{each} of its own"
-            raise ConfigError(f"sweep.jobs={settings.jobs}: there are {gpus} GPUs, and each job gets {own}; type sweep.jobs={gpus // each}")
+        if gpus and settings.jobs * processes_each > gpus:
+            suffix = "its own" if processes_each == 1 else f"{processes_each} of its own"
+            raise ConfigError(
+                f"sweep.jobs={settings.jobs}: there are {gpus} GPUs, and each job gets {suffix}; type sweep.jobs={gpus // processes_each}"
+            )
         return min(settings.jobs, waiting), f"sweep.jobs={settings.jobs}"
     if gpus:
-        return min(gpus // each, waiting), f"{gpus} GPUs, {each} for each"
+        return min(gpus // processes_each, waiting), f"{gpus} GPUs, {processes_each} for each"
     if "mps" in devices:
         return 1, "Apple's GPU takes one"
     sizes = [estimate_memory(experiment) for experiment in experiments]
     if any(size is None for size in sizes):
         return 1, "the size of a model is not known before it is fetched; sweep.jobs says otherwise"
     largest = max(size for size in sizes if size is not None)
-    fit = int(psutil.virtual_memory().available // (largest * each))
-    count = max(1, min(hardware.count_cores() // each, fit, waiting))
-    return count, f"{hardware.count_cores()} cores, and memory for {fit}"
+    fitting = int(psutil.virtual_memory().available // (largest * processes_each))
+    count = max(1, min(hardware.count_cores() // processes_each, fitting, waiting))
+    return count, f"{hardware.count_cores()} cores, and memory for {fitting}"
 
 
 def count_processes(experiments: Sequence[Experiment]) -> int:
@@ -92,26 +94,26 @@ def lease_gpus(count: int, *, cuda: bool, each: int = 1, leases: Path | None = N
         return
     leases = leases or hardware.get_user_cache() / "gpus"
     leases.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        while len(taken := take_gpus(held, leases, count * each)) < each:
-            held.close()  # two sweeps that keep what they have would wait for each other
-            log.warning("Of %d GPUs %d are another sweep's; waiting", len(list_visible_gpus()), len(list_visible_gpus()) - len(taken))
+    with ExitStack() as locks:
+        while len(gpus := take_gpus(locks, leases, count * each)) < each:
+            locks.close()  # two sweeps that keep what they have would wait for each other
+            log.warning("Of %d GPUs %d are another sweep's; waiting", len(list_visible_gpus()), len(list_visible_gpus()) - len(gpus))
             time.sleep(5)
-        here = len(taken) // each
-        if here < count:
-            log.warning("Another sweep has %d of the GPUs: %d jobs at a time", count * each - len(taken), here)
-        parts = [taken[at * each : (at + 1) * each] for at in range(here)]
-        yield [Slot(max(1, hardware.count_cores() // (here * each)), ",".join(part)) for part in parts]
+        slot_count = len(gpus) // each
+        if slot_count < count:
+            log.warning("Another sweep has %d of the GPUs: %d jobs at a time", count * each - len(gpus), slot_count)
+        parts = [gpus[at * each : (at + 1) * each] for at in range(slot_count)]
+        yield [Slot(max(1, hardware.count_cores() // (slot_count * each)), ",".join(part)) for part in parts]
 
 
-def take_gpus(held: ExitStack, leases: Path, wanted: int) -> list[str]:
+def take_gpus(locks: ExitStack, leases: Path, wanted: int) -> list[str]:
     """Leases, at most `wanted`, on GPUs that no other sweep has; `held` keeps them."""
-    taken: list[str] = []
+    gpus: list[str] = []
     for gpu in list_visible_gpus():
-        if len(taken) < wanted:
+        if len(gpus) < wanted:
             try:
-                held.enter_context(FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0))
+                locks.enter_context(FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0))
             except Timeout:
                 continue
-            taken.append(gpu)
-    return taken
+            gpus.append(gpu)
+    return gpus

@@ -25,102 +25,119 @@ class StudySource(Grid):
 
     def __init__(self, plan: Plan, display: Display, *, seed: int, score: Sequence[str]):
         super().__init__(plan, display)
-        self.listed = plan.settings.sampler == "grid"
-        self.axes = (*plan.asked.axes, *(plan.asked.seed_axis() if self.listed else ()))
+        self.is_listed = plan.settings.sampler == "grid"
+        self.axes = (*plan.request.axes, *(plan.request.list_seed_axes() if self.is_listed else ()))
         self.space = search.make_space(self.axes)
         self.objectives = plan.settings.objectives or [score[0]]
         self.file = plan.ledger.folder / search.FILE
-        self.study = search.open_study(self.file, plan.settings, self.objectives, seed)
+        self.study, notes = search.open_study(self.file, plan.settings, self.objectives, self.space, seed)
+        for note in notes:
+            display.say(note)
         self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
         """Under way: the trial and its jobs, by number."""
-        self.listed_left: list[dict[str, Any]] = []
+        self.points_left: list[dict[str, Any]] = []
         """Values of points still to be taken up as they are."""
-        self.left = 0
+        self.said_drops: set[str] = set()
+        """Settings of which it was said that some points go without."""
+        self.draws_left = 0
         """Points still to be drawn."""
-        self.begin(seed)
+        self.resume_trials(seed)
 
-    def begin(self, seed: int) -> None:
+    def resume_trials(self, seed: int) -> None:
         """Take up what an earlier call left under way, and say which points are to come."""
-        under_way = []
+        known_params = []
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        trials = [optuna.Trial(self.study, frozen._trial_id) for frozen in search.list_unfinished(self.study)]
+        trials = []
+        for frozen in search.list_unfinished(self.study):
+            if set(frozen.params) == set(self.space):
+                trials.append(optuna.Trial(self.study, frozen._trial_id))
+            else:  # an earlier call ended between making the trial and drawing its values
+                self.study.tell(frozen.number, state=TrialState.FAIL)
         for trial in [*trials, *(self.study.ask(self.space) for _ in waiting)]:
-            under_way.append(trial.params)
-            self.follow(trial, trial.params)
-        if self.listed:
+            known_params.append(trial.params)
+            self.queue_trial(trial, trial.params)
+        if self.is_listed:
             choices = [dict(option.split("=", 1) for option in choice) for choice in product(*(axis.options for axis in self.axes))]
             # In the order typed, each point might beat those before it, and halving would stop none.
             random.Random(seed).shuffle(choices)
-            jobs = self.plan.add(self.overrides(values) for values in choices)
-            self.listed_left = [v for v, job in zip(choices, jobs, strict=True) if self.plan.must_run(job) and v not in under_way]
+            jobs = self.plan.add(self.make_overrides(values) for values in choices)
+            self.points_left = [v for v, job in zip(choices, jobs, strict=True) if self.plan.must_run(job) and v not in known_params]
             return
         trials_left = self.plan.settings.trials
         assert trials_left is not None
         for frozen in self.study.get_trials(deepcopy=False):
-            if frozen.state == TrialState.FAIL and frozen.params not in under_way and self.can_run_again(frozen.params):
-                self.listed_left.append(frozen.params)
-            if frozen.params not in under_way:  # one that failed and ran again is one point
-                under_way.append(frozen.params)
-        self.left = max(0, trials_left - len(under_way))
+            if set(frozen.params) != set(self.space):
+                continue
+            if frozen.state == TrialState.FAIL and frozen.params not in known_params and self.can_run_again(frozen.params):
+                self.points_left.append(frozen.params)
+            if frozen.params not in known_params:  # one that failed and ran again is one point
+                known_params.append(frozen.params)
+        self.draws_left = max(0, trials_left - len(known_params))
 
     def can_run_again(self, params: dict[str, Any]) -> bool:
         """Whether a failed trial has a job that can run again, and is to."""
         try:
-            return any(self.plan.must_run(job) for job in self.jobs_of(params))
+            return any(self.plan.must_run(job) for job in self.list_jobs(params))
         except ConfigError:  # it was left out for what is wrong with it
             return False
 
-    def overrides(self, params: dict[str, Any]) -> list[str]:
+    def make_overrides(self, params: dict[str, Any]) -> list[str]:
         """What one would type for a trial's values."""
-        return [*self.plan.asked.fixed, *(f"{key}={params[key]}" for key in self.space)]
+        return [*self.plan.request.fixed_overrides, *(f"{key}={params[key]}" for key in self.space)]
 
-    def jobs_of(self, params: dict[str, Any]) -> list[Job]:
+    def list_jobs(self, params: dict[str, Any]) -> list[Job]:
         """The jobs of a trial: one for each seed where a sampler draws the points."""
-        points = [self.overrides(params)]
-        seeds: Sequence[Axis] = () if self.listed else self.plan.asked.seed_axis()
+        points = [self.make_overrides(params)]
+        seeds: Sequence[Axis] = () if self.is_listed else self.plan.request.list_seed_axes()
         for axis in seeds:
             points = [[*point, option] for point in points for option in axis.options]
-        return self.plan.add(points)
+        jobs = self.plan.add(points)
+        for line in self.plan.drops.describe():
+            if (key := line.partition(":")[0]) not in self.said_drops:
+                self.said_drops.add(key)
+                self.display.say(f"{key}: left out of points that do not read it ({self.plan.drops.reasons[key]})")
+        return jobs
 
-    def take(self) -> Job | None:
+    def take_job(self) -> Job | None:
         while True:
-            job = super().take()
-            if job is not None or self.queue or not (self.listed_left or self.left):
+            job = super().take_job()
+            if job is not None or self.queue or not (self.points_left or self.draws_left):
                 return job
-            if self.listed_left:
-                self.study.enqueue_trial(self.listed_left.pop(0))
+            if self.points_left:
+                self.study.enqueue_trial(self.points_left.pop(0))
             else:
-                self.left -= 1
+                self.draws_left -= 1
             trial = self.study.ask(self.space)
             try:
-                self.follow(trial, trial.params)
+                self.queue_trial(trial, trial.params)
             except ConfigError as error:  # a combination that no single value shows to be wrong
                 self.study.tell(trial, state=TrialState.FAIL)
                 self.display.say(f"trial {trial.number} is left out: {error}", "bold")
 
-    def follow(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
+    def queue_trial(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Queue a trial's jobs; where all are done, tell the study at once."""
-        jobs = self.jobs_of(params)
+        jobs = self.list_jobs(params)
         for job in jobs:
             if self.plan.settings.pruner != "none":
                 self.pruning[job.key] = OptunaPruning(
                     folder=Path(job.folder),
                     study=self.file,
+                    study_name=self.study.study_name,
                     number=trial.number,
                     metric=self.plan.settings.prune_on,
                     pruner=search.make_pruner(self.plan.settings),
                 )
         self.trials[trial.number] = (trial, jobs)
-        self.want(jobs)
-        self.settle(trial.number)
+        self.enqueue(jobs)
+        self.tell_outcome(trial.number)
 
-    def ended(self, job: Job, exit_code: int) -> None:
-        super().ended(job, exit_code)
+    def note_end(self, job: Job, exit_code: int) -> None:
+        super().note_end(job, exit_code)
         for number, (_, jobs) in list(self.trials.items()):
             if job in jobs or job.number is None:
-                self.settle(number)
+                self.tell_outcome(number)
 
-    def settle(self, number: int) -> None:
+    def tell_outcome(self, number: int) -> None:
         """Tell the study what a trial's jobs came to, once all have ended; an interrupted one stays under way."""
         trial, jobs = self.trials[number]
         states = {job.state for job in jobs}
@@ -130,25 +147,25 @@ class StudySource(Grid):
         if states <= set(DONE) and "pruned" in states:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif states == {"finished"}:
-            self.study.tell(trial, self.values(jobs))
+            self.study.tell(trial, self.average_objectives(jobs))
         else:
             self.study.tell(trial, state=TrialState.FAIL)
 
-    def values(self, jobs: Sequence[Job]) -> list[float]:
+    def average_objectives(self, jobs: Sequence[Job]) -> list[float]:
         """The objectives, each the mean over the seeds."""
-        found = []
+        means = []
         for objective in self.objectives:
             if not self.plan.settings.objectives:
-                values = [self.score(job, objective) for job in jobs]
+                values = [self.get_score(job, objective) for job in jobs]
             elif any(objective not in job.metrics for job in jobs):
-                known = ", ".join(jobs[0].metrics)
-                raise ConfigError(f"sweep.objectives: {objective} was not measured in job {jobs[0].number}; it has {known}")
+                measured_names = ", ".join(jobs[0].metrics)
+                raise ConfigError(f"sweep.objectives: {objective} was not measured in job {jobs[0].number}; it has {measured_names}")
             else:
                 values = [job.metrics[objective] for job in jobs]
-            found.append(sum(values) / len(values))
-        return found
+            means.append(sum(values) / len(values))
+        return means
 
-    def score(self, job: Job, first: str) -> float:
+    def get_score(self, job: Job, first: str) -> float:
         """A job's score, turned round where the study was begun with a metric of the other direction."""
         if job.score is None:
             raise ConfigError(f"job {job.number}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]")

@@ -180,6 +180,7 @@ def make_evaluator(experiment: Experiment, splits: Any, encoder: Any, trainer: A
         encoder=encoder,
         rows=splits.held_out,
         known=splits.train + splits.held_out,
+        train_rows=splits.train,
         settings=experiment.evaluate,
         max_length=experiment.train.max_length,
         panel=getattr(trainer, "panel", None),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lexalign.artifacts import checkpoints, files, fingerprint, settings_diff
 from lexalign.config import hardware
-from lexalign.config.paths import HUB_ID, Location, find_data, find_model
+from lexalign.config.paths import HUB_ID, Location, find_data, find_model, find_write_problem
 from lexalign.config.schema import Experiment
 
 
@@ -106,12 +106,13 @@ def check_held_out(experiment: Experiment, typed: frozenset[str]) -> Iterator[st
 
 
 def check_folders(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    writes_nothing = experiment.dry_run or experiment.cache.action != "keep" or experiment.compare or experiment.report
     for name in ("output_dir", "store"):
         value = getattr(experiment, name)
-        if not value.strip():
-            yield f"{name}: is empty; name a folder, or leave it out"
-        elif Path(value).exists() and not Path(value).is_dir():
-            yield f"{name}={value}: is a file; name a folder"
+        if value.startswith("~"):
+            yield f"{name}={value}: ~ is read on the command line only; write the whole path in a file"
+        elif not writes_nothing and (problem := find_write_problem(Path(value))):
+            yield f"{name}: cannot be written: {problem}; name another folder with {name}=<folder>"
 
 
 def check_resuming(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The rows a run reads."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from lexalign.config.parsing import MayBeEmpty
 from lexalign.config.schema.ranges import Count, Share
 
 
@@ -68,5 +69,5 @@ class Data:
     """Dotted path of a function that turns one row as stored into one row of our columns, several, or None to leave it out (counted)."""
     chat_template: Literal["auto", "always", "never"]
     """Whether prompts and responses become chat turns; auto = where the tokenizer has a chat template."""
-    system: str | None
+    system: Annotated[str, MayBeEmpty()] | None
     """A system message put before every prompt that becomes a chat turn."""

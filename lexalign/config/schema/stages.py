@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import Range
+from lexalign.config.parsing import MayBeEmpty, Range
 from lexalign.config.schema.ranges import Count, NotNegative, Positive
 
 
@@ -66,5 +66,5 @@ class Chat:
     """Longest answer that is generated."""
     seed: Annotated[int, Range(least=0, most=2**32 - 1)]
     """Of the answers, the same for both models."""
-    system: str | None
+    system: Annotated[str, MayBeEmpty()] | None
     """A system message before the conversation; null = the one the model was trained with, where there was one."""

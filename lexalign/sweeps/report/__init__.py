@@ -28,10 +28,10 @@ def conclude_report(folder: Path) -> None:
     """The report of a sweep whose jobs have ended, and its table on the terminal; a page that cannot be written is said, and no more."""
     from lexalign.sweeps.report import table
 
-    found = gather.gather_report([folder])
-    table.show_table(found)
+    report = gather.gather_report([folder])
+    table.show_table(report)
     try:
-        files.write_text(folder / FILE, page.make_page(found))
+        files.write_text(folder / FILE, page.make_page(report))
         print(f"written: {folder / FILE}")
     except OSError as error:
         print(f"{folder / FILE} is not written: {error.strerror}", file=sys.stderr)
@@ -44,8 +44,8 @@ def show_report(experiment: Experiment) -> None:
     """
     from lexalign.sweeps.report import csv_export, table
 
-    named = [experiment.report] if isinstance(experiment.report, str) else experiment.report or []
-    report = gather.gather_report(named)
+    folders = [experiment.report] if isinstance(experiment.report, str) else experiment.report or []
+    report = gather.gather_report(folders)
     pages = {(report.folder or Path(experiment.output_dir)) / FILE: page.make_page(report)}
     if experiment.report_csv is not None:
         pages[Path(experiment.report_csv).expanduser()] = csv_export.make_csv(report)

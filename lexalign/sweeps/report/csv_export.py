@@ -7,28 +7,32 @@ from typing import Any
 
 from lexalign.sweeps.report.gather import Report, ReportRow
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes a cell for a formula by."""
 
 
 def make_csv(report: Report) -> str:
     """The table, best job first. A text that a spreadsheet would run as a formula has an apostrophe before it."""
-    scores = list(dict.fromkeys(name for row in report.rows for name in row.job.metrics))
-    fixed = [list_facts(row, report) for row in report.rows]
+    metric_names = list(dict.fromkeys(name for row in report.rows for name in row.job.metrics))
+    facts_of_rows = [list_facts(row, report) for row in report.rows]
     # A setting called like a fact (method, stage) is the same thing, as typed.
-    names = [name for name in (fixed[0] if fixed else ()) if name not in report.swept]
-    before, after = [name for name in names if name not in AT_THE_END], [name for name in names if name in AT_THE_END]
+    names = [name for name in (facts_of_rows[0] if facts_of_rows else ()) if name not in report.swept]
+    first_columns, last_columns = [name for name in names if name not in LAST_COLUMNS], [name for name in names if name in LAST_COLUMNS]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([escape_cell(name) for name in (*before, *report.swept, *(f"after/{name}" for name in scores), *after)])
-    for row, found in zip(report.rows, fixed, strict=True):
+    table.writerow(
+        [escape_cell(name) for name in (*first_columns, *report.swept, *(f"after/{name}" for name in metric_names), *last_columns)]
+    )
+    for row, facts in zip(report.rows, facts_of_rows, strict=True):
         settings = [row.settings.get(key, "") for key in report.swept]
-        measured = [row.job.metrics.get(name, "") for name in scores]
-        table.writerow([escape_cell(cell) for cell in (*(found[n] for n in before), *settings, *measured, *(found[n] for n in after))])
+        metrics = [row.job.metrics.get(name, "") for name in metric_names]
+        table.writerow(
+            [escape_cell(cell) for cell in (*(facts[n] for n in first_columns), *settings, *metrics, *(facts[n] for n in last_columns))]
+        )
     return text.getvalue()
 
 
-AT_THE_END = ("overrides", "key", "parent", "folder", "host", "gpu", "started", "reason")
+LAST_COLUMNS = ("overrides", "key", "parent", "folder", "host", "gpu", "started", "reason")
 
 
 def list_facts(row: ReportRow, report: Report) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def list_facts(row: ReportRow, report: Report) -> dict[str, Any]:
 
 def escape_cell(cell: Any) -> Any:
     """A cell that is text to a spreadsheet, too; numbers stay, as typed ones do."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
         return cell
     try:
         float(cell)

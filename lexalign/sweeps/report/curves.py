@@ -11,8 +11,8 @@ from lexalign.sweeps.report.gather import Report, ReportRow
 MOST_JOBS = 50
 MOST_DOTS = 200
 MOST_MEASURES = 24
-UNTOLD = ("step", "epoch", "num_tokens", "total_flos")
-FIRST = ("eval_loss", "loss")
+NOT_DRAWN = ("step", "epoch", "num_tokens", "total_flos")
+FIRST_MEASURES = ("eval_loss", "loss")
 """Measures to begin with, where they were logged."""
 
 
@@ -31,36 +31,39 @@ class Curves:
 
 def gather_curves(report: Report) -> Curves:
     """Of the best jobs; then of those that run, or were stopped."""
-    could = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
+    candidates = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
     rows: list[ReportRow] = []
     lines = []
     left_out = 0
-    for at, row in enumerate(could):
+    for at, row in enumerate(candidates):
         if len(rows) == MOST_JOBS:
-            left_out = len(could) - at
+            left_out = len(candidates) - at
             break
-        if logged := folders.read_log(row.folder):
+        if log_lines := folders.read_log(row.folder):
             rows.append(row)
-            lines.append({report.clean(name): dots for name, dots in list_series(logged).items()})
-    found = Counter(name for of in lines for name in of)
-    ordered = [*(name for name in FIRST if name in found), *(name for name, _ in found.most_common() if name not in FIRST)]
-    return Curves(rows=rows, measures=ordered[:MOST_MEASURES], lines=lines, left_out=left_out)
+            lines.append({report.clean(name): dots for name, dots in list_series(log_lines).items()})
+    counts = Counter(name for series in lines for name in series)
+    names = [
+        *(name for name in FIRST_MEASURES if name in counts),
+        *(name for name, _ in counts.most_common() if name not in FIRST_MEASURES),
+    ]
+    return Curves(rows=rows, measures=names[:MOST_MEASURES], lines=lines, left_out=left_out)
 
 
-def list_series(logged: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
+def list_series(log_lines: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
     """Steps and values of each measure, thinned out evenly where there are many; the last one stays."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for line in logged:
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in log_lines:
         step = line["step"]
         assert isinstance(step, int)
         for name, value in line.items():
-            if name not in UNTOLD and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                found.setdefault(name, []).append((step, value))
-    return {name: thin_out(dots) for name, dots in found.items()}
+            if name not in NOT_DRAWN and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                series.setdefault(name, []).append((step, value))
+    return {name: thin_out(dots) for name, dots in series.items()}
 
 
 def thin_out(dots: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
     """At most `MOST_DOTS` of the dots, as two lists."""
     stride = math.ceil(len(dots) / MOST_DOTS)
-    kept = list(reversed(dots[::-1][::stride]))
-    return [step for step, _ in kept], [float(f"{value:.5g}") for _, value in kept]
+    dots_left = list(reversed(dots[::-1][::stride]))
+    return [step for step, _ in dots_left], [float(f"{value:.5g}") for _, value in dots_left]

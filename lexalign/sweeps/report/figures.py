@@ -12,20 +12,20 @@ from lexalign.sweeps.report.points import Point, to_numbers
 
 MOST_POINTS = 2000
 """Dots or lines in a figure: more cannot be told apart. The table and the CSV file have all."""
-FEW = 8
+MOST_NAMES = 8
 """Up to so many different numbers stand evenly spaced, each by its name, as names do."""
-LISTED = 50
+MOST_LISTED = 50
 
 
 def make_figure_data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
     """Everything that is drawn."""
-    found = measure_importance(report, points)
+    importance = measure_importance(report, points)
     return {
         "title": report.title,
         "score": {"name": report.score.name, "lower": report.score.lower_is_better} if report.score else None,
         "table": make_table(report),
         "settings": make_settings_figure(report, points[:MOST_POINTS]),
-        "importance": {"shares": list(found.shares.items()), "said": found.said},
+        "importance": {"shares": list(importance.shares.items()), "said": importance.said},
         "parallel": make_parallel_figure(report),
         "curves": make_curve_figure(report),
         "front": make_front_figure(report),
@@ -57,11 +57,11 @@ def make_table(report: Report) -> dict[str, Any]:
         cells += [job.reason] if reasons else []
         rows.append([*cells, *(round_value(get_value(job, name)) for name in metrics)])
     last = Counter(name.rpartition(".")[2] for name, _, _ in columns)
-    shown = [
+    column_data = [
         {"name": name, "title": short if last[short := name.rpartition(".")[2]] == 1 else name, "number": number, "metric": metric}
         for name, number, metric in columns
     ]
-    return {"columns": shown, "rows": rows, "states": [row.job.state for row in report.rows]}
+    return {"columns": column_data, "rows": rows, "states": [row.job.state for row in report.rows]}
 
 
 def round_value(number: float | None) -> float | None:
@@ -71,13 +71,13 @@ def round_value(number: float | None) -> float | None:
 
 def make_axis(key: str, texts: Sequence[str | None]) -> dict[str, Any]:
     """A setting as an axis: the position of each value along it, and the names of the places, where it has any."""
-    present = [text for text in texts if text is not None]
-    found = to_numbers(present)
-    distinct = sorted(set(present), key=(lambda text: (float(text), text)) if found is not None else str)
-    if found is None or len(distinct) <= FEW:
+    texts_there = [text for text in texts if text is not None]
+    numbers = to_numbers(texts_there)
+    distinct = sorted(set(texts_there), key=(lambda text: (float(text), text)) if numbers is not None else str)
+    if numbers is None or len(distinct) <= MOST_NAMES:
         place = {text: at for at, text in enumerate(distinct)}
         return {"key": key, "names": distinct, "log": False, "at": [None if text is None else place[text] for text in texts]}
-    return {"key": key, "names": None, "log": pooling.is_log(found), "at": [None if text is None else float(text) for text in texts]}
+    return {"key": key, "names": None, "log": pooling.is_log(numbers), "at": [None if text is None else float(text) for text in texts]}
 
 
 def make_settings_figure(report: Report, points: Sequence[Point]) -> dict[str, Any]:
@@ -100,14 +100,14 @@ def label_jobs(rows: Sequence[ReportRow]) -> str:
 
 def make_parallel_figure(report: Report) -> dict[str, Any]:
     """Each ranked job's way through the settings to its score; `rows` are places in the table."""
-    ranked = report.ranked[:MOST_POINTS]
-    keys = [key for key in report.swept if key != SEED and len({row.settings.get(key) for row in ranked}) > 1]
+    rows = report.ranked[:MOST_POINTS]
+    keys = [key for key in report.swept if key != SEED and len({row.settings.get(key) for row in rows}) > 1]
     return {
-        "axes": [make_axis(key, [row.settings.get(key) for row in ranked]) for key in keys],
-        "score": [round_value(row.score) for row in ranked],
-        "rows": list(range(len(ranked))),
-        "names": [label_job(row, report) for row in ranked],
-        "left_out": len(report.ranked) - len(ranked),
+        "axes": [make_axis(key, [row.settings.get(key) for row in rows]) for key in keys],
+        "score": [round_value(row.score) for row in rows],
+        "rows": list(range(len(rows))),
+        "names": [label_job(row, report) for row in rows],
+        "left_out": len(report.ranked) - len(rows),
     }
 
 
@@ -118,13 +118,13 @@ def label_job(row: ReportRow, report: Report) -> str:
 
 def make_curve_figure(report: Report) -> dict[str, Any]:
     """Learning curves, and what each is called."""
-    found = gather_curves(report)
+    curves = gather_curves(report)
     return {
-        "measures": found.measures,
-        "names": [label_job(row, report) for row in found.rows],
-        "settings": [", ".join(f"{key}={text}" for key, text in row.settings.items()) for row in found.rows],
-        "lines": [{name: of[name] for name in found.measures if name in of} for of in found.lines],
-        "left_out": found.left_out,
+        "measures": curves.measures,
+        "names": [label_job(row, report) for row in curves.rows],
+        "settings": [", ".join(f"{key}={text}" for key, text in row.settings.items()) for row in curves.rows],
+        "lines": [{name: lines[name] for name in curves.measures if name in lines} for lines in curves.lines],
+        "left_out": curves.left_out,
     }
 
 
@@ -138,14 +138,14 @@ def make_front_figure(report: Report) -> dict[str, Any] | None:
     best = {id(row) for row in pooling.find_pareto_front(rows, numbers_of, report.objectives)}
     rows = [row for at, row in enumerate(rows) if at < MOST_POINTS or id(row) in best]
     numbers_of = [[number for number in values[id(row)] if number is not None] for row in rows]
-    chosen = [at for at, row in enumerate(rows) if id(row) in best]
-    described = [", ".join(f"{key}={text}" for key, text in row.settings.items()) for row in rows]
+    best_places = [at for at, row in enumerate(rows) if id(row) in best]
+    settings = [", ".join(f"{key}={text}" for key, text in row.settings.items()) for row in rows]
     return {
         "names": [score.name for score in report.objectives],
         "lower": [score.lower_is_better for score in report.objectives],
         "values": [[round_value(number) for number in of] for of in numbers_of],
         "jobs": [label_job(row, report) for row in rows],
-        "settings": described,
-        "best": chosen,
-        "listed": [[label_job(rows[at], report), numbers_of[at], described[at]] for at in chosen[:LISTED]],
+        "settings": settings,
+        "best": best_places,
+        "listed": [[label_job(rows[at], report), numbers_of[at], settings[at]] for at in best_places[:MOST_LISTED]],
     }

@@ -16,6 +16,8 @@ from lexalign.errors import ConfigError
 from lexalign.sweeps.ledger import STATES, Job, State
 
 CONFIG = "config.yaml"
+SWEEP_NOTE = "multirun.yaml"
+"""In a sweep's folder: its command line, and what tells it from other sweeps."""
 LOGS = ("job.out", "run.log")
 LAST_LINES = 15
 LAST_BYTES = 16384
@@ -28,6 +30,8 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_job(folder: Path) -> Job:
     """A single run as a job; raises ConfigError where the folder holds none."""
+    if (folder / SWEEP_NOTE).is_file() and not (folder / CONFIG).is_file():
+        raise ConfigError(f"report: {folder} is a sweep whose {LEDGER} is lost; type the sweep's command again, which rebuilds it")
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"report: {folder} is neither a sweep ({LEDGER}) nor a run ({CONFIG}); name the folder of one")
     try:
@@ -62,23 +66,23 @@ def get_state(result: Result) -> State:
 
 def count_steps(folder: Path) -> int | None:
     """The last step that a run logged."""
-    logged = read_log(folder)
-    return logged[-1]["step"] if logged else None
+    log_lines = read_log(folder)
+    return log_lines[-1]["step"] if log_lines else None
 
 
 def read_settings(folder: Path) -> dict[str, str]:
     """A run's settings that decide what it makes, as typed: method for method.name."""
     tree = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=Loader)  # a SafeLoader either way
-    kept = {key: value for key, value in tree.items() if key not in UNTRAINED}
-    found = {key: format_typed(value) for key, value in list_leaves(kept) if not key.endswith(CODE) and not key.startswith(CODE)}
-    return {key.removesuffix(".name") if key in ("method.name", "stage.name") else key: text for key, text in found.items()}
+    deciding = {key: value for key, value in tree.items() if key not in UNTRAINED}
+    settings = {key: format_typed(value) for key, value in list_leaves(deciding) if not key.endswith(CODE) and not key.startswith(CODE)}
+    return {key.removesuffix(".name") if key in ("method.name", "stage.name") else key: text for key, text in settings.items()}
 
 
 def list_differing(folders: Sequence[Path]) -> list[dict[str, str]]:
     """Of each run, the settings that are not the same in all."""
     trees = [read_settings(folder) for folder in folders]
-    varied = [key for key in dict.fromkeys(key for tree in trees for key in tree) if len({tree.get(key) for tree in trees}) > 1]
-    return [{key: tree[key] for key in varied if key in tree} for tree in trees]
+    differing_keys = [key for key in dict.fromkeys(key for tree in trees for key in tree) if len({tree.get(key) for tree in trees}) > 1]
+    return [{key: tree[key] for key in differing_keys if key in tree} for tree in trees]
 
 
 def format_typed(value: Any) -> str:
@@ -94,20 +98,20 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found = []
+    log_lines = []
     for line in lines:
         try:
-            logged = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(logged, dict) and isinstance(logged.get("step"), int) and "train_runtime" not in logged:
-            found.append(logged)
-    return found
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and "train_runtime" not in entry:
+            log_lines.append(entry)
+    return log_lines
 
 
 def read_last_lines(folder: Path) -> dict[str, str]:
     """The last lines of what a run said, by file: as a terminal would show them, without its colours."""
-    found = {}
+    texts = {}
     for name in LOGS:
         try:
             with (folder / name).open("rb") as file:
@@ -116,9 +120,9 @@ def read_last_lines(folder: Path) -> dict[str, str]:
         except OSError:
             continue
         lines = [strip_control_characters(line) for line in text.split("\n")]
-        if kept := [line for line in lines if line.strip()][-LAST_LINES:]:
-            found[name] = "\n".join(kept)
-    return found
+        if last_lines := [line for line in lines if line.strip()][-LAST_LINES:]:
+            texts[name] = "\n".join(last_lines)
+    return texts
 
 
 def strip_control_characters(line: str) -> str:

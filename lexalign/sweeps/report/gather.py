@@ -15,10 +15,10 @@ from lexalign.config.secrets import make_redactor
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.sweeps.ledger import STATES, Job, Ledger
-from lexalign.sweeps.report import folders as of_runs
+from lexalign.sweeps.report import folders as run_folders
 
 SEED = "seed"
-DONE = ("finished",)
+SCORED_STATES = ("finished",)
 """States whose score counts; a pruned job's is that of an unfinished model."""
 
 
@@ -66,8 +66,8 @@ class ReportRow:
     @property
     def folder(self) -> Path:
         """Where its run is; a sweep that was moved has its own below it still."""
-        noted, own = self.home / self.job.folder, self.home / self.name
-        return own if self.sweep and self.is_point and not (self.job.folder and noted.is_dir()) else noted
+        noted_folder, own_folder = self.home / self.job.folder, self.home / self.name
+        return own_folder if self.sweep and self.is_point and not (self.job.folder and noted_folder.is_dir()) else noted_folder
 
 
 @dataclass(kw_only=True)
@@ -106,13 +106,13 @@ class Report:
     @property
     def metrics(self) -> list[str]:
         """Names of all that was measured beside the score, most often measured first."""
-        found = Counter(name for row in self.rows for name in row.job.metrics)
-        return [name for name, _ in found.most_common() if self.score is None or name != self.score.name]
+        counts = Counter(name for row in self.rows for name in row.job.metrics)
+        return [name for name, _ in counts.most_common() if self.score is None or name != self.score.name]
 
 
-def gather_report(named: Sequence[str | Path], *, live: bool = False) -> Report:
+def gather_report(paths: Sequence[str | Path], *, live: bool = False) -> Report:
     """Everything about the sweeps and runs in these folders; raises ConfigError for a folder that is neither."""
-    folders = [Path(folder).expanduser() for folder in named]
+    folders = [Path(folder).expanduser() for folder in paths]
     labels = label_folders(folders)
     problems: list[str] = []
     rows: list[ReportRow] = []
@@ -121,34 +121,34 @@ def gather_report(named: Sequence[str | Path], *, live: bool = False) -> Report:
     for folder in folders:
         try:
             if is_sweep(folder):
-                found, facts = gather_sweep(folder, labels[folder])
-                rows += found
+                sweep_rows, facts = gather_sweep(folder, labels[folder])
+                rows += sweep_rows
             else:
-                runs.append(ReportRow(sweep="", name=labels[folder], job=of_runs.read_job(folder), home=folder.absolute(), settings={}))
+                runs.append(ReportRow(sweep="", name=labels[folder], job=run_folders.read_job(folder), home=folder.absolute(), settings={}))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    for row, settings in zip(runs, of_runs.list_differing([row.folder for row in runs]), strict=True):
+    for row, settings in zip(runs, run_folders.list_differing([row.folder for row in runs]), strict=True):
         row.settings = settings
     if runs and rows:
         complete_runs(rows, runs)
     rows += runs
     if len(labels) > 1:
         fill_in(rows)
-    alone = folders[0] if len(folders) == 1 and not runs else None
+    only_folder = folders[0] if len(folders) == 1 and not runs else None
     report = Report(
         title=labels[folders[0]] if len(folders) == 1 else f"{len(folders)} sweeps and runs",
-        folder=alone.absolute() if alone else None,
-        command=format_typed_command(facts.get("command") or "") if alone else "",
+        folder=only_folder.absolute() if only_folder else None,
+        command=format_typed_command(facts.get("command") or "") if only_folder else "",
         rows=rows,
-        swept=list(dict.fromkeys([*(facts.get("swept") or [] if alone else []), *(key for row in rows for key in row.settings)])),
+        swept=list(dict.fromkeys([*(facts.get("swept") or [] if only_folder else []), *(key for row in rows for key in row.settings)])),
         score=None,
         objectives=[],
         live=live,
     )
     clean_texts(report)
-    rank_rows(report, [report.clean(str(name)) for name in facts.get("objectives") or []] if alone else [])
+    rank_rows(report, [report.clean(str(name)) for name in facts.get("objectives") or []] if only_folder else [])
     return report
 
 
@@ -167,7 +167,7 @@ def gather_sweep(folder: Path, label: str) -> tuple[list[ReportRow], dict[str, A
     """The jobs of one sweep and its facts."""
     try:
         with Ledger(folder) as ledger:
-            jobs, facts = ledger.jobs(), ledger.facts()
+            jobs, facts = ledger.read_jobs(), ledger.read_facts()
         if unknown := sorted({str(job.state) for job in jobs} - set(STATES)):
             raise ValueError(f"it has jobs in the state {', '.join(unknown)}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
@@ -181,43 +181,45 @@ def gather_sweep(folder: Path, label: str) -> tuple[list[ReportRow], dict[str, A
 
 def complete_runs(rows: Sequence[ReportRow], runs: Sequence[ReportRow]) -> None:
     """Give runs that stand beside sweeps the settings which these vary."""
-    varied = {key for row in rows for key in row.settings}
+    varying_keys = {key for row in rows for key in row.settings}
     for run in runs:
-        all_of_it = of_runs.read_settings(run.folder)
-        run.settings |= {key: all_of_it[key] for key in varied if key in all_of_it}
+        settings = run_folders.read_settings(run.folder)
+        run.settings |= {key: settings[key] for key in varying_keys if key in settings}
 
 
 def fill_in(rows: Sequence[ReportRow]) -> None:
     """Settings that vary in one sweep and stand still in another: what was typed for them there, or what the run recorded."""
-    varied = {key for row in rows for key in row.settings}
+    varying_keys = {key for row in rows for key in row.settings}
     for row in rows:
-        missing = varied - set(row.settings) if row.is_point else set()
-        fixed = {get_key(override): override.partition("=")[2] for override in row.job.overrides} if missing else {}
-        row.settings |= {key: fixed[key] for key in missing if key in fixed}
-        if (missing := missing - set(fixed)) and (row.folder / of_runs.CONFIG).is_file():
-            recorded = of_runs.read_settings(row.folder)
-            row.settings |= {key: recorded[key] for key in missing if key in recorded}
+        missing = varying_keys - set(row.settings) if row.is_point else set()
+        typed_values = {get_key(override): override.partition("=")[2] for override in row.job.overrides} if missing else {}
+        row.settings |= {key: typed_values[key] for key in missing if key in typed_values}
+        if (missing := missing - set(typed_values)) and (row.folder / run_folders.CONFIG).is_file():
+            settings = run_folders.read_settings(row.folder)
+            row.settings |= {key: settings[key] for key in missing if key in settings}
 
 
 def rank_rows(report: Report, objectives: list[str]) -> None:
     """Choose what jobs are ranked by, and put them in order."""
-    finished = [row for row in report.rows if row.is_point and row.job.state in DONE]
-    names = Counter(row.job.score_name for row in finished if row.job.score_name and get_value(row.job, row.job.score_name) is not None)
-    known = [name for name in objectives if any(get_value(row.job, name) is not None for row in finished)]
-    if len(known) > 1:
-        report.objectives = [make_score(name, finished, report.notes) for name in known]
-    chosen = known[0] if known else next((name for name, _ in names.most_common(1)), None)
-    if chosen is not None:
-        report.score = make_score(chosen, finished, report.notes)
-        for row in finished:
-            row.score = get_value(row.job, chosen)
-        others = Counter(row.job.score_name or "none" for row in finished if row.score is None)
+    finished_rows = [row for row in report.rows if row.is_point and row.job.state in SCORED_STATES]
+    names = Counter(
+        row.job.score_name for row in finished_rows if row.job.score_name and get_value(row.job, row.job.score_name) is not None
+    )
+    known_objectives = [name for name in objectives if any(get_value(row.job, name) is not None for row in finished_rows)]
+    if len(known_objectives) > 1:
+        report.objectives = [make_score(name, finished_rows, report.notes) for name in known_objectives]
+    score_name = known_objectives[0] if known_objectives else next((name for name, _ in names.most_common(1)), None)
+    if score_name is not None:
+        report.score = make_score(score_name, finished_rows, report.notes)
+        for row in finished_rows:
+            row.score = get_value(row.job, score_name)
+        others = Counter(row.job.score_name or "none" for row in finished_rows if row.score is None)
         if others:
-            told = ", ".join(f"{count} scored by {name}" for name, count in others.most_common())
-            report.notes.append(f"Ranked by {chosen}. Finished jobs without it are not ranked: {told}.")
+            other_counts = ", ".join(f"{count} scored by {name}" for name, count in others.most_common())
+            report.notes.append(f"Ranked by {score_name}. Finished jobs without it are not ranked: {other_counts}.")
         elif len(names) > 1:
-            report.notes.append(f"The jobs have different scores ({', '.join(names)}); all are ranked by {chosen}, which all have.")
-    elif finished:
+            report.notes.append(f"The jobs have different scores ({', '.join(names)}); all are ranked by {score_name}, which all have.")
+    elif finished_rows:
         report.notes.append("No finished job has a score: none was evaluated.")
     sign = 1 if report.score is None or report.score.lower_is_better else -1
 
@@ -230,14 +232,14 @@ def rank_rows(report: Report, objectives: list[str]) -> None:
 
 def get_value(job: Job, name: str) -> float | None:
     """A job's score or metric of that name; None where it has none, or none that is a finite number."""
-    found = job.score if job.score_name == name and job.score is not None else job.metrics.get(name)
-    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
+    value = job.score if job.score_name == name and job.score is not None else job.metrics.get(name)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def make_score(name: str, rows: Sequence[ReportRow], notes: list[str]) -> Score:
     """A score by its name: which way is better is as the runs recorded it."""
-    recorded = next((row.job.score_direction for row in rows if row.job.score_name == name and row.job.score_direction), None)
-    direction = recorded or DIRECTIONS.get(name)
+    recorded_direction = next((row.job.score_direction for row in rows if row.job.score_name == name and row.job.score_direction), None)
+    direction = recorded_direction or DIRECTIONS.get(name)
     if direction is None:
         notes.append(f"Which way {name} is better is recorded nowhere; lower is taken for better.")
     return Score(name=name, lower_is_better=direction != "maximize")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 QUANTILE = 0.25
 """A good point is one of the best quarter."""
-FEWEST = 20
+LEAST_POINTS = 20
 """Finished points: Optuna advises five good ones at least."""
-MOST = 1000
+MOST_POINTS = 1000
 """Points looked at, evenly spaced in rank; more change nothing that can be seen."""
 
 
@@ -30,18 +30,24 @@ class Importance:
 
 def measure_importance(report: Report, points: Sequence[Point]) -> Importance:
     """The importance of each setting for the score, seeds pooled."""
-    varied = [key for key in report.swept if len({point.settings.get(key) for point in points}) > 1]
+    varying_keys = [key for key in report.swept if len({point.settings.get(key) for point in points}) > 1]
     if report.score is None:
         return Importance(said="No finished point has a score yet.")
-    if len(points) < FEWEST:
-        return Importance(said=f"Too few finished points to tell: {len(points)}, and it takes {FEWEST} (different seeds count as one).")
-    if not varied:
+    if len(points) < LEAST_POINTS:
+        return Importance(
+            said=f"Too few finished points to tell: {len(points)}, and it takes {LEAST_POINTS} (different seeds count as one)."
+        )
+    if not varying_keys:
         return Importance(said="Nothing but the seed varies.")
     if len({point.mean for point in points}) == 1:
         return Importance(said="All points have the same score: no setting decides anything.")
-    looked_at = [points[round(at * (len(points) - 1) / (MOST - 1))] for at in range(MOST)] if len(points) > MOST else list(points)
-    shares = ped_anova(looked_at, varied, lower_is_better=report.score.lower_is_better)
-    kinds = f"{len(looked_at)} points" + (f" of {len(points)}, evenly spaced by rank" if len(points) > MOST else "")
+    sample = (
+        [points[round(at * (len(points) - 1) / (MOST_POINTS - 1))] for at in range(MOST_POINTS)]
+        if len(points) > MOST_POINTS
+        else list(points)
+    )
+    shares = ped_anova(sample, varying_keys, lower_is_better=report.score.lower_is_better)
+    kinds = f"{len(sample)} points" + (f" of {len(points)}, evenly spaced by rank" if len(points) > MOST_POINTS else "")
     return Importance(
         shares=dict(sorted(shares.items(), key=lambda pair: -pair[1])),
         said=f"How much each setting decides whether a point is among the best {QUANTILE:.0%}, as a share of all "
@@ -56,8 +62,8 @@ def ped_anova(points: Sequence[Point], keys: Sequence[str], *, lower_is_better: 
     columns = {key: make_column(key, points) for key in keys}
     trials = []
     for at, point in enumerate(points):
-        held = {key: (values[at], kind) for key, (values, kind) in columns.items() if key in point.settings}
-        params, kinds = {key: value for key, (value, _) in held.items()}, {key: kind for key, (_, kind) in held.items()}
+        own_columns = {key: (values[at], kind) for key, (values, kind) in columns.items() if key in point.settings}
+        params, kinds = {key: value for key, (value, _) in own_columns.items()}, {key: kind for key, (_, kind) in own_columns.items()}
         trials.append(optuna.trial.create_trial(params=params, distributions=kinds, value=point.mean))
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -77,8 +83,8 @@ def make_column(key: str, points: Sequence[Point]) -> tuple[list[Any], "BaseDist
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     texts = [point.settings[key] for point in points if key in point.settings]
-    found = to_numbers(texts)
-    if found is None or min(found) == max(found):
+    numbers = to_numbers(texts)
+    if numbers is None or min(numbers) == max(numbers):
         return [point.settings.get(key) for point in points], CategoricalDistribution(sorted(set(texts)))
-    log = is_log(found)
-    return [float(point.settings.get(key, "nan")) for point in points], FloatDistribution(min(found), max(found), log=log)
+    log = is_log(numbers)
+    return [float(point.settings.get(key, "nan")) for point in points], FloatDistribution(min(numbers), max(numbers), log=log)

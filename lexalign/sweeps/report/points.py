@@ -29,13 +29,13 @@ class Point:
 def pool_seeds(report: Report) -> list[Point]:
     """The points that are scored, best first. Only jobs of one sweep are pooled: another may differ in what neither varies."""
     keys = [key for key in report.swept if key != SEED]
-    together: dict[tuple[str, tuple[tuple[str, str], ...]], list[ReportRow]] = {}
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[ReportRow]] = {}
     for row in report.ranked:
         settings = tuple((key, row.settings[key]) for key in keys if key in row.settings)
         # Runs named one by one stand in no sweep; what differs between them is all there.
-        together.setdefault((row.sweep, settings), []).append(row)
+        groups.setdefault((row.sweep, settings), []).append(row)
     points = []
-    for (sweep, settings), rows in together.items():
+    for (sweep, settings), rows in groups.items():
         values = [row.score for row in rows if row.score is not None]
         low, high = student_interval(values) if len(values) > 1 else (None, None)
         points.append(Point(sweep=sweep, settings=dict(settings), rows=rows, mean=sum(values) / len(values), low=low, high=high))
@@ -45,10 +45,10 @@ def pool_seeds(report: Report) -> list[Point]:
 def to_numbers(texts: Sequence[str]) -> list[float] | None:
     """The values of a setting as numbers, where all of them are; else they are names."""
     try:
-        found = [float(text) for text in texts]
+        numbers = [float(text) for text in texts]
     except ValueError:
         return None
-    return found if all(abs(value) < float("inf") for value in found) else None
+    return numbers if all(abs(value) < float("inf") for value in numbers) else None
 
 
 def is_log(values: Sequence[float]) -> bool:
@@ -58,11 +58,14 @@ def is_log(values: Sequence[float]) -> bool:
 
 def find_pareto_front(rows: Sequence[ReportRow], values: Sequence[Sequence[float]], objectives: Sequence[Score]) -> list[ReportRow]:
     """The Pareto front: rows of which no other is at least as good in every objective and better in one."""
-    signed = [[number if score.lower_is_better else -number for number, score in zip(of, objectives, strict=True)] for of in values]
+    costs = [
+        [number if score.lower_is_better else -number for number, score in zip(row_values, objectives, strict=True)]
+        for row_values in values
+    ]
     # In order of the first objective nothing that comes later beats what came before, unless it is equal there.
-    order = sorted(range(len(rows)), key=lambda at: signed[at])
-    kept: list[int] = []
+    order = sorted(range(len(rows)), key=lambda at: costs[at])
+    front: list[int] = []
     for at in order:
-        if not any(signed[other] != signed[at] and all(a <= b for a, b in zip(signed[other], signed[at], strict=True)) for other in kept):
-            kept.append(at)
-    return [rows[at] for at in kept]
+        if not any(costs[other] != costs[at] and all(a <= b for a, b in zip(costs[other], costs[at], strict=True)) for other in front):
+            front.append(at)
+    return [rows[at] for at in front]

@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lexalign.artifacts.result import read_result
 from lexalign.sweeps.ledger import STATES
 from lexalign.sweeps.report import folders
 from lexalign.sweeps.report.gather import Report, ReportRow
 
-SHOWN_FAILURES = 30
-WRONG = ("failed", "interrupted")
+MOST_FAILURES = 30
+FAILED_STATES = ("failed", "interrupted")
 PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)
 """What Hydra's grammar takes without quotes."""
 
@@ -57,6 +58,21 @@ def quote_for_hydra(text: str) -> str:
     return f'"{escaped}"'
 
 
+def describe_best_run(report: Report) -> list[str]:
+    """What the best run's own result adds to its score: what predictions without a model come to, and its warnings."""
+    assert report.score is not None
+    row = report.ranked[0]
+    try:
+        result = read_result(row.folder)
+    except (ValueError, TypeError, OSError):
+        return []
+    if result is None:
+        return []
+    trivial = result.baselines.get(report.score.name, {})
+    values = ", ".join(f"{name} {format_number(value)}" for name, value in trivial.items())
+    return [report.clean(text) for text in (*([f"Without a model: {values}."] if values else []), *(f"{w}." for w in result.warnings))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailureGroup:
     """Jobs that failed for the same reason."""
@@ -69,16 +85,16 @@ class FailureGroup:
 
 def group_failures(report: Report) -> tuple[list[FailureGroup], int]:
     """What went wrong, most frequent reason first, and how many reasons are left out."""
-    together: dict[str, list[ReportRow]] = {}
+    rows_by_reason: dict[str, list[ReportRow]] = {}
     for row in report.rows:
-        if row.job.state in WRONG:
-            together.setdefault(row.job.reason or f"{row.job.state}; no reason is recorded", []).append(row)
-    ordered = sorted(together.items(), key=lambda pair: -len(pair[1]))
-    found = []
-    for reason, rows in ordered[:SHOWN_FAILURES]:
+        if row.job.state in FAILED_STATES:
+            rows_by_reason.setdefault(row.job.reason or f"{row.job.state}; no reason is recorded", []).append(row)
+    reasons = sorted(rows_by_reason.items(), key=lambda pair: -len(pair[1]))
+    groups = []
+    for reason, rows in reasons[:MOST_FAILURES]:
         lines = {name: report.clean(text) for name, text in folders.read_last_lines(rows[0].folder).items()}
-        found.append(FailureGroup(reason=reason, rows=rows, lines=lines))
-    return found, len(ordered) - len(found)
+        groups.append(FailureGroup(reason=reason, rows=rows, lines=lines))
+    return groups, len(reasons) - len(groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +114,15 @@ class Cost:
     @property
     def lost(self) -> float:
         """Share of the time that went into jobs which left no result."""
-        return sum(self.seconds.get(state, 0.0) for state in (*WRONG, "pruned")) / self.total if self.total else 0.0
+        return sum(self.seconds.get(state, 0.0) for state in (*FAILED_STATES, "pruned")) / self.total if self.total else 0.0
 
 
 def sum_cost(report: Report) -> Cost:
     """What all jobs took together."""
     seconds: dict[str, float] = {}
     for row in report.rows:
-        kind = row.job.state if row.is_point or row.job.state in WRONG else "parents"
+        kind = row.job.state if row.is_point or row.job.state in FAILED_STATES else "parents"
         if row.job.seconds:
             seconds[kind] = seconds.get(kind, 0.0) + row.job.seconds
-    ran = [row for row in report.rows if row.job.seconds]
-    return Cost(seconds=seconds, steps=sum(row.job.steps or 0 for row in report.rows), jobs=len(ran))
+    rows_that_ran = [row for row in report.rows if row.job.seconds]
+    return Cost(seconds=seconds, steps=sum(row.job.steps or 0 for row in report.rows), jobs=len(rows_that_ran))

@@ -32,9 +32,9 @@ class Points(Sweeper):
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         sources = hydra_context.config_loader.get_sources()
         folders = tuple(source.path for source in sources if source.provider == "command-line")
-        self.asked = points.parse_request(config.hydra.overrides.task, Sources(folders))
+        self.request = points.parse_request(config.hydra.overrides.task, Sources(folders))
         try:
-            self.folder = fingerprint.claim_folder(self.asked)
+            self.folder = fingerprint.claim_folder(self.request)
         except LexAlignError as error:
             print_error_and_exit(error)
         config.hydra.sweep.dir = str(self.folder.absolute())  # launchers keep files of their own there
@@ -44,8 +44,8 @@ class Points(Sweeper):
         from lexalign.sweeps import run
 
         try:
-            settings, _ = fingerprint.read_sweep_settings(self.asked)
-            with run.open_plan(self.asked, settings, self.folder, command=sys.argv[1:]) as plan:
+            settings, _ = fingerprint.read_sweep_settings(self.request)
+            with run.open_plan(self.request, settings, self.folder, command=sys.argv[1:]) as plan:
                 run.run_sweep(plan, None if isinstance(self.launcher, Local) else self.launcher)
         except LexAlignError as error:
             print_error_and_exit(error)

@@ -1,0 +1,111 @@
+"""The words of a command line in the order that Hydra reads: its options first, then the settings."""
+
+import re
+import sys
+from argparse import Action
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+
+from lexalign.config.overrides import get_key, keep_last
+from lexalign.config.parsing import suggest_nearest
+from lexalign.errors import ConfigError
+
+DASHED = re.compile(r"--?[+~]{0,2}[A-Za-z_][\w./@]*=")
+"""A setting typed like an option: `--seed=1`, as the agent of W&B types it."""
+FOLDERS = ("output_dir", "store", "sweep.folder")
+"""Settings that name a folder that is made where it is missing."""
+REFUSED = {
+    "--config-name": "conf/config.yaml is the one root; write an experiment file and type experiment=<name>",
+    "--config-path": "conf/config.yaml is the one root; write an experiment file and type experiment=<name>",
+    "--experimental-rerun": "would read a pickle, which can run code; type reproduce=<run folder>",
+}
+"""Hydra's options that have no place here, and what to type instead."""
+
+
+def arrange_words(words: Sequence[str]) -> list[str]:
+    """Hydra's options wherever they stood, then the settings; `--seed=1` becomes `seed=1`, `hydra.mode=MULTIRUN` becomes `-m`.
+
+    Says on stderr what it reads in another way than it was typed. Raises ConfigError with every word that is neither.
+    """
+    known = get_args_parser()._option_string_actions
+    options: list[str] = []
+    settings: list[str] = []
+    dashed: list[str] = []
+    problems: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, _ = word.partition("=")
+        if not word.startswith("-") or word == "-":
+            settings.append(word)
+        elif name in known:
+            problem = take_option(word, known[name], waiting, options)
+            problems += [problem] if problem else []
+        elif DASHED.match(word):
+            dashed.append(word)
+            settings.append(word.lstrip("-"))
+        else:
+            problems.append(explain_unknown_option(word, waiting, known))
+    if dashed:
+        print(f"{', '.join(dashed)}: read as {', '.join(word.lstrip('-') for word in dashed)}", file=sys.stderr)
+    settings = [expand_home(word) for word in read_mode(settings, options, problems)]
+    if problems:
+        raise ConfigError(problems)
+    settings, notes = keep_last(settings)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return [*options, *settings]
+
+
+def expand_home(setting: str) -> str:
+    """`output_dir=~/runs` with the home folder in place of the ~, as a shell does for other words."""
+    key, _, value = setting.partition("=")
+    return f"{key}={Path(value).expanduser()}" if key in FOLDERS and value.startswith("~") else setting
+
+
+def take_option(word: str, action: Action, waiting: list[str], options: list[str]) -> str | None:
+    """Move an option with its value to `options`; the problem where it has none or has no place here."""
+    refused = next((name for name in action.option_strings if name in REFUSED), None)
+    takes_value = action.nargs != 0
+    value = [waiting.pop(0)] if takes_value and "=" not in word and waiting and is_value(waiting[0], action) else []
+    if refused is not None:
+        return f"{refused}: {REFUSED[refused]}"
+    if takes_value and "=" not in word and not value and action.nargs != "?":
+        what = f"one of {', '.join(action.choices)}" if action.choices else "a value"
+        return f"{word}: needs {what} after it"
+    if action.choices and (given := value[0] if value else word.partition("=")[2]) and given not in action.choices:
+        return f"{word}: {given} is not one of {', '.join(action.choices)}"
+    options.extend([word, *value])
+    return None
+
+
+def is_value(word: str, action: Action) -> bool:
+    """Whether the word after an option is its value."""
+    return word in (action.choices or ()) if action.nargs == "?" else not word.startswith("-")
+
+
+def explain_unknown_option(word: str, waiting: list[str], known: Mapping[str, Action]) -> str:
+    """What to type instead of an option that does not exist; takes its value from `waiting`."""
+    key = word.lstrip("-")
+    if waiting and not waiting[0].startswith("-") and "=" not in waiting[0]:
+        return f"{word} {waiting[0]}: settings are typed without dashes; type {key}={waiting.pop(0)}"
+    nearest = suggest_nearest(word, [name for name in known if name not in REFUSED])
+    return f"{word}: is no option{nearest or '; settings are typed as key=value, and lexalign --help shows them'}"
+
+
+def read_mode(settings: Sequence[str], options: list[str], problems: list[str]) -> list[str]:
+    """The settings without `hydra.mode`, which becomes `-m` in `options`."""
+    modes = [word for word in settings if get_key(word) == "hydra.mode"]
+    is_sweep = any(option in ("-m", "--multirun") for option in options)
+    for word in modes:
+        mode = word.partition("=")[2].strip("'\"").rpartition(".")[2].upper()
+        if mode not in ("RUN", "MULTIRUN"):
+            problems.append(f"{word}: is RUN or MULTIRUN; type -m for a sweep, and nothing for a run")
+        elif mode == "RUN" and is_sweep:
+            problems.append(f"{word}: -m asks for a sweep; leave one of them out")
+        elif mode == "MULTIRUN" and not is_sweep:
+            options.append("-m")
+            is_sweep = True
+    return [word for word in settings if word not in modes]

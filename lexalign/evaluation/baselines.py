@@ -1,0 +1,167 @@
+"""What takes no model at all: trivial predictions from the training rows, measured on the held-out rows as the model is.
+
+A score that is no better than one of these is no success, however much it improved.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from lexalign.data.rows import Row, get_question_key
+from lexalign.evaluation import metrics
+from lexalign.evaluation.differences import measure_difference
+from lexalign.evaluation.evaluator import Evaluator, Measurement, Question
+from lexalign.evaluation.intervals import RowValues
+from lexalign.evaluation.unpaired import measure_labels
+
+Shares = list[float]
+Baselines = dict[str, dict[str, RowValues]]
+"""Metric to the name of each trivial prediction, to its value on each held-out row."""
+SMALLEST_SHARE = 1e-3
+"""Shares below this count as this where their logarithm is taken."""
+
+
+def measure_baselines(evaluator: Evaluator) -> Baselines:
+    """The trivial predictions that these rows allow; a metric that has none is left out."""
+    baselines: Baselines = {}
+    for measure in (predict_beliefs, predict_answers, predict_preferences, predict_labels):
+        baselines |= {metric: table for metric, table in measure(evaluator).items() if table}
+    return baselines
+
+
+def predict_beliefs(evaluator: Evaluator) -> Baselines:
+    """belief_jsd of equal shares, of the training questions' mean, of the same question's and the same group's mean, and of both together
+    (log-linear: question times group over the mean). The latter three only where every held-out question allows them."""
+    if not evaluator.has("belief"):
+        return {}
+    wanted = list_shares(evaluator.rows)
+    uniform = [1 / len(next(iter(wanted.values())))] * len(next(iter(wanted.values())))
+    predictions: dict[str, Callable[[Question], Shares | None]] = {"equal shares": lambda question: uniform}
+    if training := list_shares(row for row in evaluator.train_rows if "probabilities" in row):
+        overall = average(training.values())
+        by_prompt, by_group = average_by(training, 0), average_by(training, 1)
+        predictions["overall shares"] = lambda question: overall
+        predictions["question's mean"] = lambda question: by_prompt.get(question[0])
+        if any(group for _, group in wanted):
+            predictions["group's mean"] = lambda question: by_group.get(question[1])
+            predictions["question and group"] = lambda question: combine_shares(
+                by_prompt.get(question[0]), by_group.get(question[1]), overall
+            )
+    table: dict[str, RowValues] = {}
+    for name, predict in predictions.items():
+        shares = [predict(question) for question in wanted]
+        if all(predicted is not None for predicted in shares):
+            table[name] = RowValues(
+                values=[metrics.jensen_shannon_distance(p or [], true) for p, true in zip(shares, wanted.values(), strict=True)]
+            )
+    return {"belief_jsd": table}
+
+
+def list_shares(rows: Iterable[Row]) -> dict[Question, Shares]:
+    """The shares of each question, those of its first row."""
+    shares: dict[Question, Shares] = {}
+    for row in rows:
+        shares.setdefault(get_question_key(row), row["probabilities"])
+    return shares
+
+
+def average(shares: Iterable[Shares]) -> Shares:
+    """The mean of several shares."""
+    columns = list(zip(*shares, strict=True))
+    return [metrics.mean(column) for column in columns]
+
+
+def average_by(shares: dict[Question, Shares], place: int) -> dict[str, Shares]:
+    """The mean over all questions with the same prompt (place 0) or of the same group (place 1)."""
+    together: dict[str, list[Shares]] = defaultdict(list)
+    for question, own in shares.items():
+        together[question[place]].append(own)
+    return {name: average(several) for name, several in together.items()}
+
+
+def combine_shares(question: Shares | None, group: Shares | None, overall: Shares) -> Shares | None:
+    """The log-linear model without interaction: log p = log question + log group - log overall, made to sum to 1."""
+    if question is None or group is None:
+        return None
+    logs = [
+        math.log(max(q, SMALLEST_SHARE)) + math.log(max(g, SMALLEST_SHARE)) - math.log(max(o, SMALLEST_SHARE))
+        for q, g, o in zip(question, group, overall, strict=True)
+    ]
+    weights = [math.exp(value - max(logs)) for value in logs]
+    return [weight / sum(weights) for weight in weights]
+
+
+def predict_answers(evaluator: Evaluator) -> Baselines:
+    """exact_match of the most frequent training answer."""
+    answers = [row["completion"] for row in evaluator.train_rows if isinstance(row.get("completion"), str)]
+    if not evaluator.has("completion") or evaluator.has("label") or not answers:
+        return {}
+    ((most_frequent, _),) = Counter(answer.strip() for answer in answers).most_common(1)
+    hits = [float(isinstance(row["completion"], str) and row["completion"].strip() == most_frequent) for row in evaluator.rows]
+    return {"exact_match": {"the most frequent answer": RowValues(values=hits)}}
+
+
+def predict_preferences(evaluator: Evaluator) -> Baselines:
+    """reward_accuracy of preferring the longer answer, or the shorter one, whichever fits the training pairs better; soft_label_error of
+    the training labels' mean."""
+    if not evaluator.has("chosen", "rejected"):
+        return {}
+    training = [row for row in evaluator.train_rows if "chosen" in row and "rejected" in row]
+    margins = [measure_length(row["chosen"]) - measure_length(row["rejected"]) for row in training]
+    prefers_longer = not margins or metrics.mean(metrics.reward_accuracies(margins)) >= 0.5
+    sign = 1 if prefers_longer else -1
+    held_out = [sign * (measure_length(row["chosen"]) - measure_length(row["rejected"])) for row in evaluator.rows]
+    name = f"the {'longer' if prefers_longer else 'shorter'} answer"
+    baselines: Baselines = {"reward_accuracy": {name: RowValues(values=metrics.reward_accuracies(held_out))}}
+    labels = [row["soft_label"] for row in training if "soft_label" in row]
+    if evaluator.has("soft_label") and labels:
+        middle = metrics.mean(labels)
+        errors = [abs(middle - row["soft_label"]) for row in evaluator.rows]
+        baselines["soft_label_error"] = {"the labels' mean": RowValues(values=errors)}
+    return baselines
+
+
+def predict_labels(evaluator: Evaluator) -> Baselines:
+    """label_accuracy of the more frequent training label; label_auc of the answer's length, as it fits the training rows."""
+    if not evaluator.has("completion", "label"):
+        return {}
+    training = [row for row in evaluator.train_rows if "label" in row and "completion" in row]
+    if not training:
+        return {}
+    usual = sum(row["label"] for row in training) * 2 >= len(training)
+    baselines: Baselines = {
+        "label_accuracy": {"the more frequent label": RowValues(values=[float(row["label"] == usual) for row in evaluator.rows])}
+    }
+    fit = measure_labels([measure_length(row["completion"]) for row in training], [row["label"] for row in training]).get("label_auc")
+    if fit is not None:
+        sign = 1 if fit.mean() >= 0.5 else -1
+        lengths = [sign * measure_length(row["completion"]) for row in evaluator.rows]
+        if (own := measure_labels(lengths, [row["label"] for row in evaluator.rows]).get("label_auc")) is not None:
+            baselines["label_auc"] = {f"the {'longer' if sign > 0 else 'shorter'} answer": own}
+    return baselines
+
+
+def measure_length(answer: object) -> float:
+    """An answer's length in characters."""
+    return float(len(answer if isinstance(answer, str) else str(answer)))
+
+
+def judge_scores(baselines: Baselines, after: Measurement, names: Sequence[str]) -> list[str]:
+    """A warning for each of these metrics in which the model is not shown to be better than the best trivial prediction."""
+    warnings = []
+    for metric in names:
+        if metric not in baselines or metric not in after.rows:
+            continue
+        name, value = metrics.find_best(metric, {name: rows.mean() for name, rows in baselines[metric].items()})
+        difference = measure_difference([baselines[metric][name]], [after.rows[metric]])
+        low, high = (difference.low, difference.high) if metrics.DIRECTIONS[metric] == "maximize" else (-difference.high, -difference.low)
+        if low > 0:
+            continue
+        verdict = "is worse than" if high < 0 else "is not shown to be better than"
+        warnings.append(f"{metric} {after.rows[metric].mean():.4f} {verdict} a prediction without a model ({name}: {value:.4f})")
+    return warnings
+
+
+def list_baseline_values(baselines: Baselines) -> dict[str, dict[str, float]]:
+    """Metric to prediction to its mean, for `result.json`."""
+    return {metric: {name: rows.mean() for name, rows in table.items()} for metric, table in baselines.items()}
