@@ -27,7 +27,7 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     out_dir = Path(experiment.output_dir)
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
-    composed = compose.load_recorded(tree, experiment.extensions)
+    composed = compose.load_recorded(tree, experiment)
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)
