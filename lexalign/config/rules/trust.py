@@ -66,7 +66,7 @@ def find_untrusted_settings(tree: DictConfig, overrides: Sequence[str], sources:
     if tree.get("hydra") is not None:
         before, now = (dict(walk_leaves(to_plain(node.get("hydra")), "hydra")) for node in (base, tree))
         problems += [
-            f"{key}={shorten(value)}: {explain_refusal(key, 'Hydra can run code and write files', where)}"
+            f"{key}: {explain_refusal(key, 'Hydra can run code and write files', where)}"
             for key, value in now.items()
             if before.get(key, ...) != value and not key.startswith(OWN_HYDRA) and not is_typed(key, typed)
         ]
