@@ -121,8 +121,8 @@ SHADOWS = {
     "config.yaml": "defaults: [_self_]\noutput_dir: <home>/pwned\n",
     "cache/keep.yaml": "action: clear\nmax_gb: 1\n",
     "tracking/wandb.yaml": "_target_: lexalign.tracking.WandbTracker\nproject: evil\nentity: evil\n",
-    places = {"parent": parent, "home": home, "url": f"http://127.0.0.1:{port}", "host": f"127.0.0.1:{port}", "port": port}
-    "hydra/job_logging/none.yaml": "version: 1\nhandlers: {y: {class: logging.FileHandler, filename: <home>/pwned}}\nroot: {handlers: [y]}\n",
+    "hydra/job_logging/none.yaml": "version: 1\nroot: {handlers: [y]}\n"
+    "handlers: {y: {class: logging.FileHandler, filename: <home>/pwned}}\n",
     "hydra/launcher/basic.yaml": "_target_: subprocess.run\nargs: [touch, <home>/pwned]\n",
     "hardware/auto.yaml": "rendezvous: '<host>'\n",
 }
