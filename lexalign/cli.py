@@ -19,14 +19,14 @@ from omegaconf import DictConfig
 from lexalign.cache import cache
 from lexalign.compat import pause_garbage_collection
 from lexalign.config.command_line import arrange_words
-from lexalign.config.compose import check_tree, compose
+from lexalign.config.compose import compose
 from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
 from lexalign.config.packages import register_packages
 from lexalign.config.paths import CONF, find_write_problem
 from lexalign.config.schema import Experiment
-from lexalign.config.secrets import redact
+from lexalign.config.secrets import clean, guard_streams, redact
 from lexalign.errors import ConfigError, LexAlignError, Stopped
 from lexalign.runs.run_log import print_error
 from lexalign.training import signals
@@ -34,7 +34,11 @@ from lexalign.training import signals
 log = logging.getLogger(__name__)
 SHOWN = 30
 """Problems printed; of more, the number is said."""
-COMMANDS = {"doctor": "lexalign.commands.doctor.main", "schema": "lexalign.commands.json_schema.main"}
+COMMANDS = {
+    "doctor": "lexalign.commands.doctor.main",
+    "schema": "lexalign.commands.json_schema.main",
+    "explain": "lexalign.commands.explain.main",
+}
 """First words that are no settings: a function each, of the words after it, that returns the exit code."""
 
 
@@ -46,6 +50,10 @@ def main() -> None:
     """The command: `lexalign …`, `python -m lexalign …` and, in a checkout, `python run.py …`."""
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
         sys.exit(get_method(COMMANDS[sys.argv[1]])(sys.argv[2:]))
+    if "--explain" in sys.argv:
+        words = sys.argv[1:]
+        at = words.index("--explain")
+        sys.exit(get_method(COMMANDS["explain"])([*words[at + 1 : at + 2], *words[:at], *words[at + 2 :]]))
     signals.exit_on_signals()
     sys.argv[1:] = check_command_line(sys.argv[1:])
     try:
@@ -59,6 +67,7 @@ def main() -> None:
 def check_command_line(argv: Sequence[str]) -> list[str]:
     """The words that Hydra is to read. Exits 2 with every problem of every job before anything is written, and 0 where something else
     than a run was asked for (`cache`, `compare`, `reproduce`, `report`) and is done."""
+    guard_streams()
     with pause_garbage_collection():
         words, instead = check_arguments(argv)
     for experiment in instead:
@@ -142,7 +151,7 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{count} in the settings; nothing was run or written:", file=sys.stderr)
     for problem in problems[:SHOWN]:
-        print(redact(f"  - {problem}"), file=sys.stderr)
+        print(clean(f"  - {problem}"), file=sys.stderr)
     if len(problems) > SHOWN:
         print(f"  … and {len(problems) - SHOWN} more", file=sys.stderr)
     sys.exit(ConfigError.exit_code)
@@ -157,7 +166,7 @@ def run_job(cfg: DictConfig) -> float | None:
     sources = Sources(tuple(folders))
     try:
         overrides = list(job.overrides.task)
-        composed = check_tree(cfg, overrides, sources)
+        composed = compose(overrides, sources)  # not Hydra's own tree: options follow the model
         from lexalign.runs import execute
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"

@@ -1,21 +1,21 @@
-"""The errors a user can cause. Plain exceptions, because `SystemExit` in one job would end a whole multirun."""
+"""Errors that a user can cause. They are plain exceptions, because `SystemExit` in one job would end a whole multirun."""
 
 from typing import Literal
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, which tends to be long."""
+    """Return the first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class LexAlignError(Exception):
-    """Something the user can mend: the message says what was found, where, and what to type instead."""
+    """An error that the user can correct: the message says what is wrong, where, and what to type instead."""
 
     exit_code = 1
 
 
 class ConfigError(LexAlignError):
-    """Wrong settings; holds every problem found, so that all of them can be mended at once."""
+    """Wrong settings. It holds every problem, so that all can be corrected at once."""
 
     exit_code = 2
 
@@ -37,13 +37,13 @@ class OutOfMemory(LexAlignError):
 
 
 class RewardError(LexAlignError):
-    """A reward failed, or returned what is none: the message names the reward, the prompt and what to do."""
+    """A reward failed, or did not return numbers: the message names the reward, the prompt and what to do."""
 
     exit_code = 8
 
 
 class HubError(LexAlignError):
-    """The hub refused, vanished or sent something damaged."""
+    """The hub refused a request, did not answer, or sent damaged files."""
 
     exit_code = 4
 
@@ -53,13 +53,13 @@ class ReferenceError(LexAlignError):
 
 
 class NotFinite(LexAlignError):
-    """A loss, a gradient or a weight is NaN or infinite, or the loss ran away: the message names the step and the rows."""
+    """A loss, a gradient or a weight is NaN or infinite, or the loss diverged: the message names the step and the rows."""
 
     exit_code = 5
 
 
 class DiskFull(LexAlignError):
-    """There is no room for what the run must write: the message says how much it needs, what there is, and where."""
+    """The disk is full: the message says how much space the run needs, how much is free, and where."""
 
     exit_code = 6
 
@@ -71,20 +71,20 @@ class FolderInUse(LexAlignError):
 
 
 class WorkerFailed(LexAlignError):
-    """One of a run's processes ended without an error of its own: the message says which and how."""
+    """A process of the run ended without an error message: the message says which one and how."""
 
     exit_code = 9
 
 
 class RendezvousFailed(LexAlignError):
-    """The nodes of a run did not come together: the message says where and for how long, and what to type."""
+    """The nodes of a run did not connect: the message says where, after how long, and what to type."""
 
     exit_code = 10
 
 
 class Stopped(BaseException):
-    """The run was told to stop. No Exception, as KeyboardInterrupt is none: nothing that mends errors may swallow it, and it ends a
-    whole multirun."""
+    """The run was asked to stop. As KeyboardInterrupt it is not an Exception, so that no error handler catches it. It ends a whole
+    multirun."""
 
     def __init__(self, reason: str, *, exit_code: int, status: Literal["interrupted", "stopped", "paused", "pruned"]):
         super().__init__(reason)
@@ -93,4 +93,4 @@ class Stopped(BaseException):
 
 
 class ArtifactError(LexAlignError):
-    """What would be left on the disk is not the model that was trained."""
+    """The files on the disk would not be the model that was trained."""

@@ -18,6 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 numbers = itertools.count()
 
 
+def python_path(*folders: Path | str) -> str:
+    """PYTHONPATH for a process of a test's: `folders`, this checkout, and what it is now (tests/file_guard among it)."""
+    return os.pathsep.join([*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @dataclass
 class World:
     """A folder for runs and the store they share."""

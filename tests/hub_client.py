@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+from experiment_runner import python_path
+
 from lexalign.hub import fetch
 
-ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = hashlib.shake_256(b"weights").digest(3_000_000)
 MODEL = {"config.json": b'{"model_type": "llama"}', "sub/notes.txt": b"notes\n", "model.safetensors": WEIGHTS}
 JOB = """
@@ -37,7 +38,7 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
     """The variables for a process of its own that takes `endpoint` for the hub and keeps everything under `home`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return {**kept, **quiet, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
+    return {**kept, **quiet, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": python_path(), **more}
 
 
 def point_client(monkeypatch, endpoint: str, home: Path) -> None:
@@ -104,7 +105,7 @@ def start(hub, home, *, stderr=subprocess.PIPE, **more) -> subprocess.Popen:
     command = [sys.executable, "-c", JOB, settings]
     pipes = dict(stdout=subprocess.PIPE, stderr=stderr, text=True)
     # A shell's background job, and so all its children, ignore SIGINT; the one here is to hear it.
-    return subprocess.Popen(command, cwd=ROOT, env=environment(hub.url, home, **more), preexec_fn=hear_interrupts, **pipes)
+    return subprocess.Popen(command, env=environment(hub.url, home, **more), preexec_fn=hear_interrupts, **pipes)
 
 
 def hear_interrupts() -> None:

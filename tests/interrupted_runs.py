@@ -18,7 +18,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiment_runner import ROOT, World
+from experiment_runner import World, python_path
 
 from lexalign.errors import DiskFull, LexAlignError, Stopped
 from lexalign.training import signals
@@ -29,7 +29,7 @@ context = multiprocessing.get_context("forkserver")
 def warm_up() -> None:
     """Start the process that is forked from. It finds `forkserver_imports` by its environment only: Python 3.11 hands it no sys.path."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT), before or ""])
+    os.environ["PYTHONPATH"] = python_path(Path(__file__).parent)
     try:
         context.set_forkserver_preload(["forkserver_imports"])
         forkserver.ensure_running()

@@ -28,11 +28,11 @@ def text(words):
 
 def test_an_entry_is_found_again_and_the_first_one_stays(tmp_path):
     shelf = shelf_at(tmp_path / "shelf")
-    assert shelf.get("a") is None and shelf.names() == [] and shelf.size() == 0
+    assert shelf.get("a") is None and shelf.list_names() == [] and shelf.measure_size() == 0
     shelf.put("a", text("first"))
     shelf.put("a", text("second"))
     assert (shelf.get("a") / "words.txt").read_text() == "first"
-    assert shelf.names() == ["a"] and [path.name for path in shelf.root.iterdir()] == ["a"]
+    assert shelf.list_names() == ["a"] and [path.name for path in shelf.root.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no digests", "torn digests"])
@@ -69,9 +69,9 @@ def test_the_shelf_is_bounded_and_what_was_longest_unused_goes(tmp_path):
         os.utime(tmp_path / name, (at + 1, at + 1))
     shelf.get("a")  # used now, so b is the oldest
     shelf.put("d", text("x" * 1000))
-    assert shelf.names() == ["a", "c", "d"] and shelf.size() <= 3500
+    assert shelf.list_names() == ["a", "c", "d"] and shelf.measure_size() <= 3500
     shelf.put("large", text("x" * 9000))
-    assert shelf.names() == ["large"], "the newest stays even where it is too large alone"
+    assert shelf.list_names() == ["large"], "the newest stays even where it is too large alone"
 
 
 def write_many(root, worker):
@@ -89,7 +89,7 @@ def test_processes_write_and_read_at_once(tmp_path):
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(shelf_at(tmp_path).names()) == 20 and not list(tmp_path.glob(".tmp-*"))
+    assert len(shelf_at(tmp_path).list_names()) == 20 and not list(tmp_path.glob(".tmp-*"))
 
 
 ids = st.lists(st.integers(0, 5), max_size=5)

@@ -116,7 +116,7 @@ def test_a_conversation_that_is_full_is_told(chat):
 
 def test_commands_and_empty_lines(chat):
     result, printed = chat("", "/help me", "/exit", ASK)
-    assert "(/help: there are /reset and /exit" in printed and result.samples == [] and result.status == "finished"
+    assert "(/help: unknown command; there are /reset and /exit" in printed and result.samples == [] and result.status == "finished"
 
 
 def test_the_system_message_of_the_training_is_used_unless_another_is_typed(chat, world):
@@ -155,7 +155,7 @@ def test_a_template_that_takes_no_system_message_is_told(chat, tmp_path):
 
 def test_a_reference_that_is_not_known_is_told(chat):
     with pytest.raises(
-        ConfigError, match="chat.against=reference: embedded:tiny does not tell what it was trained from; type chat.against="
+        ConfigError, match="chat.against=reference: embedded:tiny does not record which model it was trained from; type chat.against="
     ):
         chat("Hello", path="embedded:tiny", settings=["chat.against=reference"])
 
@@ -193,7 +193,7 @@ def test_the_vllm_command(world, run, tmp_path):
 def test_a_quantized_run_is_exported_before_it_is_served(world):
     _, run = world.run("method=qlora", "train.max_steps=1", "evaluate=false", *ONE)
     result, _ = world.run("stage=chat", f"model.path={run}", "dry_run=true")
-    assert "a base of 4 bits, which vLLM does not quantize alike" in result.details["plan"]["vllm"] and result.status == "planned"
+    assert "a base of 4 bits, which vLLM quantizes in another way" in result.details["plan"]["vllm"] and result.status == "planned"
 
 
 def begun(world, run, name, stdin):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from experiment_runner import ROOT, World, result_of
+from experiment_runner import ROOT, World, python_path, result_of
 from test_sweeps import QUICK, begun, jobs_of
 
 from lexalign.artifacts import lock
@@ -182,8 +182,7 @@ def test_ray_leases_the_gpus(tmp_path):
     )  # fmt: skip
     leases = tmp_path / "leases"
     leases.mkdir()
-    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")])
-    env = {"RAY_USAGE_STATS_ENABLED": "0", "LEASES": str(leases), "PYTHONPATH": path}
+    env = {"RAY_USAGE_STATS_ENABLED": "0", "LEASES": str(leases), "PYTHONPATH": python_path(ROOT / "tests")}
     none = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=0", env=env)
     assert none.returncode == 2 and "this machine has 0; type hydra.launcher.ray.remote.num_gpus=0" in none.stderr, none.stderr[-3000:]
     done = World(tmp_path).type(*words, "+hydra.launcher.ray.init.num_gpus=2", env=env)

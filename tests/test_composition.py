@@ -117,7 +117,8 @@ def test_every_file_composes_in_some_experiment(name, own_file, monkeypatch):
     for split in ("train", "test"):
         (own_file.parent / f"{split}.jsonl").write_text(own_file.read_text())
     monkeypatch.setattr(
-        "lexalign.config.paths.make_generated", lambda path: lexalign.config.paths.Location(kind="folder", name=path, path=own_file.parent)
+        "lexalign.config.paths.make_generated",
+        lambda path, maker, name: lexalign.config.paths.Location(kind="folder", name=path, path=own_file.parent),
     )
     if (extra := {"sweep/slurm": "slurm", "sweep/ray": "ray"}.get(name)) and not installed(extra):
         with pytest.raises(ConfigError, match=rf"pip install 'lexalign\[{extra}\]'"):

@@ -16,7 +16,7 @@ import interrupted_runs
 import psutil
 import pytest
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
-from experiment_runner import ROOT, result_of
+from experiment_runner import ROOT, python_path, result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted_runs import Case, newest, words_of
@@ -61,7 +61,7 @@ def two(folder):
 @given(st.lists(st.integers(), min_size=1, max_size=40), st.integers(1, 9))
 def test_a_batch_is_shared_out_evenly(batch, of):
     rows = list(range(len(batch)))
-    parts = [shard_batch(rows, number=number, of=of) for number in range(of)]
+    parts = [shard_batch(rows, number=number, count=of) for number in range(of)]
     assert len({len(part) for part in parts}) == 1, "a collective operation wants the same shape of all"
     counts = Counter(row for part in parts for row in part)
     assert set(counts) == set(rows) and len(set(counts.values())) == 1, "so that the mean over processes is the mean over rows"
@@ -96,7 +96,7 @@ def loader(rows: int, size: int, near_equal: bool) -> Any:
     chosen = range(rows)
     drawn = NearEqualBatches([row % 7 for row in chosen], batch_size=size, max_tokens=None, seed=1) if near_equal else None
     batches = drawn or BatchSampler(SeedableRandomSampler(chosen, data_seed=1), size, drop_last=False)
-    plain = DataLoader(chosen, batch_sampler=ShardedBatches(batches, number=0, of=2), collate_fn=list)
+    plain = DataLoader(chosen, batch_sampler=ShardedBatches(batches, number=0, count=2), collate_fn=list)
     prepared = prepare_data_loader(plain, num_processes=2, process_index=0, put_on_device=False, use_seedable_sampler=True, data_seed=1)
     prepared.batch_sampler.num_processes = 1
     return make_sharded_loader(prepared)
@@ -301,14 +301,14 @@ def test_a_node_that_never_comes_is_named(folder, tmp_path):
 
 BROKEN = """
 from lexalign.distributed import collectives
-from lexalign.trainers.sft import SFTTrainer
+from lexalign.trainers.sft import SftObjective
 
 
-class Broken(SFTTrainer):
-    def training_step(self, *args, **kwargs):
+class Broken(SftObjective):
+    def compute(self, scores):
         if collectives.rank() == 1:
             raise ZeroDivisionError("of my own making")
-        return super().training_step(*args, **kwargs)
+        return super().compute(scores)
 """
 
 
@@ -342,7 +342,7 @@ def test_a_model_held_in_parts_is_saved_whole(tmp_path, trained):
     """Native FSDP2 over gloo: accelerate offers it on GPUs only."""
     start, artifact, port = Path(lexalign.__file__).parent / "embedded" / "tiny", tmp_path / "artifact", free_port()
     words = [sys.executable, str(ROOT / "tests" / "sharded_model.py")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     lives = [subprocess.Popen([*words, str(number), str(port), str(start), str(artifact), trained], env=env) for number in (0, 1)]
     assert [life.wait(120) for life in lives] == [0, 0]
     assert find_damage(artifact) is None

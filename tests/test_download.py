@@ -14,7 +14,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from hub_client import MODEL, ROOT, WEIGHTS, contents, environment, experiment, get, point_client, start
+from experiment_runner import python_path
+from hub_client import MODEL, WEIGHTS, contents, environment, experiment, get, point_client, start
 from hub_server import HubServer, git_id, sha256
 
 from lexalign.errors import ConfigError, HubError
@@ -103,7 +104,7 @@ def test_revision_is_pinned_and_a_moved_branch_is_told(hub, home, caplog):
         planned = get(dry_run=True)
     moved = f"model org/m: main has moved from {first} to {second}"
     assert planned.commit == second and moved in caplog.text
-    assert [file.path for file in planned.files if not file.present] == ["config.json"]
+    assert [file.path for file in planned.files if not file.is_present] == ["config.json"]
     caplog.clear()
     found = get()
     assert (found.commit, found.revision) == (second, None) and moved in caplog.text  # the dry run has not noted the move
@@ -159,14 +160,14 @@ def test_offline_uses_the_cache_and_asks_nobody(hub, home, tmp_path, monkeypatch
     assert offline.commit == commit and contents(offline.folder) == MODEL
     assert offline.details() == online.details()
     assert get(output_dir=tmp_path / "out").details() == copied.details()
-    with pytest.raises(HubError, match="model org/other at main is not, or not wholly, in .* HF_HUB_OFFLINE is set: unset it"):
+    with pytest.raises(HubError, match="model org/other at main is not in .*, or not completely, and HF_HUB_OFFLINE is set: unset it"):
         get(repo="org/other")
     blob = (online.folder / "model.safetensors").resolve()
     blob.write_bytes(WEIGHTS[:-1] + b"?")
     with pytest.raises(HubError, match="model.safetensors is damaged .*: unset HF_HUB_OFFLINE"):
         get()
     (online.folder / "config.json").unlink()
-    with pytest.raises(HubError, match="not wholly"):
+    with pytest.raises(HubError, match="not completely"):
         get()
     assert len(hub.requests) == asked
 
@@ -219,7 +220,9 @@ def test_nothing_to_fetch_and_two_for_one_folder_are_errors(home):
 
 def test_stage_imports_nothing_heavy():
     code = "import sys, lexalign.stages.download; print([m for m in ('torch', 'huggingface_hub', 'httpx2') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": python_path()}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -170,7 +170,7 @@ def test_429_waits_as_long_as_it_is_asked_to(hub, place, method, caplog):
     begin = time.monotonic()
     assert contents(get().folder) == MODEL
     assert time.monotonic() - begin >= 1
-    assert "hub: status 429, asking again (1 of 2)" in caplog.text
+    assert "hub: status 429, retry 1 of 2" in caplog.text
 
 
 @pytest.mark.parametrize(("place", "method"), PLACES)

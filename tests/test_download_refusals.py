@@ -70,7 +70,7 @@ def test_what_is_not_there_is_said(hub, home, case):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (401, "the token in force is not valid"),
+        (401, "the token in use is not valid"),
         (403, "access refused .*with another account type"),
         (404, "or it is private"),
         (418, "418"),
@@ -94,7 +94,7 @@ def test_an_endpoint_with_a_password_is_shown_without(hub, monkeypatch):
 
 def test_what_is_no_hub_is_said(hub):
     hub.faults = [Fault(place="info", status=200, body=b"<html>Please log in to the network</html>")]
-    with pytest.raises(HubError, match=f"what answers at {hub.url} is no hub: check HF_ENDPOINT"):
+    with pytest.raises(HubError, match=f"the server at {hub.url} is not a hub: check HF_ENDPOINT"):
         get()
 
 

@@ -235,7 +235,7 @@ def test_an_adapter_from_elsewhere_brings_embeddings_of_its_own(world, tmp_path,
     model.peft_config["default"].base_model_name_or_path = str(start)
     model.save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(ConfigError, match="does not tell which rows it was trained on; name rows to compare on: data="):
+    with pytest.raises(ConfigError, match="does not record which data it was trained on; name rows to compare on: data="):
         world.run("stage=export", f"model.path={tmp_path / 'adapter'}", *FEW)
     result, folder = world.run("stage=export", f"model.path={tmp_path / 'adapter'}", "data=tiny_sft", "export.dtype=float32", *FEW)
     again, words = loaded(folder / "artifact"), AutoTokenizer.from_pretrained(folder / "artifact")
@@ -337,7 +337,7 @@ def changed_manifest(run, folder, change):
 def test_a_strangers_manifest_runs_no_code(world, lora, tmp_path):
     run = changed_manifest(lora, tmp_path / "run", lambda m: m["settings"]["data"].update(converter="os.system"))
     with pytest.raises(
-        ConfigError, match="its rows cannot be read as it tells: data.converter=os.system: code is only taken from lexalign"
+        ConfigError, match="its recorded data settings cannot be used: data.converter=os.system: code is only taken from lexalign"
     ):
         world.run("stage=export", f"model.path={run}", *FEW)
 
@@ -348,7 +348,7 @@ def test_rows_that_are_gone_or_changed_are_told(world, lora, tmp_path):
         world.run("stage=export", f"model.path={run}", *FEW)
     run = changed_manifest(lora, tmp_path / "other", lambda m: m["data"]["files"].update(test="0" * 64))
     _, folder = world.run("stage=export", f"model.path={run}", *FEW)
-    assert "is not what the model was trained on any more" in (folder / "run.log").read_text()
+    assert "has changed since the model was trained" in (folder / "run.log").read_text()
 
 
 def test_an_export_is_made_again_to_the_byte(world, exported):

@@ -78,7 +78,7 @@ def test_an_empty_repository_of_ones_own_is_filled_if_it_is_as_private(world, ru
     hub.push("me/weaver", {".gitattributes": b""})
     message, folder = refused(world, run)
     assert "is there already and public, not private" in message and "type export.private=false" in message
-    assert f"the exported model is whole in {folder / 'artifact'}: type `hf upload me/weaver" in message
+    assert f"the exported model is complete in {folder / 'artifact'}: type `hf upload me/weaver" in message
     assert find_damage(folder / "artifact") is None
     hub.repositories["models/me/weaver"].private = True
     world.run(*EXPORT, REPO, f"model.path={run}")
@@ -95,7 +95,7 @@ def test_a_name_that_is_taken_is_never_written_to(world, run, hub):
 def test_without_a_login_or_with_a_wrong_one_nothing_is_exported(world, run, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "SomebodyElsesOldToken")
     message, folder = refused(world, run)
-    assert "does not know the token in force (status 401)" in message and "hf auth login" in message and "SomebodyElses" not in message
+    assert "does not accept the token in use (status 401)" in message and "hf auth login" in message and "SomebodyElses" not in message
     monkeypatch.delenv("HF_TOKEN")
     none, other = refused(world, run)
     assert "there is no login for" in none and "with a token that may write" in none

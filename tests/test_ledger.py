@@ -1,5 +1,6 @@
 """A sweep's ledger: what it keeps, how fast it is with many jobs, and what it does on a full disk."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from experiment_runner import ROOT, World, cpu_of_children
+from experiment_runner import ROOT, World, cpu_of_children, python_path
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,7 +177,7 @@ def test_moved_to_a_network_it_is_read_and_gone_on_with(network, tmp_path):
 
 def test_killed_amid_a_transaction_on_a_network(network, monkeypatch):
     """The lock stays behind, and what the transaction had written; the next who writes waits, removes the one and undoes the other."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(network)], cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"})
+    done = subprocess.run([sys.executable, "-c", KILLED, str(network)], env={**os.environ, "PYTHONPATH": python_path()})
     assert done.returncode == -signal.SIGKILL and (network / "ledger.sqlite.lock").is_dir()
     monkeypatch.setattr("lexalign.sweeps.ledger.LOCKED_SECONDS", 0.5)
     with Ledger(network, write=True) as ledger:
@@ -203,7 +204,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_full_disk_loses_nothing(tmp_path):
     """On a disk of its own, so small that the ledger fills it: what was noted before is still there."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}"}
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()}
     )
     assert done.returncode == 0, done.stderr
     assert "free some, and type the same command again" in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line_problems import problems_of, said
-from experiment_runner import ROOT, World, cpu_of_children
+from experiment_runner import World, cpu_of_children, python_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sweep_folders import finished, log, searched, swept
@@ -388,7 +388,7 @@ def test_ten_thousand_jobs_in_five_seconds_without_torch(tmp_path):
     )
     words = [sys.executable, "-c", script, f"report={folder}", f"report_csv={tmp_path / 'x.csv'}"]
     before = cpu_of_children()
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": python_path()})
     took = cpu_of_children() - before
     assert done.returncode == 0 and "heavy: []" in done.stdout, done.stderr
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 10_002 and "… and 9,901 more" in done.stdout

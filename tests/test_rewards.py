@@ -72,7 +72,7 @@ def composed(*words: str):
 
 
 def panel(*rewards: str, method: str = "grpo") -> Panel:
-    found = Panel.of(composed(f"method={method}", listed(*rewards)))
+    found = Panel.from_experiment(composed(f"method={method}", listed(*rewards)))
     assert found is not None
     return found
 
@@ -140,10 +140,10 @@ def test_the_users_own_rewards_are_read_not_imported(lab):
     ]
     assert problems_of([*line, listed("{_target_:heavylab.Given}")]) == ["method.rewards[0].values: is missing; Given needs it"]
     assert said(problems_of(["stage=align", "method=grpo", listed("{_target_:heavylab.Picky}")]), "'extensions=[mypackage]'")
-    with pytest.raises(ConfigError, match=r"method.rewards\[0\] \(rewardlab.Stranger\): is no subclass of lexalign.rewards.Reward"):
+    with pytest.raises(ConfigError, match=r"method.rewards\[0\] \(rewardlab.Stranger\): is not a subclass of lexalign.rewards.Reward"):
         panel("{_target_:rewardlab.Stranger}")
     with pytest.raises(ConfigError, match=r"data.columns.completion=null: method.rewards\[0\] \(reader\) reads it"):
-        Panel.of(composed("method=grpo", "data=tiny_beliefs", listed("{_target_:rewardlab.Reader}")))
+        Panel.from_experiment(composed("method=grpo", "data=tiny_beliefs", listed("{_target_:rewardlab.Reader}")))
 
 
 # TRL's own advantages -------------------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_what_is_no_reward_model_is_refused(tmp_path):
     from lexalign.config.paths import EMBEDDED
 
     reward = RewardModel(path=str(EMBEDDED / "tiny"))
-    with pytest.raises(RewardError, match="is no trained reward model|has 2 outputs"):
+    with pytest.raises(RewardError, match="is not a trained reward model|has 2 outputs"):
         reward.load("cpu")
 
 
@@ -325,7 +325,7 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
     ("listed", "told"),
     [
         ({"_target_": "subprocess.run", "args": "ls"}, "code is only taken from lexalign"),
-        ({"_target_": "lexalign.config.schema.Model"}, "is no subclass of lexalign.rewards.Reward"),
+        ({"_target_": "lexalign.config.schema.Model"}, "is not a subclass of lexalign.rewards.Reward"),
         ({"_target_": "lexalign.rewards.ExactMatch"}, "data.columns.completion=null: method.rewards[0] (exact_match) reads it"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line_problems import tree_of
-from experiment_runner import ROOT
+from experiment_runner import ROOT, python_path
 
 from lexalign.config import rules, secrets
 
@@ -89,7 +89,7 @@ def test_a_run_that_fails_with_secrets_on_its_tongue_leaves_none(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *command, "output_dir=out", "store=store"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', ROOT)}", "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": python_path(tmp_path), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -10,7 +10,7 @@ import time
 
 import interrupted_runs
 import pytest
-from experiment_runner import ROOT, result_of
+from experiment_runner import ROOT, python_path, result_of
 from interrupted_runs import Case, newest
 from safetensors.torch import load_file
 from test_distributed import apart, words
@@ -36,7 +36,7 @@ WORDS = {
 def in_parts(case: Case, strategy: str) -> subprocess.Popen:
     """Begin a life of a run in two processes that share the model out."""
     begun = [sys.executable, str(ROOT / "tests" / "cpu_sharding" / "run_sharded.py"), strategy, str(case.out_dir)]
-    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "cpu_sharding"), str(ROOT), DEEPSPEED, os.environ.get("PYTHONPATH")]))
+    path = python_path(ROOT / "tests" / "cpu_sharding", *filter(None, [DEEPSPEED]))
     with (case.out_dir.parent / f"{case.out_dir.name}.said").open("a") as said:
         return subprocess.Popen(
             [*begun, f"store={case.world}/store", "hardware.processes=2", *case.words],

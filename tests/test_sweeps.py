@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from experiment_runner import ROOT, World, result_of
+from experiment_runner import ROOT, World, python_path, result_of
 
 from lexalign.artifacts import lock
 from lexalign.sweeps.ledger import Job, Ledger
@@ -42,7 +42,7 @@ def thirty_two(tmp_path_factory):
     broken.mkdir()
     for number, seed in enumerate(random.Random(0).sample(range(SEEDS), 8)):
         (broken / str(seed)).write_text(HOW[number % 4])
-    env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "BROKEN": str(broken)}
+    env = {"PYTHONPATH": python_path(ROOT / "tests"), "BROKEN": str(broken)}
     words = (
         "-m",
         *QUICK,

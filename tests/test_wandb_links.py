@@ -151,7 +151,7 @@ def test_a_summary_that_cannot_be_told_ends_nothing(tmp_path, said):
             raise OSError("no room")
 
     record_sweep(Broken, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
-    assert said.lines == ["The tracker was not told of the sweep: OSError: no room"]
+    assert said.lines == ["The sweep was not recorded by the tracker: OSError: no room"]
     record_sweep(NoTracker, SETTINGS, tmp_path, group="g", rows=JOBS, facts={})
     assert sweep_summary.summarize_jobs([]) == {"jobs/all": 0, "seconds": 0.0}
 

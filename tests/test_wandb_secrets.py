@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from experiment_runner import python_path
 from wandb_server import WandbServer
 
-ROOT = Path(__file__).parent.parent
 SECRETS = {
     "key": "canarykey" * 5,
     "environment": "hf_canaryInTheEnvironment",
@@ -67,7 +67,7 @@ def run_probe(repository: Path, url: str, how: str) -> subprocess.CompletedProce
         "NETRC": str(home / "netrc"),
         "XDG_DATA_HOME": str(home / "data"),
         "XDG_CACHE_HOME": str(home / "cache"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(),
         "WANDB_BASE_URL": url,
         "WANDB_API_KEY": SECRETS["key"],
         "HF_TOKEN": SECRETS["environment"],
@@ -129,6 +129,6 @@ with NoTracker(None, Path("out"), {}, "name", None, "sft") as tracker:
 heavy = {"wandb", "torch", "transformers"} & sys.modules.keys()
 assert not heavy, heavy
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=60, check=True)
     assert not list(tmp_path.iterdir())

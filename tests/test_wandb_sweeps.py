@@ -1,4 +1,4 @@
-"""W&B's own sweeps with run.py as their program: README's YAML, `wandb sweep` and `wandb agent`, against a server on the loopback."""
+"""W&B's own sweeps with run.py as their program: the manual's YAML, `wandb sweep` and `wandb agent`, against a server on the loopback."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line_problems import problems_of, said
-from experiment_runner import ROOT, World, result_of
+from experiment_runner import ROOT, World, python_path, result_of
 from wandb_server import ENTITY
 
 SWEEP = "sweep001"
@@ -59,15 +59,16 @@ class Controller:
 
 
 def readme_sweep() -> dict[str, Any]:
-    """The sweep that README shows."""
-    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The sweep that the page on tracking shows."""
+    page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", page, flags=re.DOTALL)
     return yaml.safe_load(text)
 
 
 def wandb_says(folder: Path, *words: str) -> str:
     """The output of `wandb …`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "WANDB_ERROR_REPORTING": "false"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path(), "WANDB_ERROR_REPORTING": "false"}
     done = subprocess.run([sys.executable, "-c", AGENT, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -17,18 +17,18 @@ DAMAGED = ".damaged-"
 
 
 def get_step(checkpoint: Path) -> int:
-    """The step a checkpoint's name tells; -1 for a folder that is none."""
+    """Return the step in a checkpoint's name; -1 for a folder that is no checkpoint."""
     number = checkpoint.name.removeprefix(PREFIX)
     return int(number) if checkpoint.name.startswith(PREFIX) and number.isdecimal() else -1
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, by step."""
+    """List the checkpoints in a folder, sorted by step."""
     return sorted((path for path in folder.glob(f"{PREFIX}*") if get_step(path) >= 0 and path.is_dir()), key=get_step)
 
 
 def inspect_checkpoint(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, every byte of it read; None where it is whole."""
+    """Read every byte of a checkpoint and return what is damaged; None if it is whole."""
     broken = find_damage(checkpoint, digest=digest_bytes)
     if broken is None and (step := read_manifest(checkpoint).get("step")) != get_step(checkpoint):
         return f"{checkpoint / MANIFEST} is of step {step}"
@@ -36,7 +36,7 @@ def inspect_checkpoint(checkpoint: Path) -> str | None:
 
 
 def find_newest_whole(folder: Path, *, own: bool) -> Path | None:
-    """The newest whole checkpoint in a folder; damaged ones are passed over, and renamed where the folder is our `own`."""
+    """Return the newest whole checkpoint in a folder. Damaged ones are skipped, and renamed if the folder is the run's `own`."""
     for checkpoint in reversed(list_checkpoints(folder)):
         broken = inspect_checkpoint(checkpoint)
         if broken is None:
@@ -46,7 +46,7 @@ def find_newest_whole(folder: Path, *, own: bool) -> Path | None:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint to a name that no run takes for one."""
+    """Rename a damaged checkpoint, so that no run resumes from it."""
     number, name = 1, checkpoint.with_name(DAMAGED + checkpoint.name)
     while name.exists():
         number += 1
@@ -55,32 +55,32 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def find_start_point(out_dir: Path, resume: str) -> Path | None:
-    """The checkpoint that a run in `out_dir` goes on from: its own newest, else that of the run or the checkpoint `resume` names.
+    """Return the checkpoint that a run in `out_dir` resumes from: its own newest, else the one that `resume` names.
 
-    Raises ConfigError where what is named holds nothing whole.
+    Raises ConfigError if `resume` names a folder without a whole checkpoint.
     """
     own = out_dir / FOLDER
-    found = find_newest_whole(own, own=True)
-    if found is not None or resume in ("auto", "never"):
-        return found
-    named = Path(resume).expanduser()
-    if (named / FOLDER).is_dir():
-        found, broken = find_newest_whole(named / FOLDER, own=False), "it holds no whole checkpoint"
+    checkpoint = find_newest_whole(own, own=True)
+    if checkpoint is not None or resume in ("auto", "never"):
+        return checkpoint
+    source = Path(resume).expanduser()
+    if (source / FOLDER).is_dir():
+        checkpoint, broken = find_newest_whole(source / FOLDER, own=False), "it holds no whole checkpoint"
     else:
-        broken = inspect_checkpoint(named) or ""
-        found = None if broken else named
-    if found is None:
+        broken = inspect_checkpoint(source) or ""
+        checkpoint = None if broken else source
+    if checkpoint is None:
         raise ConfigError(f"resume={resume}: {broken}; name another run or checkpoint, or type resume=auto")
-    return found
+    return checkpoint
 
 
 def holds_run(out_dir: Path) -> bool:
-    """Whether a run has left something in a folder that another would overwrite."""
+    """Return whether a folder holds the files of a run, which another run would overwrite."""
     result = read_result(out_dir)
     return bool(list_checkpoints(out_dir / FOLDER)) or (result is not None and result.status != "planned")
 
 
 def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; killed meanwhile, none is left half removed under its name."""
+    """Remove all but the newest `keep` checkpoints. Each is renamed first: a kill leaves no half checkpoint under a valid name."""
     for checkpoint in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{ASIDE}{checkpoint.name}")), ignore_errors=True)

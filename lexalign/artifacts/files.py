@@ -1,4 +1,4 @@
-"""What a run leaves on the disk, written so that half a file is never taken for a whole one."""
+"""Atomic writes: a file or a folder appears whole under its name, or not at all."""
 
 import json
 import os
@@ -9,20 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lexalign.config.secrets import redact, redact_tree
+
 ADAPTER_CONFIG = "adapter_config.json"
-"""PEFT's name of what it says of an adapter."""
+"""PEFT's file of an adapter's settings."""
 LEDGER = "ledger.sqlite"
-"""In the folder of a sweep."""
+"""The sweep's database, in the sweep's folder."""
 ASIDE = ".tmp-"
-"""How the names of files and folders begin that are not whole yet; a killed run leaves them behind."""
+"""Prefix of files and folders that are still being written. A killed run leaves them behind."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file, without secrets, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f"{ASIDE}{uuid.uuid4().hex}-{path.name}"
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(redact(text), encoding="utf-8")
         sync_to_disk(aside)
         aside.replace(path)
     finally:
@@ -31,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until the bytes of a file, or the names in a folder, are on the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -41,9 +43,10 @@ def sync_to_disk(path: Path) -> None:
 
 @contextmanager
 def write_folder(folder: Path, *, beside: Path | None = None, replace: bool = False) -> Iterator[Path]:
-    """Within the block, a folder aside to be filled; after it, under its name with every file on the disk, or not there at all.
+    """Yield a temporary folder to fill. After the block it is renamed to `folder`; after an error it is removed.
 
-    It stands in `beside` (of the same disk; else where `folder` will be). A folder that already has the name stays, unless `replace`.
+    The temporary folder is made in `beside`, which must be on the same disk (default: the parent of `folder`). An existing `folder` stays,
+    unless `replace`.
     """
     beside = beside or folder.parent
     beside.mkdir(parents=True, exist_ok=True)
@@ -54,7 +57,7 @@ def write_folder(folder: Path, *, beside: Path | None = None, replace: bool = Fa
         for path in [*aside.rglob("*"), aside]:
             sync_to_disk(path)
         if replace and folder.exists():
-            # Aside as well: killed while it is removed, it would be half a folder under a whole one's name.
+            # Rename first: a kill during the removal must not leave half a folder under the final name.
             old = folder.rename(beside / f"{ASIDE}{uuid.uuid4().hex}")
             shutil.rmtree(old, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,7 @@ def write_folder(folder: Path, *, beside: Path | None = None, replace: bool = Fa
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run left half written in its own folder."""
+    """Remove the temporary files that a killed run left in its own folder."""
     for aside in folder.glob(f"{ASIDE}*"):
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -78,7 +81,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON, without secrets, whole or not at all."""
+    value = redact_tree(value)  # before the escapes of JSON
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

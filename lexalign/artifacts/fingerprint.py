@@ -1,4 +1,4 @@
-"""What a run is made of, as digests: two runs with one content key would make the same artifact."""
+"""Fingerprints of what a run is made from. Two runs with the same content key produce the same artifact."""
 
 import dataclasses
 import hashlib
@@ -17,10 +17,11 @@ from lexalign.config import hardware
 from lexalign.config.paths import Location, find_data, find_model
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod
 from lexalign.config.secrets import redact
+from lexalign.data.chat_template import CHAT_WORDS
 from lexalign.data.files import find_split_file
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
-# Settings that change how a run is watched or stored, not what it makes.
+# Settings that change how a run is watched or stored, not what it produces.
 UNTRAINED = (
     "dry_run", "verbose", "resume", "resume_allow", "output_dir", "store", "cache", "compare", "preflight", "reproduce", "report",
     "report_csv", "tracking", "extensions", "sweep", "download", "export", "chat",
@@ -29,15 +30,15 @@ UNTRAINED_IN_TRAIN = (
     "save_steps", "log_steps", "keep_checkpoints", "eval_steps", "stop_after", "divergence", "divergence_factor", "divergence_steps",
 )  # fmt: skip
 WORTH_A_NOTE = 1 << 26
-"""Bytes from which a file's digest is noted on the disk."""
+"""Minimum size in bytes of a file whose digest is cached on the disk."""
 LONGEST_DIFF = 200_000
-"""Characters of a diff that a manifest holds."""
+"""Maximum length in characters of the git diff in a manifest."""
 SETTLED = 2_000_000_000
-"""Nanoseconds since its last change after which a file's time tells a further change."""
+"""Nanoseconds after its last change, from which a file's modification time shows a further change reliably."""
 
 
 def make_content_key(experiment: Experiment, *, parent: str | None) -> str:
-    """Key of everything that decides the artifact: settings, model, data, code and versions; not where it is written."""
+    """Make the key of everything that decides the artifact: settings, model, data, code and versions, but not the output folder."""
     material: dict[str, Any] = {
         **describe_inputs(experiment),
         **({"model": {"parent": parent}} if parent else {}),
@@ -51,7 +52,7 @@ def make_content_key(experiment: Experiment, *, parent: str | None) -> str:
 
 
 def describe_inputs(experiment: Experiment) -> dict[str, Any]:
-    """What a run is made of but for code and versions: its settings, and what its model and its data hold."""
+    """Describe the settings, the model's files and the data's files of a run (without code and versions)."""
     return {
         "settings": list_deciding_settings(experiment),
         "model": fingerprint_model(experiment.model),
@@ -60,7 +61,7 @@ def describe_inputs(experiment: Experiment) -> dict[str, Any]:
 
 
 def describe_environment(experiment: Experiment) -> dict[str, Any]:
-    """What a run stood on beside what it is made of: code, interpreter, processor, and what decides the order of additions."""
+    """Describe the environment of a run: code, interpreter, processor, and what decides the order of floating-point additions."""
     return {
         "code": {package: digest_code(package) for package in ("lexalign", *experiment.extensions)},
         "versions": {"python": platform.python_version(), **list_versions()},
@@ -71,7 +72,7 @@ def describe_environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def digest_rows(rows: list[dict[str, Any]]) -> str:
-    """sha256 of training rows in their order."""
+    """Return the sha256 of the training rows, in order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
@@ -79,15 +80,15 @@ def digest_rows(rows: list[dict[str, Any]]) -> str:
 
 
 def digest_local_files(experiment: Experiment) -> list[dict[str, Any]]:
-    """The parts of the key that are files of the user's own, which may change while a run is under way."""
+    """Return the parts of the content key that are local files. These may change while a run is under way."""
     return [part for part in (fingerprint_model(experiment.model), fingerprint_data(experiment.data)) if "repo" not in part]
 
 
 def list_deciding_settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings that decide the artifact, places replaced by what is there."""
+    """List the settings that decide the artifact. Paths are left out: the content of their files stands for them."""
     tree = dataclasses.asdict(experiment)
     for name in UNTRAINED:
-        if name != experiment.stage.name:  # a stage's own settings are what it makes
+        if name != experiment.stage.name:  # a stage's own settings decide its result
             tree.pop(name)
     for name in UNTRAINED_IN_TRAIN:
         (tree["train"] or {}).pop(name, None)
@@ -99,7 +100,7 @@ def list_deciding_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_reference_key(experiment: Experiment, base: dict[str, Any], *, dtype: str, layout: str) -> str:
-    """Key of the model a run starts from as one that scores: weights, adapter, quantization, types, device, layout, code and versions."""
+    """Make the key of the reference model: weights, adapter, quantization, types, device, layout, code and versions."""
     assert experiment.adapter is not None
     device = hardware.resolve_device(experiment.hardware.device)
     material = {
@@ -112,40 +113,49 @@ def make_reference_key(experiment: Experiment, base: dict[str, Any], *, dtype: s
 
 
 def fingerprint_model(model: Model) -> dict[str, Any]:
-    """What the model's path leads to: digests of its files, or the hub's name and commit."""
+    """Describe the model: digests of its files, or the hub's name and commit."""
     if model.path is None:
         return {}
     place = find_model(model.path)
-    found = fingerprint_location(place, model.revision, "models")
+    facts = fingerprint_location(place, model.revision, "models")
     if model.tokenizer is not None:
-        found["tokenizer"] = fingerprint_location(find_model(model.tokenizer), model.tokenizer_revision, "models")
-    return found
+        facts["tokenizer"] = fingerprint_location(find_model(model.tokenizer), model.tokenizer_revision, "models")
+    return facts
 
 
 def fingerprint_data(data: Data) -> dict[str, Any]:
-    """What the data's path leads to: digests of the files of the splits used, or the hub's name and commit."""
+    """Describe the data: digests of the files of the used splits, or the hub's name and commit."""
     if data.path is None:
         return {}
     place = Location(kind="hub", name=data.path) if data.format == "hub" else find_data(data.path)
     if place.kind == "hub" or place.path is None:
-        return fingerprint_location(place, data.revision, "datasets")
+        return {**fingerprint_template(data), **fingerprint_location(place, data.revision, "datasets")}
     splits = [split for split in (data.split, data.eval_split) if split]
-    return {"files": {split: digest_file(find_split_file(place.path, split, data.format)[0]) for split in splits}}
+    return {
+        **fingerprint_template(data),
+        "files": {split: digest_file(find_split_file(place.path, split, data.format)[0]) for split in splits},
+    }
+
+
+def fingerprint_template(data: Data) -> dict[str, str]:
+    """Digest of a chat template of the user's own."""
+    named = Path(data.chat_template).expanduser()
+    return {} if data.chat_template in CHAT_WORDS or not named.is_file() else {"chat_template": digest_file(named)}
 
 
 def fingerprint_location(place: Location, revision: str | None, kind: str) -> dict[str, Any]:
-    """Digests of a folder's files, or a hub repository with the commit that the cache holds for its revision."""
+    """Return digests of a folder's files, or a hub repository with the commit that the cache holds for its revision."""
     if place.kind == "hub":
         return {"repo": place.name, "revision": find_cached_commit(place.name, revision, kind)}
     assert place.path is not None
     files = sorted(path for path in place.path.rglob("*") if path.is_file()) if place.path.is_dir() else [place.path]
     base = place.path if place.path.is_dir() else place.path.parent
-    # A manifest also tells when and where it was made; its digests of the files beside it are covered by the files.
+    # The manifest also holds when and where it was made. The other files cover what it says of them.
     return {"files": {str(path.relative_to(base)): digest_file(path) for path in files if path.name != "manifest.json"}}
 
 
 def find_cached_commit(repo: str, revision: str | None, kind: str) -> str:
-    """The commit a branch stands for in the hub's cache; the revision itself where it is a commit or not cached."""
+    """Return the commit of a branch in the hub's cache; the revision itself if it is a commit or not cached."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     ref = Path(HF_HUB_CACHE) / f"{kind}--{repo.replace('/', '--')}" / "refs" / (revision or "main")
@@ -167,13 +177,13 @@ def _digest(path: str, size: int, mtime: int, inode: int) -> str:
 
 
 def digest_bytes(path: Path) -> str:
-    """sha256 of a file, its bytes read now."""
+    """Return the sha256 of a file. Its bytes are read now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def get_digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None:
-    """Where the digest of a large file is noted for later processes; None for a small file, or one whose time may stay on a change."""
+    """Return the path where a large file's digest is cached; None for a small file or one that has just changed."""
     if size < WORTH_A_NOTE or time.time_ns() - mtime < SETTLED:
         return None
     name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{inode}".encode()).hexdigest()
@@ -181,14 +191,14 @@ def get_digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None
 
 
 def digest_file(path: Path) -> str:
-    """sha256 of a file; a file is read once while size, time and inode stay, a large one once for all processes."""
+    """Return the sha256 of a file. It is cached by size, time and inode: in the process, and for a large file on the disk."""
     stat = os.stat(path)
     return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 @cache
 def digest_code(package: str) -> str:
-    """sha256 over the Python files of a package."""
+    """Return the sha256 over the Python files of a package."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
@@ -201,21 +211,21 @@ def digest_code(package: str) -> str:
 
 @cache
 def list_versions() -> dict[str, str]:
-    """Versions of the packages that take part in training."""
+    """Return the versions of the packages that take part in training."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def run_git(*words: str) -> str:
-    """What git says of the checkout this package stands in; raises OSError or SubprocessError outside one."""
+    """Run git in the checkout of this package and return its output. Raises OSError or SubprocessError outside a checkout."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").is_file():  # installed from a wheel: the repository around it, if any, is another's
+    if not (root / "pyproject.toml").is_file():  # installed from a wheel: a repository around it is not ours
         raise FileNotFoundError(root / "pyproject.toml")
     return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 @cache
 def get_git_commit() -> str | None:
-    """Commit of the checkout this package stands in, `+dirty` where files differ; None outside git."""
+    """Return the commit of the checkout, with `+dirty` if files differ from it; None outside git."""
     try:
         return run_git("rev-parse", "HEAD") + ("+dirty" if run_git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
@@ -224,7 +234,7 @@ def get_git_commit() -> str | None:
 
 @cache
 def get_git_diff() -> str | None:
-    """What the checkout's files differ in from that commit, without secrets; None where they do not, or outside git."""
+    """Return the checkout's diff from that commit, without secrets; None if there is none, or outside git."""
     try:
         diff = redact(run_git("diff", "HEAD"))
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""One writer a folder."""
+"""The lock on a run's folder: one process writes to it at a time."""
 
 import logging
 import math
@@ -17,21 +17,21 @@ from lexalign.errors import FolderInUse
 log = logging.getLogger(__name__)
 FILE = ".lock"
 LIFE = ".lock.slurm"
-"""Which Slurm job had the lock last."""
+"""File that names the Slurm job that held the lock last."""
 TICK = 0.2
-"""Seconds between two looks at another's lock."""
+"""Seconds between two checks of another process's lock."""
 NAMING = 2.0
-"""Seconds that a process which has just made the file may take to write its name into it."""
+"""Seconds that a process has to write its name into a lock file that it created."""
 NAMING_AFAR = 60.0
-"""The same on a network file system, where another machine sees it later."""
+"""The same on a network file system, where other machines see a write later."""
 
 
 @contextmanager
 def hold_lock(out_dir: Path) -> Iterator[str | None]:
-    """Within the block, no other process runs in `out_dir`; yields who held a lock that was left behind by a dead process.
+    """Hold the lock of `out_dir` during the block. Yields the holder of a lock that a dead process left behind, or None.
 
-    Raises FolderInUse, which names process and host. The file's name and life are filelock's: it also tells a dead process of this host
-    from one that has its number now, and never takes another host's for dead.
+    Raises FolderInUse, which names process and host. filelock decides whether a holder is dead: it compares process start times on this
+    host, and never treats a process of another host as dead.
     """
     path = out_dir / FILE
     before = read_holder(path)
@@ -52,7 +52,7 @@ def hold_lock(out_dir: Path) -> Iterator[str | None]:
 
 
 def try_lock(lock: SoftFileLock) -> bool:
-    """Whether the lock is ours now."""
+    """Try to take the lock; return whether that worked."""
     try:
         lock.acquire()
     except Timeout:
@@ -61,34 +61,35 @@ def try_lock(lock: SoftFileLock) -> bool:
 
 
 def remove_nameless_lock(path: Path) -> bool:
-    """Remove a lock that has no name in it and gets none for `NAMING` or `NAMING_AFAR` seconds: the process that made it was killed before
-    it could write one, and filelock never takes such a process for dead. Whether it was one.
+    """Remove a lock file that stays empty for `NAMING` or `NAMING_AFAR` seconds; return whether it was removed.
+
+    Its process was killed before it wrote its name. filelock never treats such a process as dead.
     """
     try:
-        found = path.stat()
+        first = path.stat()
         until = time.monotonic() + (NAMING_AFAR if file_systems.get_network_file_system(path.parent) else NAMING)
         while time.monotonic() < until:
             if read_holder(path) is not None:
                 return False
             time.sleep(0.01)
         now = path.stat()
-        if (now.st_ino, now.st_ctime_ns, now.st_size) != (found.st_ino, found.st_ctime_ns, found.st_size):
+        if (now.st_ino, now.st_ctime_ns, now.st_size) != (first.st_ino, first.st_ctime_ns, first.st_size):
             return False
         path.unlink()
-    except FileNotFoundError:  # let go of meanwhile
+    except FileNotFoundError:  # released meanwhile
         return True
-    log.warning("%s has no name in it: the process that made it was killed; it is taken over", path)
+    log.warning("%s is empty: the process that created it was killed. This run takes the lock over", path)
     return True
 
 
 def get_slurm_job() -> tuple[int, int] | None:
-    """Number of the Slurm job that this process belongs to, and how often that was put in the queue again; None outside of one."""
+    """Return the number of this Slurm job and its restart count; None outside Slurm."""
     job = os.environ.get("SLURM_JOB_ID")
     return (int(job), int(os.environ.get("SLURM_RESTART_COUNT", "0"))) if job else None
 
 
 def is_outlived(out_dir: Path) -> bool:
-    """Whether the lock of `out_dir` is from an earlier life of this very Slurm job, which has ended, on whatever host that was."""
+    """Return whether the lock of `out_dir` is from an earlier start of this Slurm job, on any host."""
     life = get_slurm_job()
     try:
         job, count = map(int, (out_dir / LIFE).read_text(encoding="utf-8").split())
@@ -98,7 +99,7 @@ def is_outlived(out_dir: Path) -> bool:
 
 
 def is_alive(out_dir: Path) -> bool:
-    """Whether a process runs in `out_dir`."""
+    """Return whether a process runs in `out_dir`."""
     if not (out_dir / FILE).exists():
         return False
     lock = SoftFileLock(out_dir / FILE, timeout=0)
@@ -109,17 +110,17 @@ def is_alive(out_dir: Path) -> bool:
 
 
 def wait_until_free(out_dir: Path, *, patience: float = math.inf) -> None:
-    """Wait until no process runs in `out_dir`, `patience` seconds at the most; says so once."""
-    said, until = False, time.monotonic() + patience
+    """Wait until no process runs in `out_dir`, at most `patience` seconds. Prints one line while waiting."""
+    is_announced, until = False, time.monotonic() + patience
     while is_alive(out_dir) and time.monotonic() < until:
-        if not said:
+        if not is_announced:
             print(f"{out_dir}: {read_holder(out_dir / FILE)} still writes here; waiting until it has saved", file=sys.stderr, flush=True)
-            said = True
+            is_announced = True
         time.sleep(TICK)
 
 
 def read_holder(path: Path) -> str | None:
-    """Process and host that a lock file names; None where there is none."""
+    """Return the process and host that a lock file names; None if it names none."""
     try:
         pid, host, *_ = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`manifest.json` of an artifact or a checkpoint: what it was made of, and the sha256 of every file."""
+"""`manifest.json` of an artifact or a checkpoint: what it was made from, and the sha256 of every file."""
 
 import hashlib
 import json
@@ -9,36 +9,41 @@ from typing import Any
 from lexalign import __version__
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import write_json
+from lexalign.config.secrets import redact_tree
 
 MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """`manifest.json`, last: sha256 of every file of the folder and of the manifest itself, and what the folder was made of."""
+    """Write `manifest.json`, after all other files: the facts, the sha256 of every file, and the sha256 of the manifest itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    manifest = {
-        "lexalign": __version__,
-        "git_commit": fingerprint.get_git_commit(),
-        "versions": fingerprint.list_versions(),
-        **facts,
-        "files": {str(path.relative_to(folder)): {"sha256": fingerprint.digest_file(path), "bytes": path.stat().st_size} for path in files},
-    }
+    manifest = redact_tree(
+        {
+            "lexalign": __version__,
+            "git_commit": fingerprint.get_git_commit(),
+            "versions": fingerprint.list_versions(),
+            **facts,
+            "files": {
+                str(path.relative_to(folder)): {"sha256": fingerprint.digest_file(path), "bytes": path.stat().st_size} for path in files
+            },
+        }
+    )
     write_json(folder / MANIFEST, {**manifest, "sha256": digest_manifest(manifest)})
 
 
 def digest_manifest(manifest: dict[str, Any]) -> str:
-    """sha256 of a manifest as it is read back, but for that entry itself."""
+    """Return the sha256 of a manifest without its own `sha256` entry."""
     text = json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact or a checkpoint."""
+    """Read the manifest of an artifact or a checkpoint."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def find_damage(folder: Path, *, digest: Callable[[Path], str] = fingerprint.digest_file) -> str | None:
-    """What is wrong with the files of an artifact or a checkpoint, held against its manifest; None where it is whole."""
+    """Compare the files of an artifact or a checkpoint with its manifest; return the first damage, or None."""
     path = folder / MANIFEST
     if not path.is_file():
         return f"{folder} holds no {MANIFEST}"
@@ -61,10 +66,10 @@ def find_damage(folder: Path, *, digest: Callable[[Path], str] = fingerprint.dig
 
 
 def find_lost_files(details: dict[str, Any]) -> str | None:
-    """What is missing or changed of the files that a download recorded; None where all are there."""
-    for found in details.values():
-        for file in found["files"] if isinstance(found, dict) else ():
-            path = Path(found["folder"]) / file["path"]
+    """Return the first missing or changed file of a recorded download; None if all files are there."""
+    for download in details.values():
+        for file in download["files"] if isinstance(download, dict) else ():
+            path = Path(download["folder"]) / file["path"]
             if not path.is_file():
                 return f"{path} is missing"
             if file["sha256"] not in (None, fingerprint.digest_file(path)):

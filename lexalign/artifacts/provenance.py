@@ -1,4 +1,4 @@
-"""How a finished model came to be, as its manifest tells it: what it was trained from, on which rows, in which types. No torch."""
+"""Provenance of a finished model, read from its manifest: its base, its rows, its types. No torch."""
 
 import dataclasses
 import logging
@@ -19,27 +19,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """How a model came to be; nothing is known of one that is no run of ours."""
+    """How a model was made. Empty for a model that this program did not train."""
 
     folder: Path | None = None
     """The artifact's folder."""
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: str) -> "Provenance":
-        """What the folder at `path` tells of itself."""
+    def read(cls, path: str) -> "Provenance":
+        """Read the provenance of the model at `path`."""
         place = find_model(path)
         if place.kind == "run" and place.path is not None:
             return cls(folder=place.path, manifest=read_manifest(place.path))
         return cls()
 
     def setting(self, group: str, name: str) -> Any:
-        """A setting that it was trained with; None where none is known."""
+        """Return a setting that the model was trained with; None if it is not known."""
         return (self.manifest.get("settings", {}).get(group) or {}).get(name)
 
     @property
     def start(self) -> dict[str, Any]:
-        """The model it was trained from: path, revision, files (their digests then); empty where nothing is known of one."""
+        """The model that training started from: path, revision, files (with their digests at that time); empty if unknown."""
         return self.manifest.get("model", {})
 
     @property
@@ -48,8 +48,8 @@ class Provenance:
         return self.manifest.get("rewards") or {}
 
     @property
-    def listed(self) -> list[Any]:
-        """The rewards by name that it was trained for, as `method.rewards` had them."""
+    def method_rewards(self) -> list[Any]:
+        """The rewards that the model was trained for, in the form of `method.rewards`."""
         return self.setting("method", "rewards") or []
 
     @property
@@ -63,40 +63,44 @@ class Provenance:
         return self.setting("adapter", "bits") if self.manifest.get("kind") == "adapter" else None
 
     def data(self, extensions: list[str]) -> Data | None:
-        """The rows it was trained and measured on, at the hub's commit; None where they are not known.
+        """Return the data settings that the model was trained and measured with, at the hub's commit; None if they are not known.
 
-        Raises ConfigError where they are not described as today, or need code that may not be run.
+        Raises ConfigError if the recorded settings do not parse today, or need code that is not allowed.
         """
         settings, source = self.manifest.get("settings", {}).get("data"), self.manifest.get("data", {})
         if not settings or not source.get("path"):
             return None
         tree = {**settings, "path": source["path"], **({"revision": source["revision"]} if "repo" in source else {})}
         problems = targets.find_target_problems({"data": tree}, [targets.OWN_PACKAGE, *extensions])
-        found = parse(Data, tree, "data", problems)
-        if found is None or problems:
-            raise ConfigError([f"{self.folder}: its rows cannot be read as it tells: {problem}" for problem in problems])
-        return found
+        data = parse(Data, tree, "data", problems)
+        if data is None or problems:
+            raise ConfigError([f"{self.folder}: its recorded data settings cannot be used: {problem}" for problem in problems])
+        return data
 
 
 def make_reference_experiment(
-    experiment: Experiment, past: Provenance, named: str | None, *, setting: str, instead: str
+    experiment: Experiment, past: Provenance, name: str | None, *, setting: str, instead: str
 ) -> Experiment | None:
-    """The experiment with the reference as its model; None where there is none.
+    """Return the experiment with the reference as its model; None if there is no reference.
 
-    `named` is what `setting` says: a path, null, or the word that stands for the model it was trained from. Raises ConfigError where that
-    is not what it was; `instead` is what to type then.
+    `name` is the value of `setting`: a path, null, or a word for the model that training started from (auto, reference). Raises ConfigError
+    if that model has changed since; `instead` says what to type then.
     """
-    if named is None:
+    if name is None:
         return None
-    of_the_past = named in ("auto", "reference")
-    path, revision = (past.start.get("path"), past.start.get("revision")) if of_the_past else (named, None)
+    is_recorded = name in ("auto", "reference")
+    path, revision = (past.start.get("path"), past.start.get("revision")) if is_recorded else (name, None)
     if path is None:
-        log.info("No reference: %s does not tell what it was trained from (%s=<path> names one)", experiment.model.path, setting)
+        log.info(
+            "No reference: the files of %s do not record which model it was trained from (type %s=<path> to name one)",
+            experiment.model.path,
+            setting,
+        )
         return None
     place, files = find_model(path), past.start.get("files")
     if place.kind == "missing":
-        raise ConfigError(f"{setting}={named}: {place.problem}, and the model was trained from it; {instead}")
-    if of_the_past and files is not None and fingerprint.fingerprint_location(place, None, "models").get("files") != files:
-        raise ConfigError(f"{setting}={named}: {path} is not what the model was trained from any more (sha256 differs); {instead}")
+        raise ConfigError(f"{setting}={name}: {place.problem}, and the model was trained from it; {instead}")
+    if is_recorded and files is not None and fingerprint.fingerprint_location(place, None, "models").get("files") != files:
+        raise ConfigError(f"{setting}={name}: {path} is not what the model was trained from any more (sha256 differs); {instead}")
     start = dataclasses.replace(experiment.model, path=path, revision=revision if place.kind == "hub" else None)
     return dataclasses.replace(experiment, model=start)

@@ -1,4 +1,4 @@
-"""What a run leaves in `result.json`."""
+"""`result.json`: the outcome of a run."""
 
 import dataclasses
 import json
@@ -50,11 +50,11 @@ RESULT = "result.json"
 
 
 def write_result(out_dir: Path, result: Result) -> None:
-    """`result.json`."""
+    """Write `result.json`."""
     write_json(out_dir / RESULT, dataclasses.asdict(result))
 
 
 def read_result(out_dir: Path) -> Result | None:
-    """The result a run left in its folder; None where there is none."""
+    """Read the result in a run's folder; None if there is none."""
     path = out_dir / RESULT
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

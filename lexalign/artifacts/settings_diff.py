@@ -1,4 +1,4 @@
-"""What a run was begun with against what it would go on with."""
+"""Compare the settings that a run started with and the settings of the command that resumes it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ CONTENT = ("model", "data")
 ABSENT = "(absent)"
 
 
-def list_compared(made_of: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:
-    """Every value that must stay as it was, by the key one types; what the model's and the data's files hold under `model` and `data`."""
-    found = dict(list_leaves(json.loads(json.dumps(made_of["settings"], default=str))))
-    if not measured:
-        found = {key: value for key, value in found.items() if key.split(".")[0] not in UNMEASURED}
+def list_compared(made_of: Mapping[str, Any], *, with_evaluation: bool) -> dict[str, Any]:
+    """Return every value that must not change, by its key; `model` and `data` hold the digests of their files."""
+    leaves = dict(list_leaves(json.loads(json.dumps(made_of["settings"], default=str))))
+    if not with_evaluation:
+        leaves = {key: value for key, value in leaves.items() if key.split(".")[0] not in UNMEASURED}
     for name in CONTENT:
         content = {key: made_of[name][key] for key in ("files", "repo", "revision", "tokenizer") if key in made_of[name]}
         if content:
-            found[name] = content
-    return found
+            leaves[name] = content
+    return leaves
 
 
 def list_leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of a tree of settings."""
+    """Yield (dotted key, value) for each leaf of a tree of settings."""
     if not isinstance(node, Mapping):
         yield where, node
         return
@@ -35,10 +35,10 @@ def list_leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield from list_leaves(value, f"{where}.{name}" if where else name)
 
 
-def diff_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, measured: bool = False) -> dict[str, str]:
-    """What differs between two runs' `identity.made_of`: key to "old -> new"."""
-    old, new = list_compared(before, measured=measured), list_compared(now, measured=measured)
-    if "model" not in old or "model" not in new:  # the parent is not there (any more): its settings are its own to tell
+def diff_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, with_evaluation: bool = False) -> dict[str, str]:
+    """Compare the described inputs of two runs; return the differences as key: "old -> new"."""
+    old, new = list_compared(before, with_evaluation=with_evaluation), list_compared(now, with_evaluation=with_evaluation)
+    if "model" not in old or "model" not in new:  # the parent is missing, so it cannot be compared
         old.pop("model", None)
         new.pop("model", None)
     return {
@@ -49,7 +49,7 @@ def diff_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, measured
 
 
 def describe_change(old: Any, new: Any, *, content: bool) -> str:
-    """A change in words; of files, which of them."""
+    """Describe a change in words; for files, name those that changed."""
     if content and isinstance(old, dict) and isinstance(new, dict) and "files" in old and "files" in new:
         names = {*old["files"], *new["files"]}
         other = sorted(name for name in names if old["files"].get(name) != new["files"].get(name))
@@ -60,35 +60,35 @@ def describe_change(old: Any, new: Any, *, content: bool) -> str:
 
 
 def shorten_digest(digest: str | None) -> str:
-    """The beginning of a digest."""
+    """Return the first characters of a digest."""
     return digest[:12] if digest else ABSENT
 
 
 def is_covered(allowed: Sequence[str], key: str) -> bool:
-    """Whether `resume_allow` names a key or a group it stands in."""
+    """Return whether `resume_allow` names a key or one of its groups."""
     return any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
-def refuse_differences(differences: Mapping[str, str], *, allowed: Sequence[str], begun: str) -> None:
-    """Raise ConfigError with every difference that `allowed` does not cover."""
-    left = {key: change for key, change in differences.items() if not is_covered(allowed, key)}
-    if left:
+def refuse_differences(differences: Mapping[str, str], *, allowed: Sequence[str], opening: str) -> None:
+    """Raise ConfigError with every difference that `allowed` does not cover. `opening` begins the message."""
+    refused = {key: change for key, change in differences.items() if not is_covered(allowed, key)}
+    if refused:
         raise ConfigError(
             [
-                f"{begun} with other settings:",
-                *(f"  {key}: {change}" for key, change in left.items()),
-                f"  type the old ones or another output_dir; to go on with the new ones: 'resume_allow=[{','.join([*allowed, *left])}]'",
+                f"{opening} with other settings:",
+                *(f"  {key}: {change}" for key, change in refused.items()),
+                f"  type the old ones or another output_dir; to go on with the new ones: 'resume_allow=[{','.join([*allowed, *refused])}]'",
             ]
         )
 
 
 def find_unknown_keys(names: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the names in `resume_allow`, held against the settings that are compared."""
+    """Return the problems of the names in `resume_allow`: each must be a key or a group that is compared."""
     keys = [key for key, _ in list_leaves(settings) if key.split(".")[0] not in UNMEASURED]
     groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
-    known = [*keys, *sorted({*groups, *CONTENT})]
+    choices = [*keys, *sorted({*groups, *CONTENT})]
     return [
-        f"resume_allow: {name} is nothing that a resumed run is compared by{suggest_nearest(name, known)}; leave it out"
+        f"resume_allow: {name} is nothing that a resumed run is compared by{suggest_nearest(name, choices)}; leave it out"
         for name in names
-        if name not in known
+        if name not in choices
     ]

@@ -1,7 +1,7 @@
-"""A folder of entries that are whole or not there, shared by runs that know nothing of each other.
+"""A cache on the disk that several runs share, keyed by content.
 
-An entry is a folder named by the key of its content, written aside and renamed, with a `digests.json` of its files. An entry that does not
-match its digests is removed and counts as absent. The oldest used go first when the shelf grows over its bound.
+An entry is a folder named by the key of its content. It is written under a temporary name and renamed, with a `digests.json` of its files.
+An entry that does not match its digests is removed and made again. Above the size limit, the least recently used entries are removed.
 """
 
 import json
@@ -19,44 +19,44 @@ from lexalign.config.schema import Experiment
 log = logging.getLogger(__name__)
 DIGESTS = "digests.json"
 ABANDONED = 24 * 3600
-"""Seconds after which a half-written entry is taken for a killed run's."""
+"""Seconds after which a temporary entry is treated as left behind by a killed run."""
 
 
-SHELVES = ("tokens", "reference", "preflight")
+CACHES = ("tokens", "reference", "measurements", "preflight")
 
 
 def open_cache(experiment: Experiment, name: str) -> "ContentCache":
-    """One of the `SHELVES` of an experiment's store."""
-    assert name in SHELVES
+    """Open one of the `CACHES` in an experiment's store."""
+    assert name in CACHES
     return ContentCache(Path(experiment.store) / name, max_bytes=int(experiment.cache.max_gb * 1e9))
 
 
 def manage_cache(experiment: Experiment) -> str:
-    """Do what `cache` asks for, show or clear, and say what is there or was there."""
+    """Show or clear the caches (`cache.action`); return the text to print."""
     lines = []
-    for name in SHELVES:
-        shelf = open_cache(experiment, name)
-        count, size = len(shelf.names()), shelf.size()
-        lines.append(f"{shelf.root}: {count} entries, {size / 1e6:,.1f} MB of at most {shelf.max_bytes / 1e6:,.0f} MB")
+    for name in CACHES:
+        entries = open_cache(experiment, name)
+        count, size = len(entries.list_names()), entries.measure_size()
+        lines.append(f"{entries.root}: {count} entries, {size / 1e6:,.1f} MB of at most {entries.max_bytes / 1e6:,.0f} MB")
         if experiment.cache.action == "clear":
-            shelf.clear()
-            lines[-1] = f"{shelf.root}: {count} entries removed, {size / 1e6:,.1f} MB freed"
+            entries.clear()
+            lines[-1] = f"{entries.root}: {count} entries removed, {size / 1e6:,.1f} MB freed"
     return "\n".join(lines)
 
 
 class ContentCache:
-    """Entries below `root`, together no larger than `max_bytes` after each addition."""
+    """The entries below `root`, together at most `max_bytes` after each addition."""
 
     def __init__(self, root: Path, *, max_bytes: int):
         self.root = root
         self.max_bytes = max_bytes
 
     def get(self, name: str) -> Path | None:
-        """The folder of a whole entry, noted as used now; None where it is absent or damaged (a damaged one is removed)."""
+        """Return the folder of a whole entry and mark it as used; None if it is absent or damaged. A damaged entry is removed."""
         folder = self.root / name
         try:
-            wanted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-            broken = [file for file, value in wanted.items() if digest(folder / file) != value]
+            digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+            broken = [file for file, value in digests.items() if digest(folder / file) != value]
         except (OSError, ValueError, AttributeError):
             if not folder.exists():
                 return None
@@ -69,31 +69,31 @@ class ContentCache:
         return folder
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """Make an entry: `write` fills a folder aside. Where another run was faster, its entry stays."""
+        """Make an entry: `write` fills a temporary folder. If another run was faster, its entry stays."""
         with write_folder(self.root / name, beside=self.root) as aside:
             write(aside)
             files = {str(path.relative_to(aside)): digest(path) for path in sorted(aside.rglob("*")) if path.is_file()}
             (aside / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
         self.trim(keep=name)
 
-    def names(self, below: str = "") -> list[str]:
-        """Names of the entries, those of one folder of the shelf only where it is named."""
-        found = []
-        for folder, inside, files in os.walk(self.root / below):  # which passes over what another run removes meanwhile
+    def list_names(self, below: str = "") -> list[str]:
+        """List the names of the entries, or of those in the folder `below`."""
+        names = []
+        for folder, inside, files in os.walk(self.root / below):  # it skips what another run removes meanwhile
             inside[:] = [] if DIGESTS in files else [name for name in inside if not name.startswith(ASIDE)]
-            found += [str(Path(folder).relative_to(self.root))] if DIGESTS in files else []
-        return sorted(found)
+            names += [str(Path(folder).relative_to(self.root))] if DIGESTS in files else []
+        return sorted(names)
 
-    def size(self) -> int:
-        """Bytes of all entries."""
-        return sum(measure_folder(self.root / name) for name in self.names())
+    def measure_size(self) -> int:
+        """Return the bytes of all entries."""
+        return sum(measure_folder(self.root / name) for name in self.list_names())
 
     def trim(self, *, keep: str) -> None:
-        """Remove the entries longest unused until the shelf is within its bound, and what killed runs left half written; `keep` stays."""
+        """Remove the least recently used entries until the cache is within its limit, and old temporary folders. `keep` stays."""
         for aside in self.root.glob(f"{ASIDE}*"):
             if time.time() - get_last_use(aside) > ABANDONED:
                 shutil.rmtree(aside, ignore_errors=True)
-        entries = [(self.root / name, name) for name in self.names()]
+        entries = [(self.root / name, name) for name in self.list_names()]
         sizes = {folder: measure_folder(folder) for folder, _ in entries}
         total = sum(sizes.values())
         for folder, name in sorted(entries, key=lambda entry: get_last_use(entry[0])):
@@ -102,7 +102,7 @@ class ContentCache:
             if name != keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= sizes[folder]
-                log.info("%s is removed: the store is bounded at %.3g GB (cache.max_gb)", folder, self.max_bytes / 1e9)
+                log.info("%s is removed: the cache is limited to %.3g GB (cache.max_gb)", folder, self.max_bytes / 1e9)
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -110,7 +110,7 @@ class ContentCache:
 
 
 def measure_folder(folder: Path) -> int:
-    """Bytes of a folder's files; 0 where another run has just removed it."""
+    """Return the bytes of a folder's files; 0 if another run has just removed it."""
     try:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError:
@@ -118,7 +118,7 @@ def measure_folder(folder: Path) -> int:
 
 
 def get_last_use(folder: Path) -> float:
-    """When an entry was last asked for."""
+    """Return the time when an entry was last used."""
     try:
         return folder.stat().st_mtime
     except OSError:

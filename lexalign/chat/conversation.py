@@ -1,36 +1,37 @@
-"""The terminal's side of a conversation: lines in, answers out, the commands in between. No torch."""
+"""The terminal side of a conversation: input lines, answers and commands. No torch."""
 
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from lexalign.config.secrets import escape_control
 from lexalign.errors import Stopped
 
 PROMPT = "you> "
 LOOK = 0.2
-"""Seconds between two looks at the terminal."""
+"""Seconds between two checks for input."""
 RESET, EXIT = "/reset", "/exit"
 INTERRUPTED = 130
-"""Exit code of Ctrl-C, by which it is told from SIGTERM."""
+"""Exit code of Ctrl-C. SIGTERM has another."""
 Write = Callable[[str], None]
 
 
 class Speaker(Protocol):
-    """One that answers."""
+    """A model that answers."""
 
     name: str
 
     def answer(self, text: str, *, turn: int, write: Write) -> str:
-        """The answer to a text, written as it comes; `turn` counts from 0."""
+        """Return the answer to a text, and write it as it is generated. `turn` counts from 0."""
 
     def forget(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation."""
 
 
 def talk(speakers: Sequence[Speaker]) -> list[dict[str, str]]:
-    """Have every line answered by each speaker, until the lines end, /exit, Ctrl-D or Ctrl-C; what was said, turn by turn."""
-    said: list[dict[str, str]] = []
+    """Let each speaker answer every line until the input ends, or /exit, Ctrl-D or Ctrl-C; return the turns."""
+    answers: list[dict[str, str]] = []
     turn = 0
     try:
         for line in read_lines():
@@ -42,31 +43,33 @@ def talk(speakers: Sequence[Speaker]) -> list[dict[str, str]]:
                     speaker.forget()
                 write_now("(a new conversation)\n")
             elif line.startswith("/"):
-                write_now(f"({line.split()[0]}: there are {RESET} and {EXIT}; a text that begins with / is typed after a space)\n")
+                write_now(
+                    f"({line.split()[0]}: unknown command; there are {RESET} and {EXIT}. Type a space before a text that begins with /)\n"
+                )
             elif line.strip():
-                said.append(answer_line(speakers, line.strip(), turn))
+                answers.append(answer_line(speakers, line.strip(), turn))
                 turn += 1
     except (Stopped, KeyboardInterrupt) as stop:
         if isinstance(stop, Stopped) and stop.exit_code != INTERRUPTED:
             raise
         write_now("\n")
-    return said
+    return answers
 
 
 def answer_line(speakers: Sequence[Speaker], text: str, turn: int) -> dict[str, str]:
-    """The answers of all speakers to a line, by their names, under the line itself."""
-    found = {"prompt": text}
+    """Return a line (`prompt`) and the answers of all speakers, by name."""
+    answers = {"prompt": text}
     width = max(len(speaker.name) for speaker in speakers)
     for speaker in speakers:
         if len(speakers) > 1:
             write_now(f"{speaker.name:>{width}}: ")
-        found[speaker.name] = speaker.answer(text, turn=turn, write=write_now)
+        answers[speaker.name] = speaker.answer(text, turn=turn, write=write_now)
         write_now("\n")
-    return found
+    return answers
 
 
 def read_lines() -> Iterator[str]:
-    """What is typed, or comes through a pipe, line by line."""
+    """Yield the lines that are typed, or come through a pipe."""
     if sys.stdin.isatty():
         import readline  # noqa: F401 - input() then has a history and arrow keys
 
@@ -81,11 +84,11 @@ def read_lines() -> Iterator[str]:
 
 
 def read_typed_line() -> str:
-    """A line from the terminal; raises EOFError at the end."""
+    """Read a line from the terminal. Raises EOFError at the end."""
     if sys.stdout.isatty():
         return input(PROMPT)
     write_now(PROMPT)
-    while not select.select([sys.stdin], [], [], LOOK)[0]:  # a signal between the prompt and a read that waits would not be heard
+    while not select.select([sys.stdin], [], [], LOOK)[0]:  # a blocking read would miss a signal that comes just before it
         pass
     if not (line := sys.stdin.readline()):
         raise EOFError
@@ -94,5 +97,5 @@ def read_typed_line() -> str:
 
 def write_now(text: str) -> None:
     """Write at once, without waiting for the end of a line."""
-    sys.stdout.write(text)
+    sys.stdout.write(escape_control(text))
     sys.stdout.flush()

@@ -9,26 +9,26 @@ from lexalign.artifacts import files
 from lexalign.artifacts.provenance import Provenance
 from lexalign.config.paths import Location, find_model
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank may be."""
-MORE_THAN_LORA = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication")
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM accepts for --max-lora-rank."""
+UNSUPPORTED_FEATURES = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "layer_replication")
 """Features of an adapter that vLLM does not serve."""
 
 
 def make_command(path: str, revision: str | None) -> str:
-    """What to type to serve what `path` names, on a machine with vLLM; for an adapter that vLLM cannot serve, what to type before."""
+    """Make the command that serves the model at `path`. For an adapter that vLLM cannot serve, it begins with an export."""
     place = find_model(path)
     folder = place.path
     if folder is None or not (folder / files.ADAPTER_CONFIG).is_file():
         return make_serve_command(place, revision)
     config = json.loads((folder / files.ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    past = Provenance.of(path)
+    past = Provenance.read(path)
     base = past.manifest.get("base") or {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
     below = find_model(base["path"])
     if reason := explain_export_needed(config, past, below):
         export = shlex.join(["python", "run.py", "stage=export", f"model.path={path}", "output_dir=exported"])
         return f"{export} && vllm serve exported/artifact   # {reason}"
-    rank = next(rank for rank in RANKS if rank >= config["r"])
+    rank = next(rank for rank in LORA_RANKS if rank >= config["r"])
     name = folder.parent.name if folder.name == "artifact" else folder.name
     words = ["--enable-lora", "--lora-modules", f"{name}={folder.resolve()}", "--max-lora-rank", str(rank)]
     template = folder / "chat_template.jinja"
@@ -38,19 +38,19 @@ def make_command(path: str, revision: str | None) -> str:
 
 
 def explain_export_needed(config: dict[str, Any], past: Provenance, base: Location) -> str | None:
-    """Why vLLM cannot serve an adapter on its base as it was trained; None where it can."""
+    """Explain why vLLM cannot serve an adapter on its base; None if it can."""
     if past.bits:
-        return f"the adapter was trained on a base of {past.bits} bits, which vLLM does not quantize alike"
+        return f"the adapter was trained on a base of {past.bits} bits, which vLLM quantizes in another way"
     if base.kind == "gguf":
-        return "vLLM puts no adapter on a .gguf base"
-    if used := [name for name in MORE_THAN_LORA if config.get(name)]:
-        return f"the adapter uses {', '.join(used)}"
-    if config["r"] > RANKS[-1]:
-        return f"the adapter's rank is {config['r']}, vLLM's limit {RANKS[-1]}"
+        return "vLLM serves no adapter on a .gguf base"
+    if features := [name for name in UNSUPPORTED_FEATURES if config.get(name)]:
+        return f"the adapter uses {', '.join(features)}"
+    if config["r"] > LORA_RANKS[-1]:
+        return f"the adapter's rank is {config['r']}, vLLM's limit {LORA_RANKS[-1]}"
     return None
 
 
 def make_serve_command(place: Location, revision: str | None, *words: str) -> str:
-    """`vllm serve` of a place."""
+    """Make the `vllm serve` command of a model."""
     where = place.name if place.path is None else str(Path(place.path).resolve())
     return shlex.join(["vllm", "serve", where, *(["--revision", revision] if revision else []), *words])

@@ -1,5 +1,6 @@
 """Where a `model.path` or `data.path` leads: inside this package, to a folder, a file, a PyPI package or the hub."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -19,6 +20,9 @@ FILE_SUFFIXES = (
 )  # fmt: skip
 OWN = "embedded:"
 """How the paths of what is inside this package begin."""
+MAKERS = {"generated:reasoning/": "lexalign.embedded.reasoning.ensure_folder", "survey:": "lexalign.surveys.folder.ensure_folder"}
+"""How the paths of rows that are made on first use begin, and what makes them: `(name, cache folder) -> folder`. Named, not imported: they
+stand on this room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +49,20 @@ def find_data(path: str) -> Location:
     """Where a data set is."""
     if path.startswith(OWN):
         return locate_on_disk(path, EMBEDDED / "data" / path.removeprefix(OWN))
-    if path.startswith("generated:reasoning/"):
-        return make_generated(path)
+    for start, maker in MAKERS.items():
+        if path.startswith(start):
+            return make_generated(path, maker, path.removeprefix(start))
     return locate_on_disk(path, Path(path).expanduser())
 
 
-def make_generated(path: str) -> Location:
-    """Rows that this package makes, on first use: `generated:reasoning/<part>`."""
+def make_generated(path: str, maker: str, name: str) -> Location:
+    """Rows that this package makes on first use, below the user's cache, by the function that `maker` names."""
     from lexalign.config.hardware import get_user_cache
-    from lexalign.embedded import reasoning
     from lexalign.errors import DataError
 
+    module, _, function = maker.rpartition(".")
     try:
-        return Location(kind="folder", name=path, path=reasoning.ensure_folder(path.removeprefix("generated:reasoning/"), get_user_cache()))
+        return Location(kind="folder", name=path, path=getattr(importlib.import_module(module), function)(name, get_user_cache()))
     except DataError as error:
         return Location(kind="missing", name=path, problem=str(error))
 

@@ -1,1 +1,1 @@
-"""Inside a run of several processes: what they tell each other, who computes which rows, weights held in parts."""
+"""Runs of several processes: collectives, sharding of the rows, sharding of the weights."""

@@ -1,4 +1,4 @@
-"""How accelerate is to share a model out, in its own words, and whether it did."""
+"""Settings with which accelerate shards a model, and the check that it did."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from lexalign.distributed import collectives
 from lexalign.errors import ConfigError
 
 KINDS = {"ddp": ("MULTI_CPU", "MULTI_GPU"), "fsdp": ("FSDP",), "deepspeed": ("DEEPSPEED",)}
-"""accelerate's names of what it set up."""
+"""accelerate's names of the strategies."""
 
 
 def make_arguments(experiment: Experiment) -> dict[str, Any]:
-    """Arguments of transformers' TrainingArguments."""
+    """Make the arguments of transformers' TrainingArguments."""
     common = {"ddp_find_unused_parameters": False, "ddp_timeout": int(collectives.LONG.total_seconds())}
     if experiment.hardware.strategy == "fsdp":
         wrapped = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
@@ -25,7 +25,7 @@ def make_arguments(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_zero_config(stage: int) -> dict[str, Any]:
-    """DeepSpeed's ZeRO, the rest as the arguments say."""
+    """Make the configuration of DeepSpeed's ZeRO. The other values follow the training arguments."""
     return {
         "zero_optimization": {"stage": stage},
         "bf16": {"enabled": "auto"},
@@ -38,38 +38,38 @@ def make_zero_config(stage: int) -> dict[str, Any]:
 
 
 def get_local_part(weight: Any) -> Any:
-    """What this process holds of a weight: of FSDP2's and of ZeRO-3's a part, of others all."""
+    """Return the local part of a weight: a part under FSDP2 and ZeRO-3, else the whole weight."""
     from torch.distributed.tensor import DTensor
 
     return weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)
 
 
 def get_full_size(weight: Any) -> int:
-    """Bytes of a whole weight: what ZeRO-3 leaves in its place is empty."""
+    """Return the bytes of a whole weight. ZeRO-3 leaves an empty tensor in its place."""
     return getattr(weight, "ds_numel", weight.numel()) * weight.element_size()
 
 
 def is_model_sharded(model: Any) -> bool:
-    """Whether the model's weights are shared out, so that every process has to take part in each forward."""
+    """Return whether the weights are sharded. If so, every process must take part in each forward."""
     return any(get_local_part(weight) is not weight for weight in model.parameters())
 
 
 def check_sharding(accelerator: Any, experiment: Experiment) -> None:
-    """Raises ConfigError where accelerate set up something else than was asked for: it falls back without a word."""
-    strategy, got = experiment.hardware.strategy, accelerator.distributed_type.value
+    """Raise ConfigError if accelerate set up another strategy. It falls back without a message."""
+    strategy, actual = experiment.hardware.strategy, accelerator.distributed_type.value
     if collectives.world_size() == 1:
         return
-    if got not in KINDS[strategy] or accelerator.num_processes != collectives.world_size():
+    if actual not in KINDS[strategy] or accelerator.num_processes != collectives.world_size():
         raise ConfigError(
-            f"hardware={strategy}: accelerate set up {got} with {accelerator.num_processes} processes "
+            f"hardware={strategy}: accelerate set up {actual} with {accelerator.num_processes} processes "
             f"instead of {collectives.world_size()}; "
             "type hardware=ddp, or hardware=auto"
         )
 
 
 def enter_zero3(args: Any, *, yes: bool) -> None:
-    """Whether transformers and TRL are to take the weights for ZeRO-3's, which they are from when DeepSpeed has the model and not, as these
-    two believe, from when it is configured."""
+    """Set whether transformers and TRL treat the weights as sharded by ZeRO-3. They are from the moment when DeepSpeed has the model;
+    transformers and TRL assume it from the configuration on."""
     if getattr(args, "hf_deepspeed_config", None) is None:
         return
     from transformers.integrations import deepspeed
@@ -78,39 +78,38 @@ def enter_zero3(args: Any, *, yes: bool) -> None:
 
 
 def gather_weights(model: Any) -> dict[str, Any] | None:
-    """The weights of a model that is shared out, put together on the first process, which all of them must ask for; None where each holds
-    all of them."""
+    """Gather the weights of a sharded model on rank 0. Every process must call it. None if the model is not sharded."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.tensor import DTensor
 
     weights = dict(model.named_parameters(remove_duplicate=False))
     if any(isinstance(weight, DTensor) for weight in weights.values()):
-        found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     elif is_model_sharded(model):
-        found = iterate_gathered(model.state_dict(), weights)
+        gathered = iterate_gathered(model.state_dict(), weights)
     else:
         return None
     if collectives.is_main():
         first: dict[int, str] = {}
-        for name, weight in weights.items():  # a weight of two names is one, and written once
-            found[name] = found[first.setdefault(id(weight), name)]
-    return found
+        for name, weight in weights.items():  # a tied weight has two names and is written once
+            gathered[name] = gathered[first.setdefault(id(weight), name)]
+    return gathered
 
 
 def iterate_gathered(state: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    """ZeRO-3's weights, one after the other, on the first process."""
+    """Gather the weights of ZeRO-3 on rank 0, one after the other."""
     from deepspeed import zero
 
-    found = {}
+    gathered = {}
     for name, value in state.items():
         with zero.GatheredParameters([weights[name]] if name in weights else []):
             if collectives.is_main():
-                found[name] = weights.get(name, value).detach().cpu().clone()
-    return found
+                gathered[name] = weights.get(name, value).detach().cpu().clone()
+    return gathered
 
 
 class ShardingCheck(TrainerCallback):
-    """Once the model is wrapped: raises ConfigError where no weight is shared out although that was asked for."""
+    """When training begins: raises ConfigError if sharding was requested and no weight is sharded."""
 
     def __init__(self, chosen: Hardware):
         self.chosen = chosen
@@ -118,5 +117,5 @@ class ShardingCheck(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if hardware.is_sharded(self.chosen) and not is_model_sharded(model):
             raise ConfigError(
-                f"hardware={self.chosen.strategy}: no weight is shared out over the GPUs (each holds all of them); type hardware=ddp"
+                f"hardware={self.chosen.strategy}: no weight is sharded over the GPUs (each holds all of them); type hardware=ddp"
             )

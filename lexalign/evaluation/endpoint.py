@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 
 from lexalign.config.schema import Judge
+from lexalign.config.secrets import register_secret
 from lexalign.hub.retries import BUSY, LONGEST_ASKED, RetryPolicy, get_asked_pause
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Endpoint:
         self.url = settings.url.rstrip("/") + "/chat/completions"
         self.model = settings.model
         self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        register_secret(self.key)
         self.patience = RetryPolicy(retries=settings.retries, first_pause=first_pause)
         # No redirects: one could lead elsewhere with the key.
         self.client = httpx2.Client(timeout=settings.timeout, follow_redirects=False)

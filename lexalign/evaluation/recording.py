@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lexalign.artifacts.result import Result
+from lexalign.config.secrets import redact_tree
 from lexalign.evaluation import baselines, compare, degeneration, metrics, summary
 from lexalign.evaluation.evaluator import Evaluator, Measurement
 from lexalign.evaluation.measure import write_measurements
@@ -24,7 +25,7 @@ def record_measurements(
     result.baselines = baselines.list_baseline_values(trivial)
     result.warnings = [*baselines.judge_scores(trivial, after, list(after.rows)), *degeneration.find_signs(evaluator, before, after)]
     measurements = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
-    result.samples = list_samples(evaluator, measurements)
+    result.samples = redact_tree(list_samples(evaluator, measurements))
     if out_dir is not None:
         write_measurements(out_dir / compare.FILE, evaluator.rows, before, after)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lexalign.artifacts.result import Result
+from lexalign.config.secrets import clean
 
 
 def format_prompt(prompt: Any) -> str:
@@ -29,7 +30,7 @@ def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -
             mark = " (score)" if name == result.score_name else ""
             low, high = result.intervals[name]
             before_cell = [f"{before[name]:.4f}" if name in before else ""] if before else []
-            table.add_row(name + mark, str(result.n[name]), *before_cell, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
+            table.add_row(clean(name + mark), str(result.n[name]), *before_cell, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
             for prediction, trivial in result.baselines.get(name, {}).items():
                 table.add_row(f"  {prediction}", "", *[""] * len(before_cell), f"{trivial:.4f}", "without a model", style="dim")
         console.print(table)
@@ -38,15 +39,15 @@ def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -
     for sample in result.samples:
         width = max(map(len, sample))
         for name, text in sample.items():
-            console.print(Text(f"{name:>{width}}: ", style="bold").append(Text(text, style="")))
+            console.print(Text(f"{name:>{width}}: ", style="bold").append(Text(clean(text), style="")))
         console.print()
     if result.artifact is not None:
-        console.print(Text(f"artifact: {result.artifact}"), soft_wrap=True)
+        console.print(Text(clean(f"artifact: {result.artifact}")), soft_wrap=True)
 
 
 def show_plan_table(facts: dict[str, Any], what: str) -> None:
     """Print the plan of a dry run; `what` is not done."""
     table = Table(title=f"The plan (dry_run=true: {what})", title_justify="left", show_header=False)
     for name, fact in facts.items():
-        table.add_row(name, str(fact))
+        table.add_row(name, Text(clean(str(fact))))
     Console(file=sys.stdout, highlight=False).print(table)

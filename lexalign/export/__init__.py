@@ -1,8 +1,9 @@
-"""From what a run left to a model that stands alone: merged, compared with what was trained, written, described, and uploaded.
+"""Export a trained model as one that needs no adapter: merged, compared with what was trained, written and described.
 
-- `subject`: what is exported, and in which ways it can be merged;
+- `source`: what is exported, and in which ways it can be merged;
 - `merging`: the model as it was trained, and merged;
-- `comparing`: how far one is from the other on held-out rows;
-- `writing`: the folder, read back and compared before it has its name;
-- `card`: its README.md.
+- `comparison`: how far one is from the other on held-out rows;
+- `merge_choice`: the way whose result is nearest to the trained model;
+- `folder`: the folder, read back and compared before it gets its name;
+- `model_card`: its README.md.
 """

@@ -1,4 +1,4 @@
-"""The model as it was trained, and the same with its adapter merged into plain weights."""
+"""Load a model as it was trained, or with its adapter merged into plain weights."""
 
 import dataclasses
 import logging
@@ -15,11 +15,11 @@ from lexalign.models import adapters, loading
 
 log = logging.getLogger(__name__)
 QUANTIZED = ("Params4bit", "Int8Params")
-"""What bitsandbytes calls its weights."""
+"""Classes of the quantized weights of bitsandbytes."""
 
 
 def load_as_trained(subject: ExportSource, tokenizer: Any) -> Any:
-    """The model as training left it: the base, quantized where it was, with its adapter beside it."""
+    """Load the model as training left it: the base, quantized if it was, and the adapter."""
     model: Any = load_base_model(subject, tokenizer)
     if subject.source.adapter is not None:
         model = attach_adapter(model, subject)
@@ -27,7 +27,7 @@ def load_as_trained(subject: ExportSource, tokenizer: Any) -> Any:
 
 
 def load_merged(subject: ExportSource, way: Way, tokenizer: Any) -> Any:
-    """The model in plain weights of the exported type. The sum of weight and update is made in float32 and rounded once."""
+    """Load the model in plain weights of the exported type. Weight and update are added in float32 and rounded once."""
     if way == "unmerged":
         model = loading.load_base(subject.experiment, subject.source)
     else:
@@ -44,7 +44,7 @@ def load_merged(subject: ExportSource, way: Way, tokenizer: Any) -> Any:
 
 
 def load_base_model(subject: ExportSource, tokenizer: Any, *, plain: bool = False) -> Any:
-    """The base as it was trained on, or `plain`: not quantized, in float32; with a row for each token that the adapter knows."""
+    """Load the base as in training, or `plain` (float32, not quantized), with an embedding for each token that the adapter has."""
     experiment = subject.experiment
     if plain:
         experiment = dataclasses.replace(experiment, adapter=None, model=dataclasses.replace(experiment.model, dtype="float32"))
@@ -55,7 +55,7 @@ def load_base_model(subject: ExportSource, tokenizer: Any, *, plain: bool = Fals
 
 
 def fit_vocabulary(model: Any, subject: ExportSource, tokenizer: Any) -> None:
-    """Give the base as many embeddings as the adapter's own have; raises ConfigError where tokens are left without one."""
+    """Resize the base to the number of the adapter's embeddings. Raises ConfigError if a token would have no embedding."""
     folder = subject.source.adapter
     assert folder is not None
     rows = model.get_input_embeddings().weight.shape[0]
@@ -73,7 +73,7 @@ def fit_vocabulary(model: Any, subject: ExportSource, tokenizer: Any) -> None:
 
 
 def attach_adapter(model: Any, subject: ExportSource) -> PeftModel:
-    """The base with the adapter on it; raises ConfigError where it belongs on another."""
+    """Attach the adapter to the base. Raises ConfigError if the adapter belongs to another base."""
     folder = subject.source.adapter
     assert folder is not None
     adapters.refuse_other_base(folder, model, subject.source.place.name)
@@ -81,26 +81,25 @@ def attach_adapter(model: Any, subject: ExportSource) -> PeftModel:
 
 
 def dequantize(model: Any) -> Any:
-    """A quantized model as the float32 weights that its bits stand for."""
+    """Convert a quantized model to the float32 weights that its bits represent."""
     model = model.dequantize(torch.float32)
-    for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):  # left behind; saving and moving look at them
+    for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):  # dequantize leaves them, and save and move read them
         vars(model).pop(name, None)
     return model
 
 
 def untie_where_apart(model: Any) -> None:
-    """A base whose output head is its input embedding, of which the adapter trained one alone, has two different ones now: say so in the
-    configuration, or loading would make them one again."""
-    given, head = model.get_input_embeddings(), model.get_output_embeddings()
+    """Untie the embeddings in the configuration if the adapter changed only one of the two. Otherwise loading would tie them again."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or not model.config.get_text_config().tie_word_embeddings:
         return
-    if head.weight is not given.weight and not torch.equal(head.weight, given.weight):
-        log.info("The adapter changed one of the tied embeddings: they are exported as two")
+    if head.weight is not embeddings.weight and not torch.equal(head.weight, embeddings.weight):
+        log.info("The adapter changed only one of the tied embeddings; they are exported untied")
         model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
 
 
 def move_to_device(model: Any, subject: ExportSource) -> Any:
-    """The model on its device, where a quantized one already is."""
+    """Move the model to its device. A quantized one is there already."""
     if any(type(weight).__name__ in QUANTIZED for weight in model.parameters()):
         return model
     return model.to(hardware.resolve_device(subject.experiment.hardware.device))

@@ -1,4 +1,4 @@
-"""README.md of an exported model: data, method, measurements with their intervals, where everything comes from, and the commands."""
+"""README.md of an exported model: data, method, measurements with their intervals, provenance and commands."""
 
 import shlex
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from lexalign.export.source import IN_WORDS, ExportSource, Way
 
 OWN_LICENSE = "apache-2.0"
 PORTABLE = (OWN, "pypi:", "generated:")
-"""How paths begin that lead to the same thing on every machine."""
+"""Prefixes of paths that mean the same on every machine."""
 
 
 def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
-    """The card. Secrets are taken out, and a path of this machine is told by its last part only."""
+    """Make the model card, without secrets. Of a path of this machine it holds the last part only."""
     steps = list(list_lineage(subject.past))
     result = find_own_result(subject.past)
     sections = [
@@ -37,43 +37,43 @@ def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
 
 
 def list_lineage(past: Provenance) -> Iterator[Provenance]:
-    """The run that left a model, the one it started from, and so on, as far as they are on this disk."""
-    seen: set[Path] = set()
-    while past.folder is not None and past.folder not in seen:
-        seen.add(past.folder)
+    """Yield the run that made a model, the run it started from, and so on, as far as they are on this disk."""
+    visited: set[Path] = set()
+    while past.folder is not None and past.folder not in visited:
+        visited.add(past.folder)
         yield past
-        past = Provenance.of(past.start["path"]) if past.start.get("path") else Provenance()
+        past = Provenance.read(past.start["path"]) if past.start.get("path") else Provenance()
 
 
 def find_own_result(past: Provenance) -> Result | None:
-    """What was measured when the model was trained; None where its run is not at hand."""
+    """Read the result of the run that trained the model; None if its folder is not here."""
     return read_result(past.folder.parent) if past.folder is not None else None
 
 
 def make_front_matter(subject: ExportSource, steps: list[Provenance]) -> str:
-    """What the hub reads of a card."""
+    """Make the YAML header of the card, which the hub reads."""
     place = subject.source.place
     sources = [find_data(path) for past in steps if (path := past.manifest.get("data", {}).get("path"))]
     facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     facts["tags"] = ["lexalign", *dict.fromkeys(name for past in steps if (name := past.setting("method", "name")))]
     if place.kind == "hub":
         facts["base_model"] = place.name
-    if hubs := sorted({found.name for found in sources if found.kind == "hub"}):
+    if hubs := sorted({source.name for source in sources if source.kind == "hub"}):
         facts["datasets"] = hubs
-    if known := find_license(place, subject.source.revision):
-        facts["license"] = known
+    if license := find_license(place, subject.source.revision):
+        facts["license"] = license
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
 
 
 def find_license(place: Location, revision: str | None) -> str | None:
-    """The licence that the base's own card names; None where none is at hand."""
+    """Return the licence that the base's model card names; None if no card is here."""
     if place.name.startswith(OWN):
         return OWN_LICENSE
     if place.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(place.name, "README.md", revision=revision)
-        card = Path(found) if isinstance(found, str) else None
+        cached = try_to_load_from_cache(place.name, "README.md", revision=revision)
+        card = Path(cached) if isinstance(cached, str) else None
     else:
         card = place.path / "README.md" if place.path is not None and place.path.is_dir() else None
     if card is None or not card.is_file():
@@ -84,24 +84,24 @@ def find_license(place: Location, revision: str | None) -> str | None:
 
 
 def make_title(subject: ExportSource) -> str:
-    """Name of the repository, or of base and method."""
+    """Return the name of the repository, or the names of base and method."""
     if subject.experiment.export.push:
         return subject.experiment.export.push.rpartition("/")[2]
     method = subject.past.setting("method", "name")
     return "-".join(filter(None, (shorten_path(subject.source.place.name).rpartition("/")[2].removeprefix(OWN), method)))
 
 
-def make_summary(subject: ExportSource, kept: Way) -> str:
-    """What the model is, in a sentence or two."""
+def make_summary(subject: ExportSource, way: Way) -> str:
+    """Describe the model in one or two sentences."""
     past, bits = subject.past, subject.bits
     data = past.manifest.get("data", {}).get("path")
     trained = f", trained with {past.setting('method', 'name')} on {shorten_path(data)}" if data else ""
     quantized = f" The adapter was trained on a base of {bits} bits." if bits else ""
-    return f"{shorten_path(subject.source.place.name)}{trained}; {IN_WORDS[kept]}, in {subject.dtype}.{quantized}"
+    return f"{shorten_path(subject.source.place.name)}{trained}; {IN_WORDS[way]}, in {subject.dtype}.{quantized}"
 
 
 def describe_measurement(result: Result) -> str:
-    """The run's own measurement, on its held-out rows."""
+    """Make the table of the run's own measurements on its held-out rows."""
     before, after = result.metrics["before"], result.metrics["after"]
     lines = ["| metric | n | before training | after | 95 % interval |", "|---|---|---|---|---|"]
     for name, value in after.items():
@@ -112,51 +112,52 @@ def describe_measurement(result: Result) -> str:
 
 
 def describe_change(chosen: MergeChoice) -> str:
-    """KL divergence and perplexity of each way against the model as it was trained."""
+    """Make the table of KL divergence and perplexity of each way against the model as it was trained."""
     trained = chosen.trained
     if not chosen.ways:
         return "Nothing: the weights are those of the training run, in their own type."
     lines = ["| model | n | perplexity | KL(trained ‖ this), nats a token |", "|---|---|---|---|"]
     lines.append(f"| as trained | {trained.n['perplexity']} | {format_interval(trained, 'perplexity')} | |")
-    for way, found in chosen.ways.items():
+    for way, measurement in chosen.ways.items():
         mark = " (this one)" if way == chosen.way else ""
         lines.append(
-            f"| {IN_WORDS[way]}{mark} | {found.n['kl']} | {format_interval(found, 'perplexity')} | {format_interval(found, 'kl')} |"
+            f"| {IN_WORDS[way]}{mark} | {measurement.n['kl']} | {format_interval(measurement, 'perplexity')} "
+            f"| {format_interval(measurement, 'kl')} |"
         )
     return "Next-token distributions on held-out rows, with 95 % intervals.\n\n" + "\n".join(lines)
 
 
-def format_interval(found: Measurement, name: str) -> str:
-    """A number and its interval."""
-    low, high = found.intervals[name]
-    return f"{found.values[name]:.4g} ({low:.4g} to {high:.4g})"
+def format_interval(measurement: Measurement, name: str) -> str:
+    """Format a value with its interval."""
+    low, high = measurement.intervals[name]
+    return f"{measurement.values[name]:.4g} ({low:.4g} to {high:.4g})"
 
 
 def describe_provenance(subject: ExportSource, steps: list[Provenance]) -> str:
-    """Base, runs from the first to the last, code, versions and licence."""
+    """List base, licence, runs from the first to the last, and the version of this program."""
     source = subject.source
-    known = find_license(source.place, source.revision)
+    license = find_license(source.place, source.revision)
     lines = [f"- base: {shorten_path(source.place.name)}" + (f" at {source.revision}" if source.revision else "")]
-    lines.append(f"- licence: {known}, as its base's" if known else "- licence: not known here; that of the base holds")
+    lines.append(f"- licence: {license}, as its base's" if license else "- licence: unknown; the licence of the base applies")
     for number, past in enumerate(reversed(steps), 1):
         manifest = past.manifest
         method, data = past.setting("method", "name"), shorten_path(manifest.get("data", {}).get("path"))
         rows = manifest.get("counts", {}).get("train_rows")
-        told = {name: past.setting("train", name) for name in ("learning_rate", "epochs", "max_steps", "batch_size")}
-        knobs = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+        hyperparameters = {name: past.setting("train", name) for name in ("learning_rate", "epochs", "max_steps", "batch_size")}
+        knobs = ", ".join(f"{name} {value}" for name, value in hyperparameters.items() if value is not None)
         lines.append(f"- run {number}: {method} on {data} ({rows} rows, seed {manifest.get('seed')}; {knobs}), {describe_code(manifest)}")
     lines.append(f"- exported by LexAlign {__version__}")
     return "\n".join(lines)
 
 
 def describe_code(manifest: dict[str, Any]) -> str:
-    """The code and the libraries that a manifest names."""
+    """Return the code and library versions in a manifest as text."""
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     return f"LexAlign {manifest.get('lexalign')} at commit {manifest.get('git_commit')}; {versions}"
 
 
 def list_commands(subject: ExportSource) -> str:
-    """What was typed for each run, the first one first, and for the export."""
+    """List the command of each run, from the first to the last, then that of the export."""
     typed = [["stage=export", f"model.path={subject.experiment.model.path}", f"export.dtype={subject.experiment.export.dtype}"]]
     for past in list_lineage(subject.past):
         result = find_own_result(past)
@@ -165,14 +166,14 @@ def list_commands(subject: ExportSource) -> str:
 
 
 def hide_local_paths(word: str) -> str:
-    """An override without the folders that this machine keeps things in."""
+    """Return an override without the folders of this machine."""
     key, equals, value = word.partition("=")
     return f"{key}{equals}{shorten_path(value)}" if value.startswith(("/", "~")) else word
 
 
 def shorten_path(path: str | None) -> str:
-    """A path that means something elsewhere as it is; of any other the last part."""
+    """Return a path unchanged if it means the same on other machines, else its last part."""
     if path is None:
-        return "rows not known here"
+        return "unknown data"
     portable = path.startswith(PORTABLE) or find_model(path).kind == "hub"
     return path if portable else Path(path).name

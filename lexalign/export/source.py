@@ -1,4 +1,4 @@
-"""What is exported: the files of a model, how it was trained, and the ways in which its adapter can be merged."""
+"""The source of an export: the files of a model, its provenance, and the ways in which its adapter can be merged."""
 
 import dataclasses
 import logging
@@ -30,9 +30,9 @@ class ExportSource:
     source: loading.ModelSource
     past: Provenance
     experiment: Experiment
-    """With the model's types and quantization as they were when it was trained."""
+    """The settings, with the model's types and quantization of its training."""
     dtype: str
-    """Of the exported weights."""
+    """The type of the exported weights."""
 
     @property
     def bits(self) -> int | None:
@@ -41,25 +41,28 @@ class ExportSource:
 
     @property
     def ways(self) -> tuple[Way, ...]:
-        """How it can be exported; of several, the one that is nearest to what was trained is kept."""
+        """The ways in which it can be exported. If there are several, the one nearest to the trained model is chosen."""
         if self.source.adapter is None:
             return ("unmerged",)
         return ("dequantized", "original") if self.bits else ("original",)
 
 
 def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource:
-    """What `model.path` names and its `past` tells. Raises ConfigError where it is damaged, an adapter of another base, or a checkpoint."""
+    """Find the files and settings of the model to export.
+
+    Raises ConfigError if it is damaged, a checkpoint, or an adapter of another base.
+    """
     path = experiment.model.path
     assert path is not None
     if past.folder is not None and (broken := find_damage(past.folder)):
         raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
-    found = loading.find_source(path, experiment.model.revision)
-    base = read_stored_dtype(found, experiment)
-    if found.adapter is None:
+    source = loading.find_source(path, experiment.model.revision)
+    base = read_stored_dtype(source, experiment)
+    if source.adapter is None:
         then = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, dtype=base))
     else:
         if past.folder is None:
-            log.warning("%s does not tell what its adapter was trained on; it is taken for a base that was not quantized", path)
+            log.warning("%s does not record how its adapter was trained; its base is assumed to be not quantized", path)
         then = dataclasses.replace(
             experiment,
             model=dataclasses.replace(experiment.model, dtype=past.setting("model", "dtype") or "auto"),
@@ -69,19 +72,19 @@ def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource
             adapter=make_base_settings(past.bits),
         )
     dtype = experiment.export.dtype
-    return ExportSource(source=found, past=past, experiment=then, dtype=base if dtype == "auto" else dtype)
+    return ExportSource(source=source, past=past, experiment=then, dtype=base if dtype == "auto" else dtype)
 
 
 def make_base_settings(bits: int | None) -> Adapter:
-    """As much of an adapter's settings as loading its base reads."""
+    """Make the adapter settings that loading the base reads."""
     return Adapter(kind="qlora" if bits else "lora", rank=None, alpha=None, dropout=None, target_modules=None, bits=bits)
 
 
-def read_stored_dtype(found: loading.ModelSource, experiment: Experiment) -> Any:
-    """The type of the base's weights on the disk; float32 where its files tell none (.gguf)."""
-    if found.place.kind == "gguf":
+def read_stored_dtype(source: loading.ModelSource, experiment: Experiment) -> Any:
+    """Return the type of the base's weights on the disk; float32 if its files do not say (.gguf)."""
+    if source.place.kind == "gguf":
         return "float32"
     config = AutoConfig.from_pretrained(
-        found.place.path or found.place.name, revision=found.revision or "main", trust_remote_code=experiment.model.trust_remote_code
+        source.place.path or source.place.name, revision=source.revision or "main", trust_remote_code=experiment.model.trust_remote_code
     )
     return str(config.get_text_config().dtype or config.dtype or "float32").removeprefix("torch.")

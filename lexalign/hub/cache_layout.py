@@ -1,4 +1,4 @@
-"""Where the files of a repository lie on this disk: the client's own layout, so that it finds what is put there."""
+"""Where the files of a repository are on this disk. The layout is the client's own, so that the client finds them."""
 
 import hashlib
 import shutil
@@ -11,55 +11,55 @@ from lexalign.hub.repository import HubFile, RepositoryRequest
 
 @dataclass(frozen=True, kw_only=True)
 class CachedFile:
-    """Where one file lies."""
+    """The paths of one file."""
 
     path: Path
-    """The file as readers find it; in the cache a link to `target`."""
+    """The path that readers open; in the cache a link to `target`."""
     target: Path
-    """Where the bytes are."""
+    """The file with the bytes."""
     partial: Path
-    """Where the bytes are until they are complete and checked."""
+    """The file with the bytes until they are complete and checked."""
     lock: Path
-    """In the cache the client's own, so that two runs do not fetch the same file."""
+    """The lock; in the cache it is the client's own. Two runs do not fetch the same file."""
     notes: Path | None
-    """What the client noted about a file in a folder; it must go when the file changes."""
+    """The client's metadata of a file in a folder. It is removed when the file changes."""
     copy: Path | None
-    """Where the hub's cache would hold the same bytes, when the file goes to a folder."""
+    """The same file in the hub's cache, if the file goes to a folder."""
 
     @property
     def existing(self) -> Path | None:
-        """The file, checked or not, or None."""
+        """The existing file, checked or not, or None."""
         return next((path for path in (self.path, self.target) if path.is_file()), None)
 
     def discard(self) -> None:
-        """Remove what is there but not good, the client's notes of it too: they would make the client fetch the file itself."""
+        """Remove a damaged file and the client's metadata of it, with which the client would not fetch it again."""
         for path in (self.path, self.target, self.notes):
             if path is not None:
                 path.unlink(missing_ok=True)
 
     def holds(self, size: int) -> bool:
-        """Whether a file of this size is here."""
+        """Return whether a file of this size exists."""
         return self.existing is not None and self.existing.stat().st_size == size
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file in hex."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def get_folder(wanted: RepositoryRequest, *, commit: str) -> Path:
-    """The folder that holds the files of a commit."""
-    return wanted.output_dir or _snapshot(wanted, commit)
+def get_folder(request: RepositoryRequest, *, commit: str) -> Path:
+    """Return the folder with the files of a commit."""
+    return request.output_dir or get_snapshot_folder(request, commit)
 
 
-def get_cached_file(file: HubFile, wanted: RepositoryRequest, *, commit: str) -> CachedFile:
-    """Where one file of a commit lies."""
-    snapshot = _snapshot(wanted, commit)
+def get_cached_file(file: HubFile, request: RepositoryRequest, *, commit: str) -> CachedFile:
+    """Return the paths of one file of a commit."""
+    snapshot = get_snapshot_folder(request, commit)
     storage = snapshot.parent.parent
     name = file.sha256 or file.git_id
     blob = storage / "blobs" / name
-    if wanted.output_dir is None:
+    if request.output_dir is None:
         return CachedFile(
             path=snapshot / file.path,
             target=blob,
@@ -68,10 +68,10 @@ def get_cached_file(file: HubFile, wanted: RepositoryRequest, *, commit: str) ->
             notes=None,
             copy=None,
         )
-    notes = wanted.output_dir / ".cache" / "huggingface" / "download"
+    notes = request.output_dir / ".cache" / "huggingface" / "download"
     return CachedFile(
-        path=wanted.output_dir / file.path,
-        target=wanted.output_dir / file.path,
+        path=request.output_dir / file.path,
+        target=request.output_dir / file.path,
         partial=notes / f"{name}.lexalign.incomplete",
         lock=notes / f"{name}.lexalign.lock",
         notes=notes / f"{file.path}.metadata",
@@ -79,16 +79,16 @@ def get_cached_file(file: HubFile, wanted: RepositoryRequest, *, commit: str) ->
     )
 
 
-def _snapshot(wanted: RepositoryRequest, commit: str) -> Path:
+def get_snapshot_folder(request: RepositoryRequest, commit: str) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
-    return cache / repo_folder_name(repo_id=wanted.repo, repo_type=wanted.kind) / "snapshots" / commit
+    return cache / repo_folder_name(repo_id=request.repo, repo_type=request.kind) / "snapshots" / commit
 
 
 def refuse_links(folder: Path, paths: list[str]) -> None:
-    """Raises `HubError` when a link inside `folder` would lead a file out of it."""
+    """Raise `HubError` if a link inside `folder` would lead a file out of it."""
     root = folder.resolve()
     for path in [".cache/huggingface/download", *paths]:
         real = (folder / path).resolve()
@@ -100,7 +100,7 @@ def refuse_links(folder: Path, paths: list[str]) -> None:
 
 
 def refuse_full_disk(files: list[HubFile], places: dict[str, CachedFile], *, what: str) -> None:
-    """Raises `HubError` when the files that are not here yet do not fit on the disk."""
+    """Raise `HubError` if the missing files do not fit on the disk."""
     missing = [file for file in files if not places[file.path].holds(file.size)]
     if not missing:
         return

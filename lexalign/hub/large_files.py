@@ -1,7 +1,7 @@
-"""Large files: continued where a killed download stopped, and checked against the hub's sha256.
+"""Large files: a killed download is continued, and each file is checked against the hub's sha256.
 
-The client writes each download to a name of its own and starts at zero in a new process, and it compares sizes only. Here a file
-grows under one name, is continued by a ranged request, and gets its real name once its hash is right.
+The client starts a download again in each new process, and it compares sizes only. Here a file grows under one name, is continued with a
+range request, and gets its final name once its hash is right.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def ensure_file(file: HubFile, place: CachedFile, *, url: str, patience: RetryPolicy) -> None:
-    """See that a large file is here and has the hub's sha256, fetching what is missing of it.
+    """Fetch a large file, or the missing part of it, and check it against the hub's sha256.
 
-    Raises `HubError` when what the hub sends is damaged twice; the client's errors for refusals.
+    Raises `HubError` if the file arrives damaged twice, and the client's errors for refusals.
     """
     from huggingface_hub.utils import WeakFileLock
 
@@ -33,7 +33,7 @@ def ensure_file(file: HubFile, place: CachedFile, *, url: str, patience: RetryPo
         if place.existing is not None:
             if hash_file(place.existing) == file.sha256:
                 return
-            log.warning("hub: %s is here but damaged (its sha256 is not the hub's): fetching it again", file.path)
+            log.warning("hub: %s exists but is damaged (its sha256 is not the hub's): fetching it again", file.path)
         place.discard()
         if place.copy is not None and place.copy.is_file():
             shutil.copyfile(place.copy, place.partial)
@@ -52,9 +52,9 @@ def ensure_file(file: HubFile, place: CachedFile, *, url: str, patience: RetryPo
 
 
 def pull_file(file: HubFile, partial: Path, *, url: str, patience: RetryPolicy) -> str:
-    """Append to `partial` what is missing of a file; returns the sha256 of the whole.
+    """Append the missing part of a file to `partial`; return the sha256 of the whole.
 
-    A connection that breaks is continued as long as bytes arrive, and `patience.retries` times when none do.
+    A broken connection is opened again as long as bytes arrive, and at most `patience.retries` times in a row without any.
     """
     import httpx2
     from huggingface_hub.utils import tqdm
@@ -72,7 +72,7 @@ def pull_file(file: HubFile, partial: Path, *, url: str, patience: RetryPolicy) 
             while have < file.size:
                 start = have
                 try:
-                    for block in _bytes_from(start, file=file, url=url):
+                    for block in stream_bytes(start, file=file, url=url):
                         out.write(block)
                         digest.update(block)
                         bar.update(len(block))
@@ -93,12 +93,12 @@ def pull_file(file: HubFile, partial: Path, *, url: str, patience: RetryPolicy) 
     return digest.hexdigest()
 
 
-def _bytes_from(start: int, *, file: HubFile, url: str) -> Iterator[bytes]:
-    """The bytes of a file from `start` on."""
+def stream_bytes(start: int, *, file: HubFile, url: str) -> Iterator[bytes]:
+    """Stream the bytes of a file from `start` on."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-    # Asked of the hub each time: it sends on to a store, whose signed address lapses, and httpx drops the token on the way.
+    # Ask the hub each time: it redirects to a store, whose signed address expires. httpx drops the token on that redirect.
     headers = build_hf_headers(library_name="lexalign", headers={"Accept-Encoding": "identity"})
     if start:
         headers["Range"] = f"bytes={start}-"

@@ -1,4 +1,4 @@
-"""What a repository holds at a revision, resolved to a commit, and which of its names are refused."""
+"""The commit of a revision, the files of a commit, and which file names are refused."""
 
 import logging
 import re
@@ -11,84 +11,84 @@ from lexalign.hub.repository import HubFile, RepositoryRequest
 log = logging.getLogger(__name__)
 
 
-def resolve_revision(wanted: RepositoryRequest, *, remember: bool):
-    """The commit that the wanted revision is now, as the client's `ResolvedRevision`.
+def resolve_revision(request: RepositoryRequest, *, remember: bool):
+    """Return the current commit of the requested revision, as the client's `ResolvedRevision`.
 
-    With `remember` the client's cache notes it for offline runs. Raises the client's errors.
+    With `remember` the client's cache stores it for offline runs. Raises the client's errors.
     """
     from huggingface_hub import HfApi, ResolvedRevision
 
-    repository = {"repo_id": wanted.repo, "repo_type": wanted.kind}
-    before = _remembered(wanted)
-    if remember or _is_commit(wanted.revision):
-        found = HfApi().resolve_revision(revision=wanted.revision, **repository)
+    repository = {"repo_id": request.repo, "repo_type": request.kind}
+    before = read_cached_commit(request)
+    if remember or is_commit(request.revision):
+        commit = HfApi().resolve_revision(revision=request.revision, **repository)
     else:
-        sha = HfApi().repo_info(revision=wanted.revision, **repository).sha
-        found = ResolvedRevision(resolved=sha, initial=wanted.revision, **repository)
-    if not _is_commit(found.resolved):  # it names a folder of the cache
-        raise HubError(f"{wanted}: {messages.get_endpoint()} gives {ascii(found.resolved)} as a commit: check HF_ENDPOINT")
-    if before not in (None, found.resolved):
-        log.warning("%s: %s has moved from %s to %s since the last download", wanted, found, before, found.resolved)
-    return found
+        sha = HfApi().repo_info(revision=request.revision, **repository).sha
+        commit = ResolvedRevision(resolved=sha, initial=request.revision, **repository)
+    if not is_commit(commit.resolved):  # it names a folder of the cache
+        raise HubError(f"{request}: {messages.get_endpoint()} gives {ascii(commit.resolved)} as a commit: check HF_ENDPOINT")
+    if before not in (None, commit.resolved):
+        log.warning("%s: %s has moved from %s to %s since the last download", request, commit, before, commit.resolved)
+    return commit
 
 
-def _is_commit(revision: str | None) -> bool:
+def is_commit(revision: str | None) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
-def _remembered(wanted: RepositoryRequest) -> str | None:
-    """The commit that the cache has for a branch or tag, or None."""
+def read_cached_commit(request: RepositoryRequest) -> str | None:
+    """Return the commit that the cache holds for a branch or tag, or None."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
-        found = HfApi().resolve_revision(wanted.repo, repo_type=wanted.kind, revision=wanted.revision, local_files_only=True)
+        commit = HfApi().resolve_revision(request.repo, repo_type=request.kind, revision=request.revision, local_files_only=True)
     except RevisionResolutionError:
         return None
-    return found.resolved
+    return commit.resolved
 
 
-def list_files(wanted: RepositoryRequest, *, commit: str) -> list[HubFile]:
-    """The files of a commit that the patterns leave.
+def list_files(request: RepositoryRequest, *, commit: str) -> list[HubFile]:
+    """List the files of a commit that match the patterns.
 
-    Raises `HubError` when none is left, or when a name would lead out of the folder that the files are written to; the client's
-    errors otherwise.
+    Raises `HubError` if none matches, or if a name would lead out of the folder that the files are written to; otherwise the client's
+    errors.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    tree = HfApi().list_repo_tree(wanted.repo, repo_type=wanted.kind, revision=commit, recursive=True)
-    files = {entry.path: _hub_file(entry) for entry in tree if isinstance(entry, RepoFile)}
-    chosen = select_paths(list(files), wanted)
+    tree = HfApi().list_repo_tree(request.repo, repo_type=request.kind, revision=commit, recursive=True)
+    files = {entry.path: make_hub_file(entry) for entry in tree if isinstance(entry, RepoFile)}
+    chosen = select_paths(list(files), request)
     if not chosen:
         some = ", ".join(ascii(path)[1:-1] for path in sorted(files)[:8])
-        patterns = f"download.include={wanted.include} download.exclude={wanted.exclude}"
-        raise HubError(f"{wanted} has no file for {patterns}; it has {len(files)}: {some or '-'}")
-    refuse_hostile(chosen, what=str(wanted))
+        patterns = f"download.include={request.include} download.exclude={request.exclude}"
+        raise HubError(f"{request} has no file for {patterns}; it has {len(files)}: {some or '-'}")
+    refuse_hostile(chosen, what=str(request))
     for path in chosen:
         name = files[path].git_id if files[path].sha256 is None else files[path].sha256  # names a file of the cache
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
-            raise HubError(f"{wanted}: the hub gives no hash for {ascii(path)}, so it cannot be checked; leave it out: download.exclude")
+            raise HubError(f"{request}: the hub gives no hash for {ascii(path)}, so it cannot be checked; leave it out: download.exclude")
     return [files[path] for path in sorted(chosen)]
 
 
-def _hub_file(entry) -> HubFile:
+def make_hub_file(entry) -> HubFile:
     if entry.lfs is not None:
         return HubFile(path=entry.path, size=entry.lfs.size, sha256=entry.lfs.sha256)
     return HubFile(path=entry.path, size=entry.size, sha256=None, git_id=entry.blob_id or "")
 
 
-def select_paths(paths: list[str], wanted: RepositoryRequest) -> list[str]:
-    """The paths that the patterns leave, by the client's own rules."""
+def select_paths(paths: list[str], request: RepositoryRequest) -> list[str]:
+    """Return the paths that match the patterns, by the client's own rules."""
     from huggingface_hub.utils import filter_repo_objects
 
-    return list(filter_repo_objects(paths, **wanted.patterns))
+    return list(filter_repo_objects(paths, **request.patterns))
 
 
 def refuse_hostile(paths: list[str], *, what: str) -> None:
-    """Raises `HubError` for a name that is no plain relative path on every system, or that stands where a folder must.
+    """Raise `HubError` for a name that is not a plain relative path on every system, or that is both a file and a folder.
 
-    The client refuses some of these too, but only when it comes to that file, with others already written.
+    The client refuses some of these too, but only when it reaches that file, after it has written others.
     """
     names = set(paths)
     for path in paths:

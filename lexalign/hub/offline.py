@@ -1,4 +1,4 @@
-"""With HF_HUB_OFFLINE=1: what an earlier run left on this disk."""
+"""With HF_HUB_OFFLINE=1: the files that an earlier run fetched."""
 
 import logging
 import os
@@ -12,40 +12,40 @@ from lexalign.hub.repository import FetchedRepository, HubFile, RepositoryReques
 log = logging.getLogger(__name__)
 
 
-def fetch_from_cache(wanted: RepositoryRequest) -> FetchedRepository:
-    """What is here. The hub's hashes are not at hand, so a file is only held against the name that the cache gave it.
+def fetch_from_cache(request: RepositoryRequest) -> FetchedRepository:
+    """Return a repository from the cache. The hub's hashes are not available: a large file is checked against its name in the cache.
 
-    Raises `HubError` when a file is missing or damaged.
+    Raises `HubError` if a file is missing or damaged.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RevisionResolutionError
 
-    repository = {"repo_id": wanted.repo, "repo_type": wanted.kind, "local_files_only": True}
+    repository = {"repo_id": request.repo, "repo_type": request.kind, "local_files_only": True}
     try:
-        commit = HfApi().resolve_revision(revision=wanted.revision, **repository)
-        folder = Path(snapshot_download(revision=commit, local_dir=wanted.output_dir, **repository, **wanted.patterns))
+        commit = HfApi().resolve_revision(revision=request.revision, **repository)
+        folder = Path(snapshot_download(revision=commit, local_dir=request.output_dir, **repository, **request.patterns))
     except (LocalEntryNotFoundError, RevisionResolutionError):
-        where = wanted.output_dir or constants.HF_HUB_CACHE
+        where = request.output_dir or constants.HF_HUB_CACHE
         raise HubError(
-            f"{wanted} at {wanted.revision or 'main'} is not, or not wholly, in {where}, and HF_HUB_OFFLINE is set: unset it, or "
-            "run this where there is a network and copy the folder here"
+            f"{request} at {request.revision or 'main'} is not in {where}, or not completely, and HF_HUB_OFFLINE is set: unset it, or "
+            "run this on a machine with a network and copy the folder here"
         ) from None
-    log.info("hub: offline, %s is taken as it lies in %s", wanted, folder)
+    log.info("hub: offline, %s is read from %s", request, folder)
     paths = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
-    chosen = select_paths([path.as_posix() for path in paths if path.parts[0] != ".cache"], wanted)
+    chosen = select_paths([path.as_posix() for path in paths if path.parts[0] != ".cache"], request)
     return FetchedRepository(
-        repo=wanted.repo,
-        kind=wanted.kind,
-        revision=wanted.revision,
+        repo=request.repo,
+        kind=request.kind,
+        revision=request.revision,
         commit=commit.resolved,
         folder=folder,
-        files=[_checked(folder, path) for path in sorted(chosen)],
+        files=[check_file(folder, path) for path in sorted(chosen)],
     )
 
 
-def _checked(folder: Path, path: str) -> HubFile:
+def check_file(folder: Path, path: str) -> HubFile:
     file = folder / path
     sha256 = hash_file(file)
     if file.is_symlink() and len(name := file.readlink().name) == 64 and name != sha256:
         raise HubError(f"{file} is damaged (its sha256 is {sha256}): unset HF_HUB_OFFLINE and run again to fetch it anew")
-    return HubFile(path=path, size=file.stat().st_size, sha256=sha256, present=True)
+    return HubFile(path=path, size=file.stat().st_size, sha256=sha256, is_present=True)

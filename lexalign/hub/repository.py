@@ -1,4 +1,4 @@
-"""What is wanted of the hub, and what came."""
+"""A request to the hub, and the repository that was fetched."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class RepositoryRequest:
-    """The files of one repository that are asked for."""
+    """Which files of which repository are requested."""
 
     repo: str
     kind: Kind
@@ -30,7 +30,7 @@ class RepositoryRequest:
 
     @property
     def patterns(self) -> dict[str, list[str] | None]:
-        """The patterns as the client takes them: it reads an empty list of allowed ones as none allowed."""
+        """The patterns in the client's form. It reads an empty list of allowed patterns as nothing allowed."""
         return {"allow_patterns": self.include or None, "ignore_patterns": self.exclude or None}
 
 
@@ -41,30 +41,30 @@ class HubFile:
     path: str
     size: int
     sha256: str | None
-    """The hub's for a large file, and checked; that of the checked bytes for a small one (None before they are fetched)."""
+    """For a large file the hub's, checked; for a small file that of the fetched bytes (None before)."""
     git_id: str | None = None
     """The hub's git hash of a small file."""
-    present: bool = False
-    """In a dry run: already here."""
+    is_present: bool = False
+    """In a dry run: whether the file is here already."""
 
     @property
-    def large(self) -> bool:
-        """Kept outside git by the hub (LFS, Xet), so that its sha256 is known beforehand."""
+    def is_large(self) -> bool:
+        """Whether the hub stores it outside git (LFS, Xet), so that its sha256 is known before the download."""
         return self.git_id is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedRepository:
-    """A repository as it was fetched, or in a dry run as it would be."""
+    """A repository that was fetched, or in a dry run would be."""
 
     repo: str
     kind: Kind
     revision: str | None
-    """What was asked for."""
+    """The requested branch, tag or commit."""
     commit: str
-    """What that was on the hub."""
+    """The commit that it was on the hub."""
     folder: Path
-    """Where the files are."""
+    """The folder with the files."""
     files: list[HubFile]
 
     @property
@@ -73,7 +73,7 @@ class FetchedRepository:
         return sum(file.size for file in self.files)
 
     def details(self) -> dict[str, Any]:
-        """The record for `result.json`."""
+        """Return the record for `result.json`."""
         return {
             "repo": self.repo,
             "revision": self.revision,

@@ -1,7 +1,7 @@
-"""Every request to the hub waits and is asked again by one rule, those that the client makes itself included.
+"""One retry policy for every request to the hub, including those that the hub's client makes itself.
 
-The client's own rules differ from call to call: a 503 on a file and any failure of the first call are not asked again at all, and
-then an older copy in the cache may silently stand in. So its `httpx2` client is replaced while a fetch lasts.
+The client's own rules differ from call to call: it does not retry a 503 on a file or any failure of the first call, and may then use
+an older copy from the cache without a word. So its `httpx2` client is replaced during a fetch.
 """
 
 import functools
@@ -20,35 +20,35 @@ log = logging.getLogger(__name__)
 
 BUSY = {408, 429, 500, 502, 503, 504}
 LONGEST_PAUSE = 30.0
-"""Our own pauses grow up to so many seconds."""
+"""Maximum length in seconds of a pause that we choose."""
 LONGEST_ASKED = 330.0
-"""A pause that the hub asks for is kept up to so many seconds: its rate limits count over five minutes."""
+"""Maximum length in seconds of a pause that the hub asks for. Its rate limits count over five minutes."""
 
 
 class RetryPolicy:
     """How often and how long one fetch waits.
 
-    Use `with patience.applied():`; inside it, requests raise `HubError` once patience is at its end, and nothing else for
-    connections that fail before an answer or for answers in `BUSY`.
+    Use `with policy.replace_client():`. Inside it, requests raise `HubError` when all retries have failed, and nothing else for
+    connections that fail before an answer or for a status in `BUSY`.
     """
 
     def __init__(self, *, retries: int, first_pause: float):
         self.retries = retries
         self.first_pause = first_pause
         self.stopped = threading.Event()
-        """Set by the main thread when the fetch is given up, so that no worker waits or reads on."""
+        """Set by the main thread when the fetch is abandoned, so that every worker stops."""
         self._answered = False
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The hub's session is a patient one inside, and the former one again outside."""
+    def replace_client(self) -> Iterator[None]:
+        """During the block, the hub's client follows this policy."""
         from huggingface_hub import set_client_factory
         from huggingface_hub.utils import _http
 
         former = _http._GLOBAL_CLIENT_FACTORY  # there is a public setter, but no public getter
         chatter = logging.getLogger("httpx2")
         level = chatter.level
-        chatter.setLevel(logging.WARNING)  # it logs every address, the signed ones of the hub's store too
+        chatter.setLevel(logging.WARNING)  # it logs every address, also the signed ones of the hub's store
         set_client_factory(functools.partial(self._client, former))
         try:
             yield
@@ -56,9 +56,9 @@ class RetryPolicy:
             set_client_factory(former)
             chatter.setLevel(level)
 
-    def pause(self, attempt: int, asked: float | None = None) -> None:
-        """Wait before attempt number `attempt` (from 1) is repeated, or for as long as the hub `asked`."""
-        self.stopped.wait(min(self.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE) if asked is None else asked)
+    def pause(self, attempt: int, seconds: float | None = None) -> None:
+        """Wait before attempt number `attempt` (from 1) is repeated, or `seconds` where the hub names them."""
+        self.stopped.wait(min(self.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE) if seconds is None else seconds)
         if self.stopped.is_set():
             raise HubError("the download was stopped")
 
@@ -77,11 +77,11 @@ class RetryPolicy:
         attempt = 0
         while True:
             attempt += 1
-            asked = None
+            pause = None
             try:
                 response = send(request, **options)
             except httpx2.TransportError as error:
-                # Nothing has answered yet: most likely there is no network, and to wait long would only hide it.
+                # No answer so far: most likely there is no network, and a long wait would only hide that.
                 if attempt > (self.retries if self._answered else min(self.retries, 1)):
                     raise messages.make_unreachable_error(error) from None
                 problem = type(error).__name__
@@ -90,16 +90,16 @@ class RetryPolicy:
                 if response.status_code not in BUSY:
                     return response
                 response.close()
-                asked = get_asked_pause(response.headers)
-                if attempt > self.retries or (asked or 0) > LONGEST_ASKED:
-                    raise messages.make_busy_error(response.status_code, attempts=attempt, asked=asked)
+                pause = get_asked_pause(response.headers)
+                if attempt > self.retries or (pause or 0) > LONGEST_ASKED:
+                    raise messages.make_busy_error(response.status_code, attempts=attempt, pause=pause)
                 problem = f"status {response.status_code}"
-            log.warning("hub: %s, asking again (%d of %d)", problem, attempt, self.retries)
-            self.pause(attempt, asked)
+            log.warning("hub: %s, retry %d of %d", problem, attempt, self.retries)
+            self.pause(attempt, pause)
 
 
 def get_asked_pause(headers) -> float | None:
-    """Seconds that an answer asks to wait (`Retry-After` as a number or a date, or the hub's `RateLimit`), or None."""
+    """Return the seconds that an answer asks to wait (`Retry-After` as a number or a date, or the hub's `RateLimit`), or None."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
     value = headers.get("Retry-After", "").strip()

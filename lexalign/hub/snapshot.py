@@ -1,4 +1,4 @@
-"""One repository at one commit, whole and checked: in the hub's own cache, where `from_pretrained` looks, or in a folder."""
+"""Fetch one repository at one commit, complete and checked, into the hub's cache (where `from_pretrained` looks) or a folder."""
 
 import hashlib
 import logging
@@ -30,16 +30,16 @@ def fetch(
     dry_run: bool = False,
     first_pause: float = 1.0,
 ) -> FetchedRepository:
-    """The files of a repository at what `revision` (null = main) is now; with `dry_run` nothing is written.
+    """Fetch the files of a repository at the current commit of `revision` (null = main). With `dry_run` nothing is written.
 
-    What is here already is checked and kept, what is damaged is fetched again. With HF_HUB_OFFLINE=1 it is what the cache holds.
-    `first_pause` is the wait before the first repetition of a request; later ones double it.
+    Existing files are checked; damaged ones are fetched again. With HF_HUB_OFFLINE=1 the files come from the cache.
+    `first_pause` is the wait in seconds before the first retry of a request; each later wait is twice as long.
 
-    Raises `HubError` when the repository cannot be had whole and sound.
+    Raises `HubError` if the repository cannot be fetched complete and undamaged.
     """
     from huggingface_hub import is_offline_mode
 
-    wanted = RepositoryRequest(
+    request = RepositoryRequest(
         repo=repo,
         kind=kind,
         revision=revision,
@@ -50,51 +50,51 @@ def fetch(
     patience = RetryPolicy(retries=retries, first_pause=first_pause)
     try:
         if is_offline_mode():
-            return fetch_from_cache(wanted)
-        with patience.applied():
-            commit = listing.resolve_revision(wanted, remember=not dry_run)
-            files = listing.list_files(wanted, commit=commit.resolved)
-            places = {file.path: get_cached_file(file, wanted, commit=commit.resolved) for file in files}
+            return fetch_from_cache(request)
+        with patience.replace_client():
+            commit = listing.resolve_revision(request, remember=not dry_run)
+            files = listing.list_files(request, commit=commit.resolved)
+            places = {file.path: get_cached_file(file, request, commit=commit.resolved) for file in files}
             if dry_run:
-                files = [replace(file, present=places[file.path].holds(file.size)) for file in files]
+                files = [replace(file, is_present=places[file.path].holds(file.size)) for file in files]
             else:
-                files = _from_hub(wanted, commit=commit, files=files, places=places, workers=workers, patience=patience)
+                files = fetch_files(request, commit=commit, files=files, places=places, workers=workers, patience=patience)
     except HubError:
         raise
     except Exception as error:
-        told = messages.explain_error(error, wanted)
-        if told is error:
+        explained = messages.explain_error(error, request)
+        if explained is error:
             raise
-        raise told from None  # the client's own text may repeat what the hub sent, a token included
-    folder = get_folder(wanted, commit=commit.resolved)
+        raise explained from None  # the client's own text may repeat what the hub sent, a token included
+    folder = get_folder(request, commit=commit.resolved)
     return FetchedRepository(repo=repo, kind=kind, revision=revision, commit=commit.resolved, folder=folder, files=files)
 
 
-def _from_hub(
-    wanted: RepositoryRequest, *, commit, files: list[HubFile], places: dict[str, CachedFile], workers: int, patience: RetryPolicy
+def fetch_files(
+    request: RepositoryRequest, *, commit, files: list[HubFile], places: dict[str, CachedFile], workers: int, patience: RetryPolicy
 ) -> list[HubFile]:
-    """Fetch and check; returns the files, every sha256 known."""
+    """Fetch and check the files; return them with every sha256 filled in."""
     from huggingface_hub import constants, snapshot_download
 
-    if wanted.output_dir is not None:
-        refuse_links(wanted.output_dir, [file.path for file in files])
-    refuse_full_disk(files, places, what=str(wanted))
-    # Above this size a plain request is refused by the hub's store: the client fetches those its own way (Xet).
-    large = [file for file in files if file.large and file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE]
-    _ensure_all(large, wanted, commit=commit.resolved, places=places, workers=workers, patience=patience)
+    if request.output_dir is not None:
+        refuse_links(request.output_dir, [file.path for file in files])
+    refuse_full_disk(files, places, what=str(request))
+    # The hub's store refuses plain requests above this size: the client fetches those through Xet.
+    large = [file for file in files if file.is_large and file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE]
+    ensure_large_files(large, request, commit=commit.resolved, places=places, workers=workers, patience=patience)
     rest = [file for file in files if file not in set(large)]
     for _ in range(2):
-        # The small files, the links to the large ones, and the client's notes for offline runs.
+        # The small files, the links to the large ones, and the client's metadata for offline runs.
         snapshot_download(
-            wanted.repo,
-            repo_type=wanted.kind,
+            request.repo,
+            repo_type=request.kind,
             revision=commit,
-            local_dir=wanted.output_dir,
+            local_dir=request.output_dir,
             max_workers=workers,
             library_name="lexalign",
-            **wanted.patterns,
+            **request.patterns,
         )
-        checked = {file: _checked(file, places[file.path]) for file in rest}
+        checked = {file: check_file(file, places[file.path]) for file in rest}
         damaged = [file for file in rest if checked[file] is None]
         if not damaged:
             return [checked.get(file, file) for file in files]
@@ -104,27 +104,27 @@ def _from_hub(
     raise messages.make_damaged_error(", ".join(file.path for file in damaged))
 
 
-def _ensure_all(
-    files: list[HubFile], wanted: RepositoryRequest, *, commit: str, places: dict[str, CachedFile], workers: int, patience: RetryPolicy
+def ensure_large_files(
+    files: list[HubFile], request: RepositoryRequest, *, commit: str, places: dict[str, CachedFile], workers: int, patience: RetryPolicy
 ) -> None:
     from huggingface_hub import hf_hub_url
 
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="hub") as pool:
-        urls = [hf_hub_url(wanted.repo, file.path, repo_type=wanted.kind, revision=commit) for file in files]
+        urls = [hf_hub_url(request.repo, file.path, repo_type=request.kind, revision=commit) for file in files]
         pairs = zip(files, urls, strict=True)
         jobs = [pool.submit(ensure_file, file, places[file.path], url=url, patience=patience) for file, url in pairs]
         try:
             for job in as_completed(jobs):
                 job.result()
-        except BaseException:  # Ctrl-C too: what has arrived stays for the next run
+        except BaseException:  # Ctrl-C too: the next run continues with the bytes that arrived
             patience.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _checked(file: HubFile, place: CachedFile) -> HubFile | None:
-    """The file with its sha256 when its content is the hub's, else None."""
-    if file.large:
+def check_file(file: HubFile, place: CachedFile) -> HubFile | None:
+    """Return the file with its sha256 if its content is the hub's, else None."""
+    if file.is_large:
         return file if hash_file(place.path) == file.sha256 else None
     content = place.path.read_bytes()
     if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != file.git_id:

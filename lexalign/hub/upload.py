@@ -1,4 +1,4 @@
-"""A finished folder uploaded to a repository of its own, through the hub's own client."""
+"""Upload a finished folder to a new repository, through the hub's client."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ MADE_BY_THE_HUB = {".gitattributes"}
 
 
 def refuse_early(repo: str) -> None:
-    """Raise HubError where nothing could be pushed, before any work is done for it: no login, or one that is not valid."""
+    """Raise HubError if nothing can be pushed (no login, or an invalid one), before any work is done."""
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
@@ -24,34 +24,34 @@ def refuse_early(repo: str) -> None:
 
 
 def push_folder(folder: Path, repo: str, *, private: bool, without: Sequence[str]) -> dict[str, Any]:
-    """Make the repository and upload the folder, but for the files `without`; address and commit. Raises HubError where the hub refuses.
+    """Create the repository and upload the folder without the files `without`; return address and commit.
 
-    A repository that holds something is never written to.
+    Raises HubError if the hub refuses. A repository that holds files is never written to.
     """
     from huggingface_hub import HfApi
 
-    api, again = HfApi(), f"the exported model is whole in {folder}: type `hf upload {repo} {folder} .` when that is mended"
+    api, again = HfApi(), f"the exported model is complete in {folder}: type `hf upload {repo} {folder} .`"
     with explain_errors(repo, again):
-        made = api.create_repo(repo, private=private, exist_ok=True)
-        there = api.model_info(repo)
-    held = {file.rfilename for file in there.siblings or ()} - MADE_BY_THE_HUB
-    if held:
-        raise HubError(f"export.push={repo}: the name is taken, {made} holds {len(held)} files; type another export.push, or: {again}")
-    if bool(there.private) != private:
-        now, wanted = ("private", "public") if there.private else ("public", "private")
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        repository = api.model_info(repo)
+    names = {file.rfilename for file in repository.siblings or ()} - MADE_BY_THE_HUB
+    if names:
+        raise HubError(f"export.push={repo}: the name is taken, {address} holds {len(names)} files; type another export.push, or: {again}")
+    if bool(repository.private) != private:
+        actual, expected = ("private", "public") if repository.private else ("public", "private")
         raise HubError(
-            f"export.push={repo}: the repository is there already and {now}, not {wanted}; change that at {made}/settings, or type "
-            f"export.private={str(bool(there.private)).lower()}; {again}"
+            f"export.push={repo}: the repository is there already and {actual}, not {expected}; change that at {address}/settings, or type "
+            f"export.private={str(bool(repository.private)).lower()}; {again}"
         )
     with explain_errors(repo, again):
-        done = api.upload_folder(folder_path=folder, repo_id=repo, ignore_patterns=list(without), commit_message="Exported by LexAlign")
-    log.info("Pushed to %s (%s) at commit %s; %s stays here", made, "private" if private else "public", done.oid, ", ".join(without))
-    return {"repo": repo, "url": str(made), "commit": done.oid, "private": private}
+        upload = api.upload_folder(folder_path=folder, repo_id=repo, ignore_patterns=list(without), commit_message="Exported by LexAlign")
+    log.info("Pushed to %s (%s) at commit %s; %s stays here", address, "private" if private else "public", upload.oid, ", ".join(without))
+    return {"repo": repo, "url": str(address), "commit": upload.oid, "private": private}
 
 
 @contextmanager
 def explain_errors(repo: str, then: str) -> Iterator[None]:
-    """Within the block, what the hub's client raises becomes a HubError that says what to do; `then` is said at its end."""
+    """Inside the block, an error of the hub's client becomes a HubError that says what to do. `then` is added at its end."""
     import httpx2
     from huggingface_hub import errors
 
@@ -64,10 +64,10 @@ def explain_errors(repo: str, then: str) -> Iterator[None]:
 
 
 def explain_status(status: int, repo: str) -> str:
-    """What a status means here, and what to type. The hub's own text may echo a token."""
+    """Explain a status and say what to type. The hub's own text is not shown: it may echo a token."""
     owner = repo.partition("/")[0]
     if status == 401:
-        return f"{get_endpoint()} does not know the token in force (status 401): {LOG_IN}"
+        return f"{get_endpoint()} does not accept the token in use (status 401): {LOG_IN}"
     if status == 403:
         return (
             f"the account that is logged in may not write to {owner} (status 403): type export.push=<your own name>/<name>, or {LOG_IN} "

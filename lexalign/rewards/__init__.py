@@ -1,4 +1,4 @@
-"""Rewards: what a reinforcement method makes of a model's own answers; `method.rewards` names them. Torch is not imported here."""
+"""Rewards: how a reinforcement method judges the answers of a model. `method.rewards` names them. No torch is imported here."""
 
 from lexalign.rewards.base import Reward
 from lexalign.rewards.reward_model import RewardModel

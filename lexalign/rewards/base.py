@@ -1,4 +1,4 @@
-"""What every reward is."""
+"""The base class of every reward."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 class Reward:
     """Judges completions. Subclass it, best as a dataclass whose fields are the arguments given in `method.rewards`.
 
-    A ValueError raised when it is made is told to the user as a wrong setting.
+    A ValueError in its constructor is shown to the user as a wrong setting.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
-    """Columns of ours beside the prompt without which it cannot judge, as in ("completion",)."""
+    """Columns (by our names) that it needs beside the prompt, for example ("completion",)."""
 
     def load(self, device: str) -> None:
-        """Called once before the first call, with the device of the run (cpu, cuda, mps): what is heavy is loaded here."""
+        """Called once before the first call, with the device of the run (cpu, cuda, mps). Load models here."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
-        """One finite number for each completion.
+        """Return one finite number for each completion.
 
         Args:
             prompts: each completion's prompt, text or a list of turns, as the row has it.

@@ -1,4 +1,4 @@
-"""The rewards of a run together: made, asked, held to what they promise, and conditioned on each other. No torch here."""
+"""All rewards of a run: they are made, called, checked, and conditioned on each other. No torch here."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from lexalign.rewards.base import Reward
 from lexalign.rewards.settings import Entry, find_unnamed_columns, read_rewards
 
 LARGEST = 1e18
-"""Above this the variance of a group does not fit float32."""
+"""Largest reward: above it, the variance of a group overflows float32."""
 SHOWN = 80
 
 
@@ -25,42 +25,46 @@ class Member:
         self.entry = entry
         self.reward = reward
         self.__name__ = entry.name
-        """What TRL calls it in its metrics."""
+        """The name that TRL uses in its metrics."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
-        """The reward of each completion; raises RewardError where it fails or returns what is no reward."""
+        """Return the reward of each completion. Raises RewardError if the reward fails or does not return numbers."""
         try:
-            found = self.reward(prompts, completions, columns)
+            values = self.reward(prompts, completions, columns)
         except Exception as error:
-            at = self.first_failing(prompts, completions, columns)
-            told = f"raised {type(error).__name__}: {error}"
-            raise self.failure(told, prompts[at], completions[at], "mend it, or leave the row out of the data") from error
-        if isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
-            told = f"returned {'None' if found is None else type(found).__name__}"
-            raise self.failure(told, prompts[0], completions[0], "let it return a list of numbers")
-        if len(found) != len(completions):
-            told = f"returned {len(found)} numbers for {len(completions)} completions"
-            raise self.failure(told, prompts[0], completions[0], "let it return one for each completion, in their order")
-        for at, value in enumerate(found):
+            row = self.find_failing_row(prompts, completions, columns)
+            problem = f"raised {type(error).__name__}: {error}"
+            raise self.make_error(problem, prompts[row], completions[row], "correct it, or leave the row out of the data") from error
+        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+            problem = f"returned {'None' if values is None else type(values).__name__}"
+            raise self.make_error(problem, prompts[0], completions[0], "let it return a list of numbers")
+        if len(values) != len(completions):
+            problem = f"returned {len(values)} numbers for {len(completions)} completions"
+            raise self.make_error(problem, prompts[0], completions[0], "let it return one for each completion, in their order")
+        for row, value in enumerate(values):
             if not isinstance(value, Real) or not math.isfinite(value) or abs(value) > LARGEST:
-                told = f"returned {value!r}"
+                problem = f"returned {value!r}"
                 what = f"let it return a finite number, at most {LARGEST:g} in size (0 where it has nothing to say)"
-                raise self.failure(told, prompts[at], completions[at], what)
-        return [float(value) for value in found]
+                raise self.make_error(problem, prompts[row], completions[row], what)
+        return [float(value) for value in values]
 
-    def first_failing(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> int:
-        """The row at which it raises when it is asked one by one; the first one where it does so only on several."""
-        for at in range(len(completions)):
+    def find_failing_row(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> int:
+        """Call the reward row by row and return the first row that fails; 0 if it fails only on several rows together."""
+        for row in range(len(completions)):
             try:
-                self.reward(prompts[at : at + 1], completions[at : at + 1], {name: values[at : at + 1] for name, values in columns.items()})
+                self.reward(
+                    prompts[row : row + 1], completions[row : row + 1], {name: values[row : row + 1] for name, values in columns.items()}
+                )
             except Exception:
-                return at
+                return row
         return 0
 
-    def failure(self, told: str, prompt: Any, completion: str, what_to_do: str) -> RewardError:
-        """The error, naming reward and row."""
+    def make_error(self, problem: str, prompt: Any, completion: str, what_to_do: str) -> RewardError:
+        """Make the error that names the reward and the row."""
         where = f"{self.entry.where} ({self.entry.name}, {self.entry.listed.target})"
-        return RewardError(f"{where} {told} at the prompt {quote_text(prompt)} and the completion {quote_text(completion)}; {what_to_do}")
+        return RewardError(
+            f"{where} {problem} at the prompt {quote_text(prompt)} and the completion {quote_text(completion)}; {what_to_do}"
+        )
 
 
 class Panel:
@@ -72,13 +76,13 @@ class Panel:
         self.loaded = False
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Panel | None":
-        """The panel of an experiment, None where its method has no rewards; raises ConfigError where one cannot be made."""
-        return cls.listed(experiment.method.rewards, experiment) if isinstance(experiment.method, RewardMethod) else None
+    def from_experiment(cls, experiment: Experiment) -> "Panel | None":
+        """Make the panel of an experiment; None if its method has no rewards. Raises ConfigError if a reward cannot be made."""
+        return cls.from_settings(experiment.method.rewards, experiment) if isinstance(experiment.method, RewardMethod) else None
 
     @classmethod
-    def listed(cls, rewards: Sequence[Any], experiment: Experiment) -> "Panel":
-        """The panel of these rewards, listed as in `method.rewards`, for the data and the device of an experiment; raises ConfigError."""
+    def from_settings(cls, rewards: Sequence[Any], experiment: Experiment) -> "Panel":
+        """Make the panel of `rewards` (in the form of `method.rewards`) for an experiment's data and device. Raises ConfigError."""
         problems: list[str] = []
         members = []
         for entry in read_rewards(rewards, problems):
@@ -93,7 +97,7 @@ class Panel:
 
     @property
     def names(self) -> list[str]:
-        """What the rewards are called."""
+        """The names of the rewards."""
         return [member.entry.name for member in self.members]
 
     @property
@@ -102,9 +106,9 @@ class Panel:
         return [member.entry.listed.weight for member in self.members]
 
     def score(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> dict[str, list[float]]:
-        """Each reward of each completion, by name; 0 where its condition does not hold.
+        """Return each reward of each completion by name; 0 if its condition does not hold.
 
-        `rows` are our rows, one for each completion.
+        `rows` holds one row for each completion.
         """
         if not self.loaded:
             for member in self.members:
@@ -115,27 +119,27 @@ class Panel:
         raw = {member.entry.name: member(prompts, completions, columns) for member in self.members}
         conditions = {member.entry.name: member.entry.listed.when for member in self.members}
 
-        def counts(name: str, at: int) -> bool:
+        def counts(name: str, row: int) -> bool:
             when = conditions[name]
-            return when is None or (counts(when.reward, at) and raw[when.reward][at] >= when.at_least)
+            return when is None or (counts(when.reward, row) and raw[when.reward][row] >= when.at_least)
 
-        return {name: [value if counts(name, at) else 0.0 for at, value in enumerate(values)] for name, values in raw.items()}
+        return {name: [value if counts(name, row) else 0.0 for row, value in enumerate(values)] for name, values in raw.items()}
 
     def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
-        """The weighted sum of what `score` found, for each completion."""
+        """Return the weighted sum of the rewards for each completion. `values` is the result of `score`."""
         return [sum(map(float.__mul__, self.weights, row)) for row in zip(*(values[name] for name in self.names), strict=True)]
 
 
 def make_reward(entry: Entry) -> Reward:
-    """The reward that an entry describes; raises what its class raises."""
+    """Make the reward that an entry describes. Errors of its class pass through."""
     module, _, name = entry.listed.target.rpartition(".")
     cls = getattr(importlib.import_module(module), name)
     if not (isinstance(cls, type) and issubclass(cls, Reward)):
-        raise TypeError("is no subclass of lexalign.rewards.Reward; let it be one")
+        raise TypeError("is not a subclass of lexalign.rewards.Reward; make it one")
     return cls(**entry.arguments)
 
 
 def quote_text(text: Any) -> str:
-    """A prompt or completion, quoted and cut."""
+    """Quote a prompt or completion and cut it."""
     whole = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
     return repr(whole if len(whole) <= SHOWN else whole[:SHOWN] + "…")

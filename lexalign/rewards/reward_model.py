@@ -44,10 +44,10 @@ class RewardModel(Reward):
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
         texts = [self._judge.text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        found: list[float] = []
+        scores: list[float] = []
         for start in range(0, len(texts), self.batch_size):
-            found += self._judge.scores(texts[start : start + self.batch_size])
-        return found
+            scores += self._judge.scores(texts[start : start + self.batch_size])
+        return scores
 
 
 class Classifier:
@@ -69,21 +69,21 @@ class Classifier:
             raise RewardError(f"the reward model {path} has {model.config.num_labels} outputs; a reward model has one (num_labels=1)")
         if info["missing_keys"]:
             # A causal model loads as a classifier too, with a head of random numbers.
-            raise RewardError(f"the reward model {path} lacks {', '.join(sorted(info['missing_keys']))}: it is no trained reward model")
+            raise RewardError(f"the reward model {path} lacks {', '.join(sorted(info['missing_keys']))}: it is not a trained reward model")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model = model.eval().requires_grad_(False).to(device)
 
     def text(self, prompt: Any, completion: str) -> str:
-        """What the model reads."""
+        """Return the text that the model reads."""
         if not self.tokenizer.chat_template:
             return (prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)) + completion
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         return str(self.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": completion}], tokenize=False))
 
     def scores(self, texts: list[str]) -> list[float]:
-        """The model's output for each text."""
+        """Return the model's output for each text."""
         import torch
 
         special = not self.tokenizer.chat_template

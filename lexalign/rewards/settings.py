@@ -1,4 +1,4 @@
-"""`method.rewards` as typed: names, weights and conditions, each problem with its key. Standard library only."""
+"""Read `method.rewards`: names, weights and conditions. Each problem names its key. Standard library only."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ NAME = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One reward as listed: where it stands, what it is called, and the arguments of its class."""
+    """One entry of `method.rewards`: its key, its name, and the arguments of its class."""
 
     where: str
     name: str
@@ -23,56 +23,60 @@ class Entry:
 
 
 def read_rewards(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
-    """The rewards as listed; adds every problem to `problems` and leaves out the entries whose own keys are wrong."""
-    found = []
-    for at, node in enumerate(rewards):
-        where = f"method.rewards[{at}]"
+    """Read the entries. Every problem is added to `problems`; an entry with wrong keys is left out."""
+    entries = []
+    for number, node in enumerate(rewards):
+        where = f"method.rewards[{number}]"
         if not isinstance(node, Mapping):
             problems.append(f"{where}={node}: expected a group, as in {{_target_: lexalign.rewards.ExactMatch, weight: 1.0}}")
             continue
         common = {"weight": 1.0, "name": None, "when": None, **{key: node[key] for key in COMMON if key in node}}
-        listed = parse(ListedReward, common, where, problems)
-        if listed is not None:
+        settings = parse(ListedReward, common, where, problems)
+        if settings is not None:
             own = {str(key): value for key, value in node.items() if key not in COMMON}
-            found.append(Entry(where=where, name=listed.name or to_snake_case(listed.target), listed=listed, arguments=own))
-    problems += find_wrong_names(found)
-    problems += find_wrong_conditions(found)
-    return found
+            entries.append(Entry(where=where, name=settings.name or to_snake_case(settings.target), listed=settings, arguments=own))
+    problems += find_wrong_names(entries)
+    problems += find_wrong_conditions(entries)
+    return entries
 
 
 def to_snake_case(target: str) -> str:
-    """The name of a class in small letters: ExactMatch is exact_match."""
+    """Return the name of a class in snake case: ExactMatch is exact_match."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", target.rpartition(".")[2]).lower()
 
 
 def find_wrong_names(entries: Sequence[Entry]) -> list[str]:
-    """Problems with names that metrics cannot carry or that stand for two rewards."""
+    """Return the problems of names: unusable in metrics, or used twice."""
     names = [entry.name for entry in entries]
-    found = [f"{entry.where}.name={entry.name}: letters, digits, _ and - only" for entry in entries if not NAME.fullmatch(entry.name)]
-    for at, entry in enumerate(entries):
-        if entry.name in names[:at]:
-            found.append(f"{entry.where}: is called {entry.name}, as {entries[names.index(entry.name)].where} is; give it another name=…")
-    return found
+    problems = [f"{entry.where}.name={entry.name}: letters, digits, _ and - only" for entry in entries if not NAME.fullmatch(entry.name)]
+    for number, entry in enumerate(entries):
+        if entry.name in names[:number]:
+            problems.append(
+                f"{entry.where}: is called {entry.name}, as {entries[names.index(entry.name)].where} is; give it another name=…"
+            )
+    return problems
 
 
 def find_wrong_conditions(entries: Sequence[Entry]) -> list[str]:
-    """Problems with conditions on rewards that are not there or that depend on each other, and with weights of 0."""
+    """Return the problems of conditions (unknown or circular) and of weights of 0."""
     by_name = {entry.name: entry for entry in entries}
-    found = []
+    problems = []
     for entry in entries:
         when = entry.listed.when
         if when is not None and when.reward not in by_name:
-            found.append(f"{entry.where}.when.reward={when.reward}: there are {', '.join(by_name)}{suggest_nearest(when.reward, by_name)}")
+            problems.append(
+                f"{entry.where}.when.reward={when.reward}: there are {', '.join(by_name)}{suggest_nearest(when.reward, by_name)}"
+            )
         elif circle := find_circle(entry, by_name):
-            found.append(f"{entry.where}.when: the rewards depend on each other ({' -> '.join(circle)}); take one condition away")
+            problems.append(f"{entry.where}.when: the rewards depend on each other ({' -> '.join(circle)}); remove one condition")
         needed = any(other.listed.when is not None and other.listed.when.reward == entry.name for other in entries)
         if entry.listed.weight == 0 and not needed:
-            found.append(f"{entry.where}.weight=0: counts for nothing, and no other reward depends on it; leave the reward out")
-    return found
+            problems.append(f"{entry.where}.weight=0: has no effect, and no other reward depends on it; leave the reward out")
+    return problems
 
 
 def find_unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -> list[str]:
-    """Problems with columns that a reward reads and the data are not said to have."""
+    """Return the problems of columns that a reward reads and `data.columns` does not name."""
     return [
         f"data.columns.{column}=null: {entry.where} ({entry.name}) reads it; "
         f"name your column with data.columns.{column}=<column>, or leave the reward out"
@@ -82,7 +86,7 @@ def find_unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -
 
 
 def find_circle(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
-    """The names on the way from a reward back to itself through conditions; empty where there is none."""
+    """Return the names on a circle of conditions through a reward; empty if there is none."""
     path = [entry.name]
     when = entry.listed.when
     while when is not None and when.reward in by_name:
@@ -90,6 +94,6 @@ def find_circle(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
         if when.reward == entry.name:
             return path
         if when.reward in path[:-1]:
-            return []  # a circle that others make; they are told
+            return []  # a circle of other rewards, reported for them
         when = by_name[when.reward].listed.when
     return []

@@ -15,6 +15,7 @@ from lexalign.artifacts.result import Result, write_result
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
+from lexalign.config.origins import DECIDING, find_origins
 from lexalign.config.paths import find_model
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import redact
@@ -82,7 +83,17 @@ def execute(composed: Composition, context: RunContext) -> Result:
                 log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
             checkpoint = find_checkpoint(experiment, context)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
+            log_deciding_settings(composed, context)
             return run_in_folder(dataclasses.replace(composed, experiment=resolved), context)
+
+
+def log_deciding_settings(composed: Composition, context: RunContext) -> None:
+    """Say which options follow from the model, and the settings that decide the result with where each was set."""
+    for note in composed.notes:
+        log.info("%s", note)
+    if composed.experiment.method is not None:
+        origins = find_origins(DECIDING, composed.typed, context.sources)
+        log.info("What decides the result: %s", ", ".join(str(origin) for origin in origins if origin.value is not None))
 
 
 def run_on_other_node(composed: Composition, context: RunContext) -> Result:

@@ -36,9 +36,9 @@ def find_finished_run(experiment: Experiment, context: RunContext) -> Result | N
         print(f"{out_dir} was finished, but {broken}: going on from its newest checkpoint", file=sys.stderr)
         return None
     now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, context.sources)))
-    differences = settings_diff.diff_settings(read_manifest(artifact), now, measured=True)
+    differences = settings_diff.diff_settings(read_manifest(artifact), now, with_evaluation=True)
     settings_diff.refuse_differences(
-        differences, allowed=experiment.resume_allow, begun=f"output_dir={out_dir}: holds a run that was finished"
+        differences, allowed=experiment.resume_allow, opening=f"output_dir={out_dir}: holds a run that was finished"
     )
     if differences:
         return None
@@ -63,7 +63,7 @@ def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: b
     """Raise ConfigError where the run of a checkpoint was begun with other settings than `resume_allow` lets differ; say what else does."""
     then, now = read_manifest(checkpoint), fingerprint.describe_inputs(experiment)
     differences = settings_diff.diff_settings(then, now)
-    settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, begun=f"{checkpoint}: its run was begun")
+    settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, opening=f"{checkpoint}: its run was begun")
     if differences and tell:
         told = "; ".join(f"{key}: {change}" for key, change in differences.items())
         log.warning("Going on with other settings (resume_allow): %s", told)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from lexalign.config.secrets import RedactingFormatter, redact
+from lexalign.config.secrets import RedactingFormatter, clean
 from lexalign.errors import ConfigError, LexAlignError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def print_error(error: Exception, *, job_name: str, out_dir: Path) -> None:
     else:
         log.debug("traceback", exc_info=error)
         said = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
-    print(redact(said), file=sys.stderr)
+    print(clean(said), file=sys.stderr)
 
 
 def print_error_and_exit(error: LexAlignError) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`stage=chat`: a conversation with a model on the terminal, alone or beside a second one."""
+"""`stage=chat`: a conversation on the terminal with a model, or with two models side by side."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ TYPE_ANOTHER = "type chat.against=<path>, or leave it out"
 
 
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
-    """Answer what is typed, or comes through a pipe, until it ends; what was said is in the result's samples."""
+    """Answer each line of the input until it ends. The conversation is stored in the result's samples."""
     path = experiment.model.path
     assert path is not None
     other = make_second_experiment(experiment)
@@ -33,16 +33,20 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     speakers = [ModelSpeaker.of("model", experiment)]
     if other is not None:
         speakers.append(ModelSpeaker.of("reference" if experiment.chat.against == "reference" else "other", other))
-    conversation.write_now(f"To serve it with vLLM: {served}\n{conversation.RESET} begins anew, {conversation.EXIT} ends\n")
-    said = conversation.talk(speakers)
-    return Result(status="finished", stage=experiment.stage.name, counts={"turns": len(said)}, samples=said, details=details)
+    conversation.write_now(f"To serve it with vLLM: {served}\n{conversation.RESET} starts a new conversation, {conversation.EXIT} ends\n")
+    answers = conversation.talk(speakers)
+    return Result(status="finished", stage=experiment.stage.name, counts={"turns": len(answers)}, samples=answers, details=details)
 
 
 def make_second_experiment(experiment: Experiment) -> Experiment | None:
-    """The experiment with the model that answers too; None without one. Raises ConfigError where it is not found."""
-    named = experiment.chat.against
+    """Return the experiment of the second model; None without one. Raises ConfigError if the model is not there."""
+    name = experiment.chat.against
     assert experiment.model.path is not None
-    found = make_reference_experiment(experiment, Provenance.of(experiment.model.path), named, setting="chat.against", instead=TYPE_ANOTHER)
-    if named is not None and found is None:
-        raise ConfigError(f"chat.against=reference: {experiment.model.path} does not tell what it was trained from; {TYPE_ANOTHER}")
-    return found
+    second = make_reference_experiment(
+        experiment, Provenance.read(experiment.model.path), name, setting="chat.against", instead=TYPE_ANOTHER
+    )
+    if name is not None and second is None:
+        raise ConfigError(
+            f"chat.against=reference: {experiment.model.path} does not record which model it was trained from; {TYPE_ANOTHER}"
+        )
+    return second

@@ -1,4 +1,4 @@
-"""Measurement of a finished model, without training, beside the model it was trained from."""
+"""`stage=evaluate`: measure a finished model, and the model that it was trained from."""
 
 import contextlib
 import logging
@@ -12,7 +12,6 @@ from lexalign.config import hardware, targets
 from lexalign.config.schema import Experiment
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
-from lexalign.data.rendering import Renderer
 from lexalign.errors import ConfigError
 from lexalign.evaluation import summary
 from lexalign.models.precision import make_autocast
@@ -24,10 +23,10 @@ TYPE_ANOTHER = "type evaluate.reference=<path>, or evaluate.reference=null to me
 
 
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
-    """Measure the model, and the reference first where there is one; no weights are written."""
+    """Measure the reference, if there is one, then the model. No weights are written."""
     assert experiment.model.path is not None
-    splits = data_rows.load_rows(experiment)  # before any weights: bad data are refused in a second
-    past = Provenance.of(experiment.model.path)
+    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
+    past = Provenance.read(experiment.model.path)
     reference = make_reference_experiment(
         experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER
     )
@@ -41,20 +40,23 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
         from lexalign.evaluation.measure import measure_all
         from lexalign.models import loading
+        from lexalign.models.renderers import make_limit_check, make_renderer
 
     harness.check_tasks(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)
     loaded = loading.load_model(experiment)
     policy: Any = loaded.model
     if past.bits:
-        log.info("The model was trained on a base of %d bits; it is measured on the base as it is", past.bits)
-    encoder = Renderer(loaded.tokenizer, experiment.data)
+        log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
+    encoder = make_renderer(experiment, loaded.tokenizer, model=policy)
     known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
     positions = loaded.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
-    yardstick = Evaluator(
+    look = make_limit_check(policy, encoder, max_length=max_length, setting="evaluate.max_length")
+    measure = lengths.measure_one_by_one(encoder)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
+    evaluator = Evaluator(
         encoder=encoder,
         rows=splits.held_out,
         known=known,
@@ -65,37 +67,39 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         panel=find_panel(experiment, past),
         shared_belief=past.rewards.get("shared_belief", True),
     )
-    before, held_against = Measurement(), None
+    before, measured_reference = Measurement(), None
     if reference is not None:
         other = load_reference(reference, loaded).to(device)
-        log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(yardstick.rows))
+        log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(evaluator.rows))
         with make_autocast(experiment):
-            before = measure_all(yardstick, other)
-        held_against = Reference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
-    log.info("Measuring the model on %d rows", len(yardstick.rows))
+            before = measure_all(evaluator, other)
+        measured_reference = Reference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
+    log.info("Measuring the model on %d rows", len(evaluator.rows))
     with make_autocast(experiment):
-        after = measure_all(yardstick, policy.to(device), held_against)
+        after = measure_all(evaluator, policy.to(device), measured_reference)
     result = Result(status="finished", stage=experiment.stage.name, counts=splits.counts)
     result.details = {"model": experiment.model.path, "reference": reference.model.path if reference else None}
-    recording.record_measurements(result, yardstick, before, after, out_dir, NAMES)
+    recording.record_measurements(result, evaluator, before, after, out_dir, NAMES)
     recording.report_measurements(result, tracker, NAMES)
     return result
 
 
 def load_reference(reference: Experiment, loaded: Any) -> Any:
-    """The reference; raises ConfigError where it reads and writes other tokens."""
+    """Load the reference. Raises ConfigError if its vocabulary differs."""
     from lexalign.models import loading
 
-    found = loading.load_model(reference)
-    same_width = found.model.config.get_text_config().vocab_size == loaded.model.config.get_text_config().vocab_size
-    if not same_width or found.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+    other = loading.load_model(reference)
+    same_width = other.model.config.get_text_config().vocab_size == loaded.model.config.get_text_config().vocab_size
+    if not same_width or other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         path = reference.model.path
-        raise ConfigError(f"evaluate.reference: {path} has another vocabulary, so no token of one is a token of the other; {TYPE_ANOTHER}")
-    return found.model
+        raise ConfigError(
+            f"evaluate.reference: {path} has another vocabulary, so their log-probabilities cannot be compared; {TYPE_ANOTHER}"
+        )
+    return other.model
 
 
 def find_beta(experiment: Experiment, past: Provenance) -> float | None:
-    """Scale of the rewards, None where there are neither pairs nor labels."""
+    """Return the scale of the rewards; None if the data have neither pairs nor labels."""
     if experiment.data.columns.chosen is None and experiment.data.columns.label is None:
         return None
     beta = experiment.evaluate.beta or past.rewards.get("beta")
@@ -104,23 +108,23 @@ def find_beta(experiment: Experiment, past: Provenance) -> float | None:
 
 
 def find_panel(experiment: Experiment, past: Provenance) -> Panel | None:
-    """The rewards that the model was trained for; None where it was for none, or where these data do not let them be asked, which is said.
+    """Return the rewards that the model was trained for; None if there are none, or if they cannot be used on these data (logged).
 
-    A manifest may come from anybody: its code is held to what a configuration may name.
+    A manifest is not trusted: its targets follow the same rules as those of a configuration.
     """
-    if not past.listed:
+    if not past.method_rewards:
         return None
     try:
-        if problems := targets.find_target_problems(past.listed, [targets.OWN_PACKAGE, *experiment.extensions], "method.rewards"):
+        if problems := targets.find_target_problems(past.method_rewards, [targets.OWN_PACKAGE, *experiment.extensions], "method.rewards"):
             raise ConfigError(problems)
-        return Panel.listed(past.listed, experiment)
+        return Panel.from_settings(past.method_rewards, experiment)
     except ConfigError as error:
         log.warning("The rewards that the model was trained for are not measured: %s", error)
         return None
 
 
 def plan_evaluation(experiment: Experiment, reference: Experiment | None, rows: int) -> Result:
-    """`dry_run=true`: what would be measured."""
+    """Show what would be measured (`dry_run=true`)."""
     facts = {
         "stage": experiment.stage.name,
         "model": str(experiment.model.path),

@@ -1,4 +1,4 @@
-"""`stage=export`: a run's adapter merged into its base, held against the model that was trained, and written as one that stands alone."""
+"""`stage=export`: merge an adapter into its base, compare the result with the trained model, and write it as a full model."""
 
 import dataclasses
 import logging
@@ -22,19 +22,19 @@ from lexalign.evaluation import summary
 log = logging.getLogger(__name__)
 NAMES = ("as trained", "exported")
 OF_THE_FOLDER = ("lexalign", "git_commit", "versions", "kind", "base", "files", "sha256")
-"""What a manifest tells of its own folder, not of how the model was trained."""
+"""Keys of a manifest that describe its own folder, not the training."""
 NAME_ROWS = "name rows to compare on: data=<one of conf/data> data.path=<file, folder or hub id>"
 
 
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
-    """Merge in each way there is, keep the one nearest to what was trained, write it whole, and upload it where `export.push` says so.
+    """Merge in each possible way, choose the result nearest to the trained model, write it, and upload it if `export.push` is set.
 
-    Raises ArtifactError where the nearest is farther than `export.max_kl`, or does not come back from the disk as it was.
+    Raises ArtifactError if the nearest is farther away than `export.max_kl`, or if the written folder does not hold the same model.
     """
     assert experiment.model.path is not None
-    past = Provenance.of(experiment.model.path)
+    past = Provenance.read(experiment.model.path)
     experiment = dataclasses.replace(experiment, data=load_comparison_rows(experiment, past))
-    splits = data_rows.load_rows(experiment)  # before any weights: bad data are refused in a second
+    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
     if experiment.dry_run:
         return plan_export(experiment, past, len(splits.held_out))
     with freeze_first_imports():
@@ -48,9 +48,13 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if settings.push:
         upload.refuse_early(settings.push)
     what, chosen = make_export(experiment, past, splits, artifact)
-    found = chosen.measured
+    measurement = chosen.measurement
     result = Result(status="finished", stage=experiment.stage.name, artifact=str(artifact.resolve()), counts=splits.counts)
-    result.metrics, result.intervals, result.n = {"before": chosen.trained.values, "after": found.values}, found.intervals, found.n
+    result.metrics, result.intervals, result.n = (
+        {"before": chosen.trained.values, "after": measurement.values},
+        measurement.intervals,
+        measurement.n,
+    )
     result.details = {"exported": what}
     if settings.push:
         result.details["pushed"] = upload.push_folder(
@@ -64,35 +68,39 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
 
 def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifact: Path) -> tuple[dict[str, Any], Any]:
-    """Write the exported folder; what is told of it in manifest and result, and what was chosen."""
-    from lexalign.data.rendering import Renderer
+    """Write the exported folder; return its facts for manifest and result, and the choice."""
     from lexalign.export import comparison, folder, merge_choice, merging, model_card, source
     from lexalign.models import loading
+    from lexalign.models.renderers import make_limit_check, make_renderer, settle_end_tokens
 
     what = source.find_export_source(experiment, past)
-    encoder = Renderer(loading.load_tokenizer(experiment, what.source), experiment.data)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, what.source))
     trained = merging.load_as_trained(what, encoder.tokenizer)
+    settle_end_tokens(trained, encoder)
     max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
-    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
+    look = make_limit_check(trained, encoder, max_length=max_length, setting="evaluate.max_length")
+    measure = lengths.measure_one_by_one(encoder)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
     rows = splits.held_out[: experiment.export.rows]
     spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
     chosen = merge_choice.choose_nearest(what, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
-    told = {
+    export_facts = {
         "from": experiment.model.path,
         "from_sha256": past.manifest.get("sha256"),
         "base": what.source.place.name,
         "dtype": what.dtype,
         "way": chosen.way,
-        "ways": {way: found.values for way, found in chosen.ways.items()},
+        "ways": {way: measurement.values for way, measurement in chosen.ways.items()},
     }
-    facts, code = {**describe_history(experiment, past, what.source), "exported": told}, experiment.model.trust_remote_code
+    settle_end_tokens(chosen.model, encoder)
+    facts, code = {**describe_history(experiment, past, what.source), "exported": export_facts}, experiment.model.trust_remote_code
     folder.write_export(chosen.model, encoder, artifact, spans=spans, card=model_card.make_card(what, chosen), facts=facts, code=code)
-    return told, chosen
+    return export_facts, chosen
 
 
 def describe_history(experiment: Experiment, past: Provenance, source: Any) -> dict[str, Any]:
-    """What the manifest tells of the model's training, which stays true of it: its reference, its rewards and its rows are found there."""
+    """Return the facts of the model's training for the new manifest: reference, rewards and data are read from there later."""
     if past.manifest:
         return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
     settings, start = fingerprint.list_deciding_settings(experiment), {}
@@ -104,24 +112,24 @@ def describe_history(experiment: Experiment, past: Provenance, source: Any) -> d
 
 
 def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
-    """The rows to compare on: those that are named, else those that the model was trained and measured on."""
+    """Return the data to compare on: those that are named, else those that the model was trained and measured on."""
     if experiment.data.path is not None:
         return experiment.data
-    path, found = experiment.model.path, past.data(experiment.extensions)
-    if found is None or found.path is None:
-        raise ConfigError(f"model.path={path}: does not tell which rows it was trained on; {NAME_ROWS}")
-    place = find_data(found.path)
+    path, data = experiment.model.path, past.data(experiment.extensions)
+    if data is None or data.path is None:
+        raise ConfigError(f"model.path={path}: does not record which data it was trained on; {NAME_ROWS}")
+    place = find_data(data.path)
     if place.kind == "missing":
-        raise ConfigError(f"model.path={path}: was trained on {found.path}: {place.problem}; {NAME_ROWS}")
+        raise ConfigError(f"model.path={path}: was trained on {data.path}: {place.problem}; {NAME_ROWS}")
     then = past.manifest["data"].get("files")
-    if then is not None and fingerprint.fingerprint_data(found).get("files") != then:
-        log.warning("%s is not what the model was trained on any more (sha256 differs); it is compared on the rows of today", found.path)
-    return found
+    if then is not None and fingerprint.fingerprint_data(data).get("files") != then:
+        log.warning("%s has changed since the model was trained (sha256 differs); the comparison uses the rows of today", data.path)
+    return data
 
 
 def plan_export(experiment: Experiment, past: Provenance, rows: int) -> Result:
-    """`dry_run=true`: what would be exported."""
-    quantized = f", trained on a base of {past.bits} bits: merged both ways, the nearer one kept" if past.bits else ""
+    """Show what would be exported (`dry_run=true`)."""
+    quantized = f", trained on a base of {past.bits} bits: merged both ways, and the nearer one chosen" if past.bits else ""
     facts = {
         "stage": experiment.stage.name,
         "model": f"{experiment.model.path}{quantized}",

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lexalign.config.secrets import redact
+from lexalign.config.secrets import clean
 from lexalign.sweeps.job import OUTPUT
 from lexalign.sweeps.ledger import Job, format_counts
 
@@ -41,7 +41,7 @@ class Display:
 
     def say(self, text: str, style: str = "") -> None:
         """A line that stays."""
-        self.console.print(Text(redact(text), style=style), soft_wrap=True)
+        self.console.print(Text(clean(text), style=style), soft_wrap=True)
 
     def show_start(self, job: Job) -> None:
         gpu = f" on GPU {job.gpu}" if job.gpu else ""
@@ -94,4 +94,4 @@ def read_progress(folder: Path) -> str:
 
 def warn(message: str) -> None:
     """Something that a user should know, before there is a display."""
-    print(redact(message), file=sys.stderr)
+    print(clean(message), file=sys.stderr)

@@ -20,6 +20,7 @@ from lexalign.artifacts import lock
 from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
+from lexalign.config.secrets import guard_streams
 from lexalign.errors import ConfigError, FolderInUse, LexAlignError, Stopped
 from lexalign.runs import execute, parents
 from lexalign.training import signals
@@ -56,6 +57,7 @@ def run_task(task: Task) -> None:
     with task.output.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    guard_streams()
     faulthandler.enable()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     threading.Thread(target=follow_parent, daemon=True).start()

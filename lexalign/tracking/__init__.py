@@ -1,4 +1,4 @@
-"""Where a run's numbers are shown: on Weights & Biases, on trackio's pages, or nowhere. `conf/tracking/` names one of these classes.
+"""Trackers: Weights & Biases, trackio, or none. `conf/tracking/` names one of these classes.
 
 A tracker is a context manager around a whole run. Nothing here imports wandb or trackio before its tracker is entered.
 """
@@ -17,7 +17,7 @@ __all__ = ["NoTracker", "Tracker", "TrackioTracker", "WandbTracker", "record_swe
 
 
 class Tracker(Protocol):
-    """What a stage may ask of its tracker."""
+    """The methods of a tracker that the stages use."""
 
     def __init__(
         self,
@@ -29,14 +29,14 @@ class Tracker(Protocol):
         job_type: str,
         typed: Sequence[str] = (),
     ):
-        """Prepare a tracker. `config` is shown, so the caller has removed what nobody may see; `typed` are the overrides it came from.
-        `group` is None for a run that stands alone: no job of a sweep, and nobody's parent."""
+        """Prepare a tracker. `config` is shown, so the caller has removed secrets; `typed` are the overrides as typed.
+        `group` is None for a single run: no job of a sweep, and not a parent of another run."""
 
     def __enter__(self) -> Self:
         """Open the run."""
 
     def __exit__(self, *exception) -> None:
-        """Close the run: finished, or failed where an exception passes through."""
+        """Close the run: as finished, or as failed if there is an exception."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of one optimizer step."""
@@ -48,7 +48,7 @@ class Tracker(Protocol):
         """Record rows as one table; columns in the order in which they first appear."""
 
     def artifact(self, path: Path) -> None:
-        """Record where the run's artifact lies; nothing is uploaded."""
+        """Record the path of the run's artifact; nothing is uploaded."""
 
     def starts_from(self, path: Path) -> None:
         """Record the artifact that the run starts from; nothing is uploaded."""

@@ -1,20 +1,20 @@
-"""What the environment tells a tracker's library, and what it is not to hear."""
+"""Variables of the environment that a tracker's library reads, and some that it must not read."""
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 AGENT = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
-"""How `wandb agent` says to the process it starts which run of its sweep that is."""
+"""Variables with which `wandb agent` tells its process which run of its sweep it is."""
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
-"""Where trackio would send to, or fetch from, besides its own folder."""
+"""Variables that make trackio send data elsewhere, or fetch data."""
 
 
 @contextmanager
 def hide_variables(names: Sequence[str]) -> Iterator[list[str]]:
-    """Within the block, the environment has none of these variables; gives those that it had."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    """Remove these variables from the environment during the block; yield the names of those that were set."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
-        yield list(kept)
+        yield list(hidden)
     finally:
-        os.environ.update(kept)
+        os.environ.update(hidden)

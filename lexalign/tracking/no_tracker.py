@@ -12,7 +12,7 @@ class NoTracker:
         pass
 
     def __enter__(self) -> Self:
-        # transformers imports wandb wherever it is installed; a None here makes it look as if it were not.
+        # transformers imports wandb if it is installed. None in sys.modules makes it look as if it were not.
         self.hidden = "wandb" not in sys.modules
         if self.hidden:
             sys.modules["wandb"] = None  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""trackio: the same runs and groups in a database on this machine and on pages at 127.0.0.1, for those without an account.
+"""trackio: runs and groups in a database on this machine, shown on pages at 127.0.0.1. No account is needed.
 
-As with W&B, a run is worth more than its tracker: nothing that trackio does or fails to do ends, blocks or changes it.
+An error of trackio never ends, blocks or changes a run.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lexalign.config.schema import Tracking
+from lexalign.config.secrets import redact, redact_tree
 from lexalign.errors import ConfigError
 from lexalign.tracking import display, environment
 from lexalign.tracking.no_tracker import NoTracker
@@ -22,15 +23,15 @@ from lexalign.tracking.sweep_summary import JOB_TYPE
 
 log = logging.getLogger(__name__)
 
-GOES_ON = "trackio-run"
-"""File in a run's folder with the id of the trackio run that is not finished yet."""
+UNFINISHED_ID = "trackio-run"
+"""File in a run's folder with the id of its unfinished trackio run."""
 
 
 class TrackioTracker(NoTracker):
     """`tracking=trackio`: one trackio run for one run, in trackio's database on this machine.
 
-    Nothing is sent anywhere, whatever the environment says, and nobody is asked for the account's name. A run that was interrupted goes
-    on as the same trackio run when it is resumed in its folder.
+    Nothing is sent anywhere, whatever the environment says, and no account name is looked up. A run that was interrupted continues as the
+    same trackio run when it is resumed in its folder.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class TrackioTracker(NoTracker):
         self._settings = settings
         self._out_dir = out_dir
         tags = dict.fromkeys([*(settings.tags or []), *display.make_tags(typed)])
-        told = {**display.flatten(display.make_filterable(config)), "job_type": job_type, "tags": ", ".join(tags)}
-        # trackio keeps names that begin so for itself.
-        self._config = {key.lstrip("_"): value for key, value in told.items()}
-        self._name, self._group, self._lasting = settings.name or run_name, settings.group or group, job_type == JOB_TYPE
+        flat_config = {**display.flatten(display.make_filterable(config)), "job_type": job_type, "tags": ", ".join(tags)}
+        # trackio reserves names that begin with an underscore.
+        self._config = redact_tree({key.lstrip("_"): value for key, value in flat_config.items()})
+        self._name, self._group = redact(settings.name or run_name), settings.group or group
+        self._is_sweep = job_type == JOB_TYPE
         self._run: Any = None
         self._step = 0
         self._lost: set[str] = set()
@@ -58,11 +60,11 @@ class TrackioTracker(NoTracker):
         super().__enter__()
         self._hidden = environment.hide_variables(environment.REMOTE)
         if names := self._hidden.__enter__():
-            log.warning("trackio: %s not followed; runs stay on this machine", " and ".join(names))
+            log.warning("trackio: %s ignored; runs stay on this machine", " and ".join(names))
         with self._survive("the run"):
             self._run = self._open()
             folder = f"TRACKIO_DIR={shlex.quote(str(self._folder))} " if self._folder else ""
-            log.info("trackio: look at it with: %strackio show --project %s", folder, shlex.quote(str(self._settings.project)))
+            log.info("trackio: show the run with: %strackio show --project %s", folder, shlex.quote(str(self._settings.project)))
         return self
 
     @property
@@ -80,13 +82,13 @@ class TrackioTracker(NoTracker):
             log.warning("trackio: an earlier run of this process chose %s, which it keeps; not %s", utils.TRACKIO_DIR, self._folder)
 
         class LocalRun(Run):
-            """trackio's run without its front door `trackio.init`, which would follow the environment to a server or a Space."""
+            """trackio's run without `trackio.init`, which would send it to a server or a Space that the environment names."""
 
             def _get_username(self) -> None:
-                """Nobody: trackio would ask the hub whose token it is."""
+                """Return None. trackio would ask the hub for the owner of the token."""
 
             def _warn_once(_, key: str, message: str) -> None:
-                self._tell(message)
+                self._warn(message)
 
         assert self._settings.project is not None
         try:
@@ -98,16 +100,16 @@ class TrackioTracker(NoTracker):
             project=self._settings.project,
             client=None,
             name=self._name,
-            run_id=self._identity(),
+            run_id=self._get_run_id(),
             group=self._group,
             config=self._config,
             existing_runs=[],
         )
 
-    def _identity(self) -> str:
-        """The id of the run that was interrupted in this folder, or of a sweep's summary there; else a new one, kept until the end."""
-        note = self._out_dir / GOES_ON
-        if self._lasting:
+    def _get_run_id(self) -> str:
+        """Return the id of the run that was interrupted in this folder, or of its sweep's summary; else a new id, stored until the end."""
+        note = self._out_dir / UNFINISHED_ID
+        if self._is_sweep:
             return uuid.uuid5(uuid.NAMESPACE_URL, self._out_dir.absolute().as_uri()).hex
         with contextlib.suppress(OSError):
             return note.read_text(encoding="ascii").strip()
@@ -120,10 +122,10 @@ class TrackioTracker(NoTracker):
         with self._survive("the end of the run"):
             if self._run is not None:
                 self._run.log({"finished": float(exception_type is None)}, step=self._step)
-                with contextlib.redirect_stdout(io.StringIO()):  # it speaks of uploading; there is none
-                    self._run.finish()  # waits half a minute for its database, at the most
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints messages about an upload that does not happen
+                    self._run.finish()  # waits at most half a minute for its database
         if exception_type is None:
-            (self._out_dir / GOES_ON).unlink(missing_ok=True)
+            (self._out_dir / UNFINISHED_ID).unlink(missing_ok=True)
         self._hidden.__exit__(None, None, None)
         super().__exit__()
 
@@ -133,7 +135,7 @@ class TrackioTracker(NoTracker):
         self._log(metrics, step, "metrics")
 
     def summary(self, metrics: dict[str, float]) -> None:
-        """Record metrics of the whole run, those measured before training at step 0, at the last step otherwise."""
+        """Record metrics of the whole run: those measured before training at step 0, the others at the last step."""
         early = {name: value for name, value in metrics.items() if name.startswith("before/")}
         late = {name: value for name, value in metrics.items() if name not in early}
         for values, step in ((early, 0), (late, self._step)):
@@ -146,12 +148,12 @@ class TrackioTracker(NoTracker):
             from trackio.table import Table
 
             columns = display.list_columns(rows)
-            data = [[row.get(column) for column in columns] for row in rows]
+            data = redact_tree([[row.get(column) for column in columns] for row in rows])
             self._log({name: Table(columns=columns, data=data)}, self._step, f"the table {name}")
 
     def artifact(self, path: Path) -> None:
         """Record the artifact by reference; nothing is copied."""
-        link = display.ArtifactLink.of(path) if self._settings.link_artifacts and self._run is not None else None
+        link = display.ArtifactLink.read(path) if self._settings.link_artifacts and self._run is not None else None
         if link is not None:
             with self._survive("the link to the artifact"):
                 from trackio.artifact import Artifact
@@ -161,8 +163,8 @@ class TrackioTracker(NoTracker):
                 self._run.log_artifact(reference, aliases=[link.alias])
 
     def starts_from(self, path: Path) -> None:
-        """Link the run to the artifact that it starts from, where trackio knows it: the run that made it was tracked here, too."""
-        link = display.ArtifactLink.of(path) if self._settings.link_artifacts and self._run is not None else None
+        """Link the run to the artifact that it starts from, if trackio tracked the run that made it."""
+        link = display.ArtifactLink.read(path) if self._settings.link_artifacts and self._run is not None else None
         if link is not None:
             with self._survive("the link to what the run starts from"):
                 self._run.use_artifact(f"{link.name}:{link.alias}")
@@ -174,16 +176,16 @@ class TrackioTracker(NoTracker):
 
     @contextlib.contextmanager
     def _survive(self, what: str) -> Iterator[None]:
-        """Go on without `what` whatever trackio raises."""
+        """Continue without `what` if trackio raises an error."""
         try:
             yield
         except ConfigError:
             raise
         except Exception as error:
-            self._tell(f"{what} not logged ({' '.join(str(error).split()) or type(error).__name__})")
+            self._warn(f"{what} not logged ({' '.join(str(error).split()) or type(error).__name__})")
 
-    def _tell(self, message: str) -> None:
-        """Say it once."""
+    def _warn(self, message: str) -> None:
+        """Log a warning, once."""
         if message not in self._lost:
             self._lost.add(message)
             log.warning("trackio: %s", message)

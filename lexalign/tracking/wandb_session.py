@@ -1,4 +1,4 @@
-"""wandb's session in this process: the mode it works in, what it may record, and how it ends."""
+"""The wandb session of this process: its mode, what it may record, and how it ends."""
 
 import os
 import threading
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import wandb
 
 GRACE = 5.0
-"""Seconds beyond its own time limits that wandb gets before its service is killed."""
+"""Seconds after wandb's own time limit until its service is killed."""
 
 
-def choose_mode(wanted: str | None) -> tuple[str, str | None]:
-    """The mode to open the run in and, where it is not online, why. Looks up the key without dialling out or asking."""
+def choose_mode(mode: str | None) -> tuple[str, str | None]:
+    """Return the mode for the run and, if it is not online, the reason. Looks the key up without a request or a prompt."""
     import wandb
     from wandb.sdk.lib import wbauth
 
@@ -27,7 +27,7 @@ def choose_mode(wanted: str | None) -> tuple[str, str | None]:
         return "disabled", "WANDB_MODE or wandb's settings file says so"
     if ambient.mode in ("offline", "dryrun"):
         return "offline", "WANDB_MODE or wandb's settings file says so"
-    if wanted == "offline":
+    if mode == "offline":
         return "offline", "tracking.mode=offline"
     missing = "no key is configured: `wandb login` or WANDB_API_KEY"
     try:
@@ -36,13 +36,13 @@ def choose_mode(wanted: str | None) -> tuple[str, str | None]:
         key, missing = None, shorten_error(error)
     if key:
         return "online", None
-    if wanted == "online":
+    if mode == "online":
         raise ConfigError(f"tracking.mode=online cannot log in ({missing}); or type tracking.mode=auto")
     return "offline", missing
 
 
 def make_private_settings(settings: Tracking) -> "wandb.Settings":
-    """Settings with which wandb records what we give it, and nothing of the machine but its load and its name."""
+    """Make settings with which wandb records what we give it, and of the machine only its load and its name."""
     import wandb
 
     return wandb.Settings(
@@ -56,9 +56,9 @@ def make_private_settings(settings: Tracking) -> "wandb.Settings":
         # argv, the program, the executable, the user and the mail address in wandb-metadata.json.
         x_disable_meta=True,
         x_save_requirements=False,
-        # What a killed service had not written is lost.
+        # Write often: a killed service loses what it has not written.
         x_transaction_log_flush_interval=1.0,
-        # Sent with each run; a path of the user's machine if left alone.
+        # Sent with each run. The default is a path of the user's machine.
         program="lexalign",
         init_timeout=settings.init_timeout,
         finish_timeout=settings.finish_timeout,
@@ -68,15 +68,15 @@ def make_private_settings(settings: Tracking) -> "wandb.Settings":
 
 @contextmanager
 def kill_service_after(seconds: float) -> Iterator[threading.Event]:
-    """End wandb's service process when the block takes longer; the event says that it came to that.
+    """Kill wandb's service process if the block takes longer than `seconds`; the yielded event is then set.
 
-    wandb keeps its own deadlines only where its service is not itself stuck in a request, and waits for it without one.
+    wandb keeps its own deadlines only while its service is not stuck in a request, and waits for it without a limit.
     """
     from wandb.sdk import wandb_setup
 
     killed = threading.Event()
     connection = wandb_setup.singleton()._connection
-    # A disabled run has no service; one that another process started is not ours to end.
+    # A disabled run has no service. A service that another process started is left alone.
     process = connection._proc._process if connection and connection._proc else None
 
     def kill() -> None:
@@ -94,22 +94,22 @@ def kill_service_after(seconds: float) -> Iterator[threading.Event]:
 
 
 def end_session() -> None:
-    """End wandb's service, so that neither the next run of this process nor its exit meets what is left of this one."""
+    """End wandb's service, so that it affects neither the next run of this process nor its exit."""
     import wandb
 
-    # It raises SystemExit where the service was killed.
+    # It raises SystemExit if the service was killed.
     with suppress(Exception, SystemExit), kill_service_after(GRACE):
         wandb.teardown()
 
 
 def shorten_error(error: Exception) -> str:
-    """The error in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
 def stage_tables_below(folder: Path) -> Iterator[None]:
-    """Let wandb keep its copy of a table here (an offline run needs it for `wandb sync`), not in the user's home."""
+    """Make wandb store its copy of a table in `folder`, not in the user's home. An offline run needs it for `wandb sync`."""
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return

@@ -73,9 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except ImportError:
         print(INSTALL, file=sys.stderr)
         return 2
-    wanted = {"project": args.project, "vary": args.vary, "score": args.score, "group": args.group, "name": args.name}
+    options = {"project": args.project, "vary": args.vary, "score": args.score, "group": args.group, "name": args.name}
     if args.print:
-        print(make_workspace(entity=args.entity or "me", **wanted)._to_model().model_dump_json(by_alias=True, indent=2))
+        print(make_workspace(entity=args.entity or "me", **options)._to_model().model_dump_json(by_alias=True, indent=2))
         return 0
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
@@ -87,9 +87,9 @@ def main(words: Sequence[str] | None = None) -> int:
         entity = args.entity or wandb.Api().default_entity
         if entity is None:
             raise ConfigError("W&B names no entity for this account; type --entity")
-        made = make_workspace(entity=entity, **wanted)
-        made.save()
-        print(made.url)
+        workspace = make_workspace(entity=entity, **options)
+        workspace.save()
+        print(workspace.url)
     except (ConfigError, wandb.errors.Error, WandbApiFailedError) as error:
         print(f"{shorten_error(error)}; --print shows the definition instead", file=sys.stderr)
         return 2

@@ -3,6 +3,10 @@
 
 import os
 
+import file_guard
+
+file_guard.install()
+
 if "TORCHELASTIC_RUN_ID" in os.environ:
     from accelerate import state
     from accelerate.utils import DistributedType

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.text import Text
 
+from lexalign.config.secrets import clean, escape_control, redact
 from lexalign.training.preflight.sequences import Sequence
 
 READ, TRAINED = "dim", "bold green"
@@ -17,13 +18,22 @@ def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
     text = Text()
     for name, sequence in zip(NAMES if len(row) == 2 else ("row",), row, strict=True):
         text.append(f"{name}: ", style="bold")
-        shown = Text()
-        for trained, ids in group_runs(sequence):
-            shown.append(tokenizer.decode(ids, clean_up_tokenization_spaces=False), style=TRAINED if trained else READ)
+        shown = decode_runs(sequence, tokenizer)
         if len(shown) > LONGEST:
             shown = shown[:LONGEST].append(f" … and {len(shown) - LONGEST} characters more", style="italic")
         text.append(shown).append("\n")
     return text
+
+
+def decode_runs(sequence: Sequence, tokenizer: Any) -> Text:
+    """The tokens of a sequence as text, without secrets and with visible control characters; without colours where a secret spans two."""
+    runs = [
+        (tokenizer.decode(ids, clean_up_tokenization_spaces=False), TRAINED if trained else READ) for trained, ids in group_runs(sequence)
+    ]
+    whole = redact("".join(text for text, _ in runs))
+    if whole != "".join(redact(text) for text, _ in runs):
+        return Text(escape_control(whole), style=READ)
+    return Text.assemble(*((clean(text), style) for text, style in runs))
 
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:
