@@ -18,7 +18,7 @@ from lexalign.distributed import collectives
 from lexalign.errors import DataError
 from lexalign.models.loading import LoadedModel
 from lexalign.training import memory
-from lexalign.training.preflight import disk_space, memo, round_trip, rows, sample
+from lexalign.training.preflight import disk_space, memo, prompts, round_trip, rows, sample
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,15 @@ def run_preflight(
     if settings.mode != "skip":
         found = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
         facts |= found.facts()
-        if wrong := rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length) + find_overlap(
-            experiment, splits
-        ):
+        wrong = [
+            *rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length),
+            *prompts.find_ended_prompts(splits.train, encoder, allowed=settings.max_ended_prompts),
+            *find_overlap(experiment, splits),
+        ]
+        if wrong:
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
-        show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
+        count, is_pair = len(found.examples) if settings.mode == "only" else 1, bool(splits.train) and "chosen" in splits.train[0]
+        show_samples(found.examples, loaded.tokenizer, count=count, is_pair=is_pair)
     step = memory.settle_gradient_checkpointing(
         trainer, experiment, try_once=partial(try_first_step, experiment) if settings.mode != "skip" else None
     )
@@ -97,13 +101,13 @@ def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
     ]
 
 
-def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int) -> None:
+def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int, is_pair: bool) -> None:
     """The first rows on the terminal, what is trained in colour."""
     console = Console(file=sys.stdout, highlight=False)
     if examples:
         console.print("What is trained (bold green) of the first rows:" if count > 1 else "What is trained (bold green) of the first row:")
     for row in examples[:count]:
-        console.print(sample.colour_row(row, tokenizer))
+        console.print(sample.colour_row(row, tokenizer, is_pair=is_pair))
 
 
 def show_facts(facts: dict[str, str]) -> None:
