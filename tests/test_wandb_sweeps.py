@@ -60,7 +60,9 @@ class Controller:
 
 def readme_sweep() -> dict[str, Any]:
     """The sweep that the page on tracking shows."""
-    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (text,) = re.findall(
+        r"```yaml\n(program: run\.py\n.*?)```", (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     return yaml.safe_load(text)
 
 
