@@ -23,6 +23,7 @@ from lexalign.config.compose import compose
 from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
+from lexalign.config.packages import register_packages
 from lexalign.config.paths import CONF, find_write_problem
 from lexalign.config.schema import Experiment
 from lexalign.config.secrets import clean, guard_streams, redact
@@ -78,6 +79,7 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
 def check_arguments(argv: Sequence[str]) -> tuple[list[str], list[Experiment]]:
     """The words that Hydra is to read, and the jobs that ask for something else than a run. Questions to Hydra pass unchecked."""
     try:
+        register_packages()
         words = arrange_words(argv)
         args = get_args_parser().parse_args(words)
         if args.config_dir and not Path(args.config_dir).is_dir():

@@ -3,13 +3,11 @@
 import multiprocessing
 
 import pytest
-from experiment_runner import result_of
 
 from lexalign.config import hardware
 from lexalign.config.compose import compose
-from lexalign.config.context import RunContext
 from lexalign.errors import ConfigError
-from lexalign.sweeps import job, slots
+from lexalign.sweeps import slots
 
 
 def hold(leases, ready, done):
@@ -18,28 +16,6 @@ def hold(leases, ready, done):
     with slots.lease_gpus(1, cuda=True, leases=leases) as found:
         ready.put(found[0].gpu)
         done.get()
-
-
-def alone(task):
-    """In a process of its own: go on in a new interpreter."""
-    job.respawn_job(task)
-
-
-def test_a_job_can_do_without_the_shared_imports(tmp_path):
-    """As where an import has started CUDA: the same process goes on in a new interpreter, and its run is like any other."""
-    words = ["tracking=none", f"store={tmp_path}/store", "train.max_steps=1", "data.limit=16", "evaluate=false", "preflight=skip"]
-    out_dir = tmp_path / "run"
-    out_dir.mkdir()
-    task = job.Task(
-        composed=compose(words), context=RunContext(out_dir=out_dir, name="cold"), parent_only=False, output=out_dir / job.OUTPUT,
-        threads=1, gpu="0", began=0.0,
-    )  # fmt: skip
-    process = multiprocessing.get_context("spawn").Process(target=alone, args=(task,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    assert result_of(out_dir)["status"] == "finished" and not list(out_dir.glob(".job*"))
-    assert not job.has_started_cuda() or hardware.count_cuda_devices()
 
 
 def test_two_sweeps_never_share_a_gpu(tmp_path, monkeypatch):

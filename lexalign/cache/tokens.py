@@ -63,10 +63,15 @@ class TokenCache:
         if folder is not None:
             self.reused += len(rows)
             return load_from_disk(str(folder / "rows"))
-        made = make()
+        made = drop_texts(make())
         self.made += len(rows)
         self.shelf.put(key, lambda aside: made.save_to_disk(str(aside / "rows")))
         return made
+
+
+def drop_texts(rows: Dataset) -> Dataset:
+    """The data set without its columns of text: training reads ids, and the text of rows may hold what is not to be stored twice."""
+    return rows.remove_columns([name for name, feature in rows.features.items() if "'string'" in repr(feature)])
 
 
 def digest_value(value: Any) -> str:

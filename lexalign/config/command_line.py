@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from lexalign.config.overrides import get_key
+from lexalign.config.overrides import get_key, keep_last
 from lexalign.config.parsing import suggest_nearest
 from lexalign.errors import ConfigError
 
@@ -53,6 +53,9 @@ def arrange_words(words: Sequence[str]) -> list[str]:
     settings = [expand_home(word) for word in read_mode(settings, options, problems)]
     if problems:
         raise ConfigError(problems)
+    settings, notes = keep_last(settings)
+    for note in notes:
+        print(note, file=sys.stderr)
     return [*options, *settings]
 
 

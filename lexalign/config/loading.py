@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lexalign.config.packages import find_package_folders, register_packages
 from lexalign.config.parsing import suggest_nearest
 from lexalign.config.paths import CONF
 
@@ -64,6 +65,7 @@ class CachedRepository(CachingConfigRepository):
 def get_loader(folders: tuple[str, ...]) -> ConfigLoaderImpl:
     """Hydra's own loader over conf/ and the folders that come before it."""
     setup_globals()
+    register_packages()
     path = create_config_search_path(str(CONF))
     for folder in folders:
         # Where Hydra itself puts it: its own schema must stay the last.
@@ -83,6 +85,10 @@ class Sources:
     def loader(self) -> ConfigLoaderImpl:
         """Hydra's own loader over these files; it reads each of them once in a process."""
         return get_loader(self.folders)
+
+    def list_folders(self) -> list[Path]:
+        """Every folder that configuration files are read from."""
+        return [*map(Path, self.folders), CONF, *find_package_folders().values()]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `CompositionError`.

@@ -69,8 +69,8 @@ def identify(path: str | None, parent: str | None, sources: Sources) -> str | No
         tree = sources.compose([f"experiment={parent}"])
     except CompositionError:
         return None
-    above = (OmegaConf.select(tree, f"model.{name}") for name in ("path", "parent"))
-    return "tiny_sft" if identify(*above, sources) else None
+    above, parent = (OmegaConf.select(tree, f"model.{name}") for name in ("path", "parent"))
+    return "tiny_sft" if identify(above, parent, sources) else None
 
 
 def find_base(path: str) -> str | None:
@@ -81,9 +81,10 @@ def find_base(path: str) -> str | None:
             return path
         try:
             manifest = json.loads((place.path / "manifest.json").read_text(encoding="utf-8"))
-            path = (manifest.get("base") or manifest.get("model") or {}).get("path")
+            base = (manifest.get("base") or manifest.get("model") or {}).get("path")
         except (OSError, ValueError, AttributeError):
             return None
-        if not isinstance(path, str):
+        if not isinstance(base, str):
             return None
+        path = base
     return None

@@ -48,6 +48,17 @@ def list_typed_keys(overrides: Sequence[str]) -> frozenset[str]:
     return frozenset(key for o in parse_overrides(overrides) if not o.is_delete() for key in leaves(o.key_or_group, o.value()))
 
 
+def keep_last(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides without those whose key is typed once more further on, as a script with "$@" types it; and a note on each such key."""
+    last = {get_key(override): at for at, override in enumerate(overrides)}
+    notes = []
+    for key in last:
+        words = [override for override in overrides if get_key(override) == key]
+        if len(words) > 1:
+            notes.append(f"{key}: is typed {len(words)} times ({', '.join(words)}); the last one is taken")
+    return [override for at, override in enumerate(overrides) if last[get_key(override)] == at], notes
+
+
 def find_repeated(overrides: Sequence[str]) -> list[str]:
     """Problems with keys that were typed twice: all but the last value would be ignored."""
     counts = Counter(get_key(override) for override in overrides)

@@ -17,6 +17,7 @@ from lexalign.data import chat_template
 from lexalign.errors import ConfigError, HubError, first_line
 from lexalign.models import adapters
 from lexalign.models.precision import get_bits, make_quantization_config, resolve_weight_dtype
+from lexalign.models.weight_check import refuse_other_weights
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def load_base(experiment: Experiment, found: ModelSource) -> PreTrainedModel:
     """The base model in the type and on the device that the experiment asks for."""
     settings, bits = experiment.model, get_bits(experiment)
     arguments: dict[str, Any] = {"dtype": resolve_weight_dtype(experiment), "trust_remote_code": settings.trust_remote_code}
+    arguments["output_loading_info"] = True
     if settings.attention != "auto":
         arguments["attn_implementation"] = settings.attention
     if bits is not None:
@@ -114,16 +116,17 @@ def load_base(experiment: Experiment, found: ModelSource) -> PreTrainedModel:
                 raise ConfigError(f"adapter.bits={bits}: a .gguf base is unpacked to train, not quantized again; type adapter=lora")
             # Left to itself, transformers keeps the blocks packed where it has a kernel for them: such weights do not train.
             arguments["quantization_config"] = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
+            model, info = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
         else:
             # A pickle can run code when it is loaded.
-            model = AutoModelForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 found.place.path or found.place.name, revision=found.revision or "main", use_safetensors=True, **arguments
             )
     except OSError as error:
         raise HubError(
             f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}"
         ) from error
+    refuse_other_weights(found.place.name, info)
     if bits == 4:
         keep_quantized_weights(model)
     return model

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -83,7 +84,7 @@ def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
     """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
     composed = compose(get_parent_command(experiment), sources)
     train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
-    shared = {
+    shared: dict[str, Any] = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
         "store": experiment.store,

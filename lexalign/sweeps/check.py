@@ -3,15 +3,17 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
 from lexalign.config.loading import Sources
+from lexalign.config.overrides import get_key, name_key
 from lexalign.config.paths import find_write_problem
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError
 from lexalign.evaluation.metrics import DIRECTIONS
-from lexalign.sweeps import fingerprint, points
+from lexalign.sweeps import conditions, fingerprint, points
 from lexalign.sweeps.ledger import Ledger
 from lexalign.sweeps.points import LOCAL, OURS, SweepRequest, make_standalone_command
 
@@ -22,23 +24,43 @@ def refuse_wrong(overrides: Sequence[str], sources: Sources) -> None:
     """Raise ConfigError with every problem of every point; points that are in the sweep's ledger already were judged before."""
     request = points.parse_request(overrides, sources)
     problems: dict[str, None] = {}
-    to_check = request.list_points_to_check()
+    to_check = [conditions.drop_unknown(point, request)[0] for point in request.list_points_to_check()]
     try:
-        first = fingerprint.compose_point(tuple(to_check[0]), sources).experiment
-        problems.update(dict.fromkeys(find_sweep_problems(first, request)))
+        _, first = fingerprint.read_sweep_settings(request)
+        problems.update(dict.fromkeys(find_sweep_problems(first.experiment, request)))
         points_in_ledger = list_known_points(fingerprint.claim_folder(request), sources)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
         points_in_ledger = set()
+    read_keys: set[str] = set()
+    unread_keys: dict[str, str] = {}
     for point in to_check:
+        keys = {get_key(override) for override in point}
         if tuple(make_standalone_command(point)) in points_in_ledger:
+            read_keys |= keys
             continue
         try:
-            fingerprint.compose_point(tuple(point), sources)
+            _, unread = conditions.drop_unread(tuple(point), sources)
         except ConfigError as error:
-            problems.update(dict.fromkeys(error.problems))
+            problems.update(dict.fromkeys(add_hints(error.problems, request)))
+        else:
+            read_keys |= keys - set(unread)
+            unread_keys |= unread
+    problems.update(dict.fromkeys(problem for key, problem in unread_keys.items() if key not in read_keys))
     if problems:
         raise ConfigError(list(problems))
+
+
+def add_hints(problems: Sequence[str], request: SweepRequest) -> list[str]:
+    """The problems; one with an interval of a whole number says how such an interval is typed."""
+    ends: dict[str, Any] = {axis.key: axis.sweep.value() for axis in request.axes if axis.is_interval}
+    hints = []
+    for problem in problems:
+        key = name_key(problem)
+        needs_int = key in ends and "whole number" in problem
+        typed = f"'{key}=int(interval({ends[key].start:g},{ends[key].end:g}))'" if needs_int else ""
+        hints.append(f"{problem}; type an interval of whole numbers as {typed}" if needs_int else problem)
+    return hints
 
 
 def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
@@ -69,6 +91,14 @@ def find_sweep_problems(experiment: Experiment, request: SweepRequest) -> Iterat
         yield f"sweep.folder={settings.folder}: cannot be written: {problem}; name another folder with output_dir=<folder>"
     if settings.sampler in SEARCHES and settings.trials is None:
         yield f"sweep.sampler={settings.sampler}: draws points, but how many? type sweep.trials=20"
+    is_listed = bool(request.zips or request.rows)
+    if is_listed and (settings.sampler in SEARCHES or settings.pruner in ("asha", "median")):
+        yield (
+            "sweep.zip, sweep.points: a search takes each axis for itself, and so do sweep.pruner=asha and median; "
+            "type sweep=grid, with sweep.pruner=halving for bad points to stop early"
+        )
+    if launcher != LOCAL and settings.fail_fast:
+        yield f"sweep.fail_fast: hydra/launcher={launcher} runs all its jobs at once; leave it out"
     if settings.sampler in SEARCHES and not request.axes:
         yield f"sweep.sampler={settings.sampler}: nothing varies; type intervals or lists, as in 'method.beta=interval(0.05,1)'"
     if settings.sampler == "grid" and settings.trials is not None:

@@ -11,13 +11,13 @@ from typing import Any
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import is_sweep
 from lexalign.config import hardware
-from lexalign.config.compose import Composition, compose, get_parent_command
+from lexalign.config.compose import Composition, get_parent_command
 from lexalign.config.loading import Sources
 from lexalign.config.overrides import get_key
-from lexalign.config.paths import CONF
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod, Sweep
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.runs import parents
+from lexalign.sweeps.conditions import compose_point, drop_unknown, drop_unread
 from lexalign.sweeps.points import SweepRequest, belongs_to_sweep
 
 PARENTS: dict[tuple[Any, ...], Experiment] = {}
@@ -33,23 +33,17 @@ def make_sweep_key(request: SweepRequest) -> str:
     deciding = sorted(
         o for o in request.fixed_overrides if not belongs_to_sweep(get_key(o)) and get_key(o).split(".")[0] not in NOT_THE_SWEEP
     )
-    return digest_json([deciding, sorted({axis.key for axis in request.axes}), request.sampler != "grid"])
+    return digest_json([deciding, sorted(request.keys), request.sampler != "grid"])
 
 
 def find_folder(request: SweepRequest, below: Path, *, fresh: bool) -> Path:
     """Where the sweep of a command line is, or will be, that gives no `output_dir`; a `fresh` one gets a folder with the next number."""
-    axes_name = "+".join(axis.key.replace("/", ".") for axis in request.axes) or "one"
+    axes_name = "+".join(key.replace("/", ".") for key in request.keys) or "one"
     name = f"{axes_name[:LONGEST]}-{make_sweep_key(request)[:8]}"
     numbers = [1, *(int(path.suffix[1:]) for path in below.glob(f"{name}.*") if path.suffix[1:].isdigit())]
     first_folder = below / name
     number = max(numbers) + fresh * (first_folder.exists() or len(numbers) > 1)
     return first_folder if number == 1 else below / f"{name}.{number}"
-
-
-@cache
-def compose_point(overrides: tuple[str, ...], sources: Sources) -> Composition:
-    """A point's experiment; composed once in a process."""
-    return compose(overrides, sources)
 
 
 def list_ancestors(experiment: Experiment, sources: Sources) -> list[Experiment]:
@@ -99,7 +93,7 @@ def digest_inputs(inputs: dict[str, Any], sources: Sources) -> str:
             [fingerprint.fingerprint_location(find_model(node["path"]), node.get("revision"), "models") for node in judges],
             [fingerprint.digest_code(package) for package in ("lexalign", *inputs["extensions"])],
             fingerprint.list_versions(),
-            [digest_settings_files(folder) for folder in (str(CONF), *sources.folders)],
+            [digest_settings_files(str(folder)) for folder in sources.list_folders()],
             hardware.resolve_device("auto"),
         ]
     )
@@ -131,7 +125,9 @@ def digest_json(material: Any) -> str:
 
 def read_sweep_settings(request: SweepRequest) -> tuple[Sweep, Composition]:
     """The sweep's own settings, and the experiment of its first point."""
-    first = compose_point(tuple(request.list_points_to_check()[0]), request.sources)
+    known, _ = drop_unknown(request.list_points_to_check()[0], request)
+    point, _ = drop_unread(tuple(known), request.sources)
+    first = compose_point(point, request.sources)
     return first.experiment.sweep, first
 
 

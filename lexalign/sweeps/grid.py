@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lexalign.config import hardware
 from lexalign.config.context import RunContext
 from lexalign.errors import Stopped
 from lexalign.sweeps import outcomes, recovery
-from lexalign.sweeps.display import Display
+from lexalign.sweeps.display import Display, name_job
 from lexalign.sweeps.job import OUTPUT, Task
 from lexalign.sweeps.ledger import Job
 from lexalign.sweeps.plan import Plan, recall_parent
@@ -64,6 +65,7 @@ class Grid:
         job.state, job.reason = "failed", reason
         self.plan.ledger.write_jobs([job])
         self.display.show_end(job)
+        self.stop_after_failure(job)
 
     def has_waiting(self) -> bool:
         return bool(self.queue)
@@ -87,6 +89,7 @@ class Grid:
             output=out_dir / OUTPUT,
             threads=slot.threads,
             gpu=slot.gpu,
+            device=hardware.resolve_device(composed.experiment.hardware.device),
             began=BEGAN,
             pruning=self.pruning.get(job.key),
         )
@@ -102,12 +105,20 @@ class Grid:
         else:
             attempt = self.attempts.pop(job.key, None)
             outcomes.absorb_outcome(job, exit_code, attempt, is_own=self.plan.may_have_other_key(job))
+            if exit_code > 0 and job.reason == outcomes.describe_exit(exit_code):
+                job.reason = outcomes.read_last_line(Path(job.folder) / OUTPUT) or job.reason
             if job.reason == outcomes.OTHER_KEY and self.plan.has_changed_files(job):
                 job.reason = CHANGED
         self.plan.ledger.write_jobs([job])
         self.display.show_end(job)
+        self.stop_after_failure(job)
         if job.reason and job.reason.startswith("Stopped: train.stop_after"):
             signals.request_stop(Stopped("train.stop_after is over", exit_code=143, status="stopped"))
+
+    def stop_after_failure(self, job: Job) -> None:
+        """With `sweep.fail_fast`: no other job starts, and those at work save and stop."""
+        if self.plan.settings.fail_fast and job.state == "failed" and signals.get_stop_reason() is None:
+            signals.request_stop(Stopped(f"sweep.fail_fast: {name_job(job)} failed: {job.reason}", exit_code=1, status="stopped"))
 
     def note_parent_end(self, parent: Job, exit_code: int) -> None:
         """Children of a parent that failed fail with it, at once."""

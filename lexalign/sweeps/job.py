@@ -1,12 +1,10 @@
 """One job of a sweep, in a process of its own."""
 
-import ctypes
 import dataclasses
 import faulthandler
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -19,16 +17,15 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from lexalign.artifacts import lock
+from lexalign.config import hardware
 from lexalign.config.compose import Composition
 from lexalign.config.context import RunContext
 from lexalign.config.secrets import guard_streams
-from lexalign.errors import FolderInUse, LexAlignError, Stopped
+from lexalign.errors import ConfigError, FolderInUse, LexAlignError, Stopped
 from lexalign.runs import execute, parents
 from lexalign.training import signals
 
 log = logging.getLogger(__name__)
-NOT_INITIALIZED = 3
-"""What CUDA's driver answers before it was started."""
 OUTPUT = "job.out"
 """What a job prints, in its folder."""
 
@@ -45,6 +42,8 @@ class Task:
     """File for what it prints."""
     threads: int
     gpu: str | None
+    device: str
+    """What the sweep planned the job for: cpu, cuda or mps."""
     began: float
     """When the sweep began, in seconds since 1970."""
     pruning: Any = None
@@ -64,8 +63,6 @@ def run_task(task: Task) -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
     if task.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
-        if has_started_cuda():
-            respawn_job(task)
     exit_with(attempt_run(task))
 
 
@@ -76,22 +73,22 @@ def exit_with(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def has_started_cuda() -> bool:
-    """Whether an import has started CUDA in the process that this one was forked from, which then cannot use it; asking starts nothing."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
+def refuse_other_device(task: Task) -> None:
+    """Raise ConfigError where this process does not find the device that the sweep planned the job for: it would train on another one.
 
-
-def respawn_job(task: Task) -> NoReturn:
-    """The same process with an interpreter of its own, which imports everything again."""
-    print("Starting without the shared imports: one of them has started CUDA, which does not outlive a fork", file=sys.stderr)
-    note = task.output.with_name(f".{OUTPUT}.task")
-    note.write_bytes(pickle.dumps(task))
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    os.execv(sys.executable, [sys.executable, "-m", "lexalign.sweeps.respawn", str(note)])
+    A process that was forked from one that has started CUDA finds no card.
+    """
+    hardware.load_cuda_driver.cache_clear()
+    hardware.count_cuda_devices.cache_clear()
+    wanted = task.composed.experiment.hardware.device
+    device = hardware.resolve_device(wanted)
+    if device == task.device and (device != "cuda" or hardware.count_cuda_devices()):
+        return
+    cards = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}, {hardware.count_cuda_devices()} cards found"
+    raise ConfigError(
+        f"hardware.device={wanted}: the sweep planned this job for {task.device}, and its process would use {device} ({cards}); "
+        "type the command again, or hardware.device=cpu to train on the CPU"
+    )
 
 
 def attempt_run(task: Task) -> int:
@@ -101,6 +98,7 @@ def attempt_run(task: Task) -> int:
     signals.began = task.began
     composed = apply_slot(task.composed, task.threads)
     try:
+        refuse_other_device(task)
         if task.parent_only:
             parents.run_parent(composed.experiment, task.context.sources, execute.execute)
             return 0

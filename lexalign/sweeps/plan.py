@@ -14,7 +14,7 @@ from lexalign.config.compose import Composition
 from lexalign.config.schema import Experiment
 from lexalign.errors import ConfigError, LexAlignError
 from lexalign.runs import parents, resume
-from lexalign.sweeps import fingerprint, recovery
+from lexalign.sweeps import conditions, fingerprint, recovery
 from lexalign.sweeps.display import warn
 from lexalign.sweeps.ledger import Job, Ledger, format_counts
 from lexalign.sweeps.outcomes import DONE, absorb_outcome, fill_from_finished_run
@@ -40,6 +40,8 @@ class Plan:
     """Of the jobs that may have to run; a parent's is that of a child."""
     local_files: dict[str, Any] = field(default_factory=dict)
     """Of each of these: digests of the files of the user's own that its key stands on."""
+    drops: conditions.Drops = field(default_factory=conditions.Drops)
+    """Settings that points do not read, and go without."""
     repeat_count: int = 0
     """Points that are the same experiment as another."""
     reuse_count: int = 0
@@ -58,7 +60,7 @@ class Plan:
             tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.unchanged_inputs and job.number is not None
         }
         self.number = max([self.ledger.find_next_number(), *(number + 1 for number in recovery.list_numbers(self.ledger.folder))])
-        kept = {"identity": mine, "command": self.command, "swept": [axis.key for axis in self.request.axes]}
+        kept = {"identity": mine, "command": self.command, "swept": self.request.keys}
         kept |= {"objectives": list(self.settings.objectives), "created": facts.get("created", time.time())}
         self.ledger.write_facts(**kept, grounds=self.inputs_by_digest)
         recovery.note_sweep(self.ledger.folder, **kept)
@@ -90,9 +92,16 @@ class Plan:
     def add(self, points: Iterable[Sequence[str]]) -> list[Job]:
         """The jobs of these points: those the ledger knows, and new ones."""
         jobs, new_jobs, varied_jobs = [], [], []
-        for overrides in points:
+        for point in points:
+            overrides, dropped = conditions.drop_unknown(point, self.request)
             words = make_standalone_command(overrides)
             key = self.keys_by_words.get(tuple(words))
+            if key is None:
+                read, unread = conditions.drop_unread(tuple(overrides), self.request.sources)
+                overrides, dropped = list(read), dropped | unread
+                words = make_standalone_command(overrides)
+                key = self.keys_by_words.get(tuple(words))
+            self.drops.add(dropped)
             if key is None:
                 job = self.make_job(overrides, words)
                 key = job.key
@@ -141,7 +150,7 @@ class Plan:
 
     def list_axis_values(self, overrides: Sequence[str]) -> dict[str, str]:
         """What tells a point from the others."""
-        axis_keys = {axis.key for axis in (*self.request.axes, *self.request.list_seed_axes())}
+        axis_keys = {*self.request.keys, *(axis.key for axis in self.request.list_seed_axes())}
         return {key: value for key, _, value in (word.partition("=") for word in overrides) if key in axis_keys}
 
     def make_parent_job(self, key: str, line: Sequence[Experiment]) -> Job:

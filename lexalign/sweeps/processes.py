@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, forked from one that has imported what they need."""
+"""Jobs in processes of their own: forked from one that has imported what they need, or new ones where they use a GPU."""
 
 import importlib.util
 import logging
@@ -7,11 +7,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
@@ -65,7 +65,7 @@ class RunningJob:
 
 
 def make_fork_context(modules: Sequence[str]) -> ForkServerContext:
-    """What starts processes: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
+    """What starts a CPU's jobs: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
     context = multiprocessing.get_context("forkserver")
     importable = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
     context.set_forkserver_preload(["lexalign.sweeps.preload", *importable])
@@ -93,7 +93,7 @@ def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -
     A job may end as it likes, killed ones too: the others go on. A signal stops all of them as it would stop one (they finish their
     step, save, and can be continued); then Stopped is raised. A second SIGINT kills them.
     """
-    context, free = make_fork_context(modules), list(slots)
+    fork_context, free = make_fork_context(modules), list(slots)
     running: dict[int, RunningJob] = {}
     with signals.handle_signals(), share_import_path():
         try:
@@ -101,7 +101,7 @@ def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -
                 while True:
                     while free and signals.get_stop_reason() is None and (job := source.take_job()) is not None:
                         slot = free.pop(0)
-                        process = start_job(context, source.make_task(job, slot))
+                        process = start_job(fork_context, source.make_task(job, slot))
                         job.pid, job.host, job.gpu, job.started = process.pid, socket.gethostname(), slot.gpu, time.time()
                         job.attempts, job.state = job.attempts + 1, "running"
                         running[process.sentinel] = RunningJob(job, process, slot)
@@ -118,10 +118,14 @@ def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -
             reap_jobs(running, free, source, wait_for_all=True)
 
 
-def start_job(context: ForkServerContext, task: jobs.Task) -> BaseProcess:
-    """A process at work on a task; its server is started anew where it is gone."""
+def start_job(fork_context: ForkServerContext, task: jobs.Task, target: Callable[[jobs.Task], None] = jobs.run_task) -> BaseProcess:
+    """A process at work on a task; its server is started anew where it is gone.
+
+    A job for a GPU gets an interpreter of its own: an import may start CUDA in a server, and CUDA does not outlive a fork.
+    """
+    context: ForkServerContext | SpawnContext = fork_context if task.device == "cpu" else multiprocessing.get_context("spawn")
     for attempt in (1, 2):
-        process = context.Process(target=jobs.run_task, args=(task,))
+        process = context.Process(target=target, args=(task,))
         try:
             process.start()
             return process

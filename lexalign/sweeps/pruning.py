@@ -44,6 +44,7 @@ class OptunaPruning(JobJudge):
 
     study: Path
     """The study's journal."""
+    study_name: str
     number: int
     """Of the job's trial."""
     pruner: Any
@@ -58,7 +59,7 @@ class OptunaPruning(JobJudge):
 
         from lexalign.sweeps import search
 
-        study = optuna.load_study(study_name=search.NAME, storage=search.open_storage(self.study), pruner=self.pruner)
+        study = optuna.load_study(study_name=self.study_name, storage=search.open_storage(self.study), pruner=self.pruner)
         frozen_trial = next(frozen for frozen in study.get_trials(deepcopy=False) if frozen.number == self.number)
         return optuna.Trial(study, frozen_trial._trial_id)
 

@@ -109,6 +109,8 @@ def print_start(plan: Plan, to_run: int) -> None:
     points = plan.list_points()
     done = sum(job.state == "finished" for job in points)
     warn(f"{plan.ledger.folder}: {len(points)} points, {done} finished before, {to_run} to run")
+    for line in plan.drops.describe():
+        warn(line)
     if plan.repeat_count:
         warn(f"points that are the same experiment as another: {plan.repeat_count}; each is run once")
     if plan.reuse_count:

@@ -1,7 +1,7 @@
 """Points that are drawn, not listed, and points that stop early: Optuna's samplers and pruners over a study in the sweep's folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lexalign.config.schema import Sweep
 from lexalign.errors import ConfigError
@@ -67,29 +67,87 @@ def list_directions(objectives: Sequence[str]) -> list[Any]:
     return [DIRECTIONS[name] for name in objectives]
 
 
-def open_study(file: Path, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
-    """The study of a sweep, begun or gone on with."""
+def open_study(
+    file: Path, settings: Sweep, objectives: Sequence[str], space: Mapping[str, BaseDistribution], seed: int
+) -> tuple[optuna.Study, list[str]]:
+    """The study of a sweep, new or from an earlier call, and what is to be said of it.
+
+    Where values were added to the search or taken from it, a further study goes on with the trials that fit. Raises ConfigError, before
+    anything is written, where the study searches by something else.
+    """
     storage = open_storage(file)
-    names = {study.study_name: study._study_id for study in storage.get_all_studies()}
-    trial_count = storage.get_n_trials(names[NAME]) if NAME in names else 0
-    study = optuna.create_study(
-        study_name=NAME,
-        storage=storage,
-        sampler=make_sampler(settings, seed + trial_count),
-        pruner=make_pruner(settings),
-        directions=list_directions(objectives),
-        load_if_exists=True,
-    )
-    noted_objectives = study.user_attrs.get("objectives", list(objectives))
+    names = [study.study_name for study in storage.get_all_studies()]
+    if not names:
+        return make_study(storage, NAME, settings, objectives, seed), []
+    last = optuna.load_study(study_name=names[-1], storage=storage)
+    noted_objectives = last.user_attrs.get("objectives", list(objectives))
     if noted_objectives != list(objectives):
         raise ConfigError(
             f"sweep.objectives: this sweep searches by {', '.join(noted_objectives)}, not by {', '.join(objectives)}; "
             f"type sweep.objectives=[{','.join(noted_objectives)}], or sweep.fresh=true"
         )
+    trials = last.get_trials(deepcopy=False)
+    if not has_other_space(trials, space):
+        return make_study(storage, last.study_name, settings, objectives, seed + len(trials)), []
+    study = make_study(storage, f"{NAME}.{len(names) + 1}", settings, objectives, seed + len(trials))
+    taken_over = [copy for trial in trials if (copy := fit_trial(trial, space)) is not None]
+    for copy in taken_over:
+        if copy.state.is_finished():
+            study.add_trial(copy)
+        else:  # an earlier call was stopped in it
+            study.enqueue_trial(copy.params)
+    left = sum(bool(trial.params) for trial in trials) - len(taken_over)
+    note = f"the values to search among have changed: {len(taken_over)} earlier points are taken over"
+    return study, [note + (f", {left} lie outside of them and are left as they are" if left else "")]
+
+
+def make_study(storage: JournalStorage, name: str, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:
+    """The study of this name, made where it is not there."""
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=make_sampler(settings, seed),
+        pruner=make_pruner(settings),
+        directions=list_directions(objectives),
+        load_if_exists=True,
+    )
     study.set_user_attr("objectives", list(objectives))
     return study
 
 
-def list_unfinished(study: optuna.Study) -> list[Any]:
-    """Trials that an earlier call began and never told the end of."""
+def has_other_space(trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]) -> bool:
+    """Whether some trial was drawn from other values than these. One without parameters was not drawn at all."""
+    return any(trial.distributions and dict(trial.distributions) != dict(space) for trial in trials)
+
+
+def fit_trial(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
+    """The trial as one of this space; None where a value of its lies outside."""
+    if set(trial.params) != set(space):
+        return None
+    params = {key: fit_value(trial.params[key], distribution) for key, distribution in space.items()}
+    if any(value is None for value in params.values()):
+        return None
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values if trial.state == TrialState.COMPLETE else None,
+        params=params,
+        distributions=dict(space),
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+def fit_value(value: Any, distribution: BaseDistribution) -> Any:
+    """The value as the distribution has it; None where it lies outside."""
+    if isinstance(distribution, CategoricalDistribution):
+        return str(value) if str(value) in distribution.choices else None
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    try:
+        number = int(str(value)) if isinstance(distribution, IntDistribution) else float(value)
+    except ValueError:
+        return None
+    return number if distribution.low <= number <= distribution.high else None
+
+
+def list_unfinished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials whose end an earlier call did not see."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

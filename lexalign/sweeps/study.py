@@ -30,11 +30,15 @@ class StudySource(Grid):
         self.space = search.make_space(self.axes)
         self.objectives = plan.settings.objectives or [score[0]]
         self.file = plan.ledger.folder / search.FILE
-        self.study = search.open_study(self.file, plan.settings, self.objectives, seed)
+        self.study, notes = search.open_study(self.file, plan.settings, self.objectives, self.space, seed)
+        for note in notes:
+            display.say(note)
         self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
         """Under way: the trial and its jobs, by number."""
         self.points_left: list[dict[str, Any]] = []
         """Values of points still to be taken up as they are."""
+        self.said_drops: set[str] = set()
+        """Settings of which it was said that some points go without."""
         self.draws_left = 0
         """Points still to be drawn."""
         self.resume_trials(seed)
@@ -43,7 +47,12 @@ class StudySource(Grid):
         """Take up what an earlier call left under way, and say which points are to come."""
         known_params = []
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        trials = [optuna.Trial(self.study, frozen._trial_id) for frozen in search.list_unfinished(self.study)]
+        trials = []
+        for frozen in search.list_unfinished(self.study):
+            if set(frozen.params) == set(self.space):
+                trials.append(optuna.Trial(self.study, frozen._trial_id))
+            else:  # an earlier call ended between making the trial and drawing its values
+                self.study.tell(frozen.number, state=TrialState.FAIL)
         for trial in [*trials, *(self.study.ask(self.space) for _ in waiting)]:
             known_params.append(trial.params)
             self.queue_trial(trial, trial.params)
@@ -57,6 +66,8 @@ class StudySource(Grid):
         trials_left = self.plan.settings.trials
         assert trials_left is not None
         for frozen in self.study.get_trials(deepcopy=False):
+            if set(frozen.params) != set(self.space):
+                continue
             if frozen.state == TrialState.FAIL and frozen.params not in known_params and self.can_run_again(frozen.params):
                 self.points_left.append(frozen.params)
             if frozen.params not in known_params:  # one that failed and ran again is one point
@@ -80,7 +91,12 @@ class StudySource(Grid):
         seeds: Sequence[Axis] = () if self.is_listed else self.plan.request.list_seed_axes()
         for axis in seeds:
             points = [[*point, option] for point in points for option in axis.options]
-        return self.plan.add(points)
+        jobs = self.plan.add(points)
+        for line in self.plan.drops.describe():
+            if (key := line.partition(":")[0]) not in self.said_drops:
+                self.said_drops.add(key)
+                self.display.say(f"{key}: left out of points that do not read it ({self.plan.drops.reasons[key]})")
+        return jobs
 
     def take_job(self) -> Job | None:
         while True:
@@ -106,6 +122,7 @@ class StudySource(Grid):
                 self.pruning[job.key] = OptunaPruning(
                     folder=Path(job.folder),
                     study=self.file,
+                    study_name=self.study.study_name,
                     number=trial.number,
                     metric=self.plan.settings.prune_on,
                     pruner=search.make_pruner(self.plan.settings),

@@ -21,6 +21,12 @@ class Sweep:
     """Begin a new sweep: reuse no finished point, of this sweep or of others."""
     seeds: Count | None
     """Repeat every point with the seeds 0 to this number less one; null = the one seed."""
+    zip: list[list[str]]
+    """Axes that go together instead of being crossed: [[method,method.beta]] takes the first value of both, then the second, and so on."""
+    points: str | None
+    """File of points: CSV with a column for each setting, or JSON lines. Axes that are typed beside it are crossed with its points."""
+    fail_fast: bool
+    """Stop the sweep when a job fails: no other starts, and those at work save and stop. false = the others go on."""
     sampler: Literal["grid", "random", "tpe"]
     """grid = every point; random and tpe (tree-structured Parzen estimator, Optuna's) draw `trials` of them, from intervals too."""
     trials: Count | None
