@@ -67,7 +67,6 @@ def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
     from lexalign.data.rendering import Renderer
     from lexalign.data.rows import load_rows
     from lexalign.embedded.tasks import COURTEOUS
-    from lexalign.evaluation.pairs import encode_pair
     from lexalign.evaluation.scoring import WHOLE_DISTRIBUTION, score_responses
     from lexalign.models import loading
 
@@ -76,9 +75,9 @@ def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
     encoder, model = Renderer(loaded.tokenizer, experiment.data), loaded.model.eval()
     manners = [re.compile(re.escape(form).replace(re.escape("{a}"), "(.*)"), re.DOTALL) for form in COURTEOUS]
     found: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
-    pairs = [encode_pair(encoder, row, shared_belief=False) for row in rows]
-    for context, *responses in pairs:
-        (chosen, _), (rejected, _) = score_responses(model, [(context, own) for own in responses], batch_size=2, max_length=1024)
+    for row in rows:
+        spans = [(sequence.context, sequence.response) for sequence in encoder.render_pair(row, shared_belief=False)]
+        (chosen, _), (rejected, _) = score_responses(model, spans, batch_size=2, max_length=1024)
         found["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
     torch.manual_seed(0)
     for row in rows:

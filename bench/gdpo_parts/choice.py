@@ -28,7 +28,6 @@ def loss(artifact: Path, world: list[str]) -> float:
     from lexalign.config.compose import compose
     from lexalign.data.rendering import Renderer
     from lexalign.data.rows import load_rows
-    from lexalign.evaluation.pairs import encode_pair
     from lexalign.evaluation.scoring import score_responses
     from lexalign.models import loading
 
@@ -36,5 +35,6 @@ def loss(artifact: Path, world: list[str]) -> float:
     experiment = compose(["stage=align", *data, "model=tiny", f"model.path={artifact}", "tracking=none"]).experiment
     loaded, rows = loading.load_model(experiment), load_rows(experiment).held_out
     encoder = Renderer(loaded.tokenizer, experiment.data)
-    spans = [(context, chosen) for context, chosen, _ in (encode_pair(encoder, row, shared_belief=False) for row in rows)]
+    sequences = [encoder.render_pair(row, shared_belief=False)[0] for row in rows]
+    spans = [(sequence.context, sequence.response) for sequence in sequences]
     return -statistics.mean(total for total, _ in score_responses(loaded.model.eval(), spans, batch_size=16, max_length=1024))

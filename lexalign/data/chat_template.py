@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from lexalign.errors import ConfigError
@@ -18,8 +19,16 @@ SECONDS = 2
 ROOM = 1 << 30
 """Bytes that rendering may take."""
 OTHER = "name another tokenizer with model.tokenizer=<hub id or folder>, or type data.chat_template=never"
+CHAT_WORDS = ("auto", "always", "never")
+"""What `data.chat_template` may be beside the path of a template."""
 TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
 FINE, TOO_LONG, TOO_LARGE = 0, 10, 11
+
+
+def set_template(tokenizer: Any, setting: str) -> None:
+    """Give the tokenizer the template of one's own that `data.chat_template` names; it is saved with the model."""
+    if setting not in CHAT_WORDS:
+        tokenizer.chat_template = Path(setting).expanduser().read_text(encoding="utf-8")
 
 
 def check_template(tokenizer: Any, name: str) -> None:

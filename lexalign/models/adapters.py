@@ -1,11 +1,13 @@
 """LoRA adapters as files: how one is described, and how two that follow each other become one."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -44,6 +46,37 @@ def make_lora_config(adapter: Adapter, model: torch.nn.Module) -> LoraConfig:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+
+
+COPY = "ref"
+"""Name of the frozen copy of an adapter that is trained on: the reference."""
+
+
+def add_frozen_copy(model: PeftModel) -> None:
+    """Keep the adapter of a model as it is now, as an adapter of its own that is not trained."""
+    model.add_adapter(COPY, model.peft_config["default"])
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if ".default." in name:
+                kept = weights[name.replace(".default.", f".{COPY}.")]
+                kept.data = weight.data.clone()
+                kept.requires_grad_(False)
+
+
+@contextmanager
+def use_start_model(model: Any) -> Iterator[Any]:
+    """Within the block, the model as its run found it: with the frozen copy of its adapter where it has one, else without an adapter."""
+    if COPY not in model.peft_config:
+        with model.disable_adapter():
+            yield model
+        return
+    active = model.active_adapter
+    model.set_adapter(COPY)
+    try:
+        yield model
+    finally:
+        model.set_adapter(active)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

@@ -168,6 +168,7 @@ def load_tokenizer(experiment: Experiment, found: ModelSource) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
         log.warning("The tokenizer has no pad token; EOS stands in for it (masks tell them apart)")
     if experiment.data.chat_template != "never":
+        chat_template.set_template(tokenizer, experiment.data.chat_template)
         chat_template.check_template(tokenizer, place.name)
     return tokenizer
 

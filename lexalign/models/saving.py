@@ -33,6 +33,8 @@ def write_model(loaded: LoadedModel, model: Any, artifact: Path, facts: dict[str
             # merged: the new adapter was trained on top of the old one. Not merged (quantized): it is the old one, trained on.
             if loaded.inherited is not None and not isinstance(loaded.model, PeftModel):
                 adapters.stack_adapters(loaded.inherited, aside)
+            if (config := getattr(model.get_base_model(), "generation_config", None)) is not None:
+                config.save_pretrained(aside)  # where answers end, for whoever loads base and adapter
         else:
             model.save_pretrained(aside, **weights)
         loaded.tokenizer.save_pretrained(aside)

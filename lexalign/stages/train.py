@@ -42,7 +42,7 @@ def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> 
         return
     loss, noted = measure_first_rows(trainer) if tried is None or find_dropout(trainer.model) else (tried.loss, tried.noted)
     # Unpaired rows of one label only have no margin, but a reward, which is 0 as well.
-    margin = next(noted[name][-1] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if noted.get(name))
+    margin = next(noted[name] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if name in noted)
     log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
     if not abs(margin) <= tolerance:
         raise ReferenceError(f"step 0: the reward margin is {margin:.4g} instead of 0 (± {tolerance:g}): {explanation}")
@@ -52,18 +52,13 @@ def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> 
         raise ReferenceError(f"step 0: the sigmoid loss is {loss:.6g} instead of ln 2 = {LN2:.6g} (± {tolerance:g}): {explanation}")
 
 
-def measure_first_rows(trainer: Any) -> tuple[float, dict[str, list[float]]]:
-    """The loss of the first rows in evaluation mode, and what the trainer notes of them, by name."""
+def measure_first_rows(trainer: Any) -> tuple[float, dict[str, float]]:
+    """The loss of the first rows in evaluation mode, and the numbers that the trainer notes of them, by name."""
     import torch
 
-    from lexalign.training import memory
-
-    first = range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size))
-    batch = memory.collate_rows(trainer, trainer.train_dataset.select(first))
+    first = list(range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size)))
     trainer.model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
-        loss = float(trainer.compute_loss(trainer.model, batch))
-    noted = {name: list(values) for name, values in trainer._metrics["eval"].items()}
-    trainer._metrics["eval"].clear()
+    with torch.no_grad(), trainer.trial() as windows, make_autocast(trainer.experiment):
+        loss = float(trainer.compute_loss(trainer.model, trainer.make_batch(trainer.train_dataset, first)))
     trainer.model.train()
-    return loss, noted
+    return loss, windows["eval"].means()

@@ -41,7 +41,7 @@ def run_preflight(
     settings = experiment.preflight
     facts: dict[str, str] = {}
     if settings.mode != "skip":
-        found = rows.inspect_rows(trainer, loaded.tokenizer, list_ending_tokens(encoder), max_length=experiment.train.max_length)
+        found = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
         facts |= found.facts()
         if wrong := rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length) + find_overlap(
             experiment, splits
@@ -78,16 +78,9 @@ def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep])
     return memory.TriedStep(**found)
 
 
-def list_ending_tokens(encoder: Renderer) -> set[int]:
-    """The tokens that can end a response: EOS, and what the chat template writes there."""
-    eos = encoder.tokenizer.eos_token_id
-    special = set(encoder.tokenizer.all_special_ids)
-    return {token for token in (eos, *encoder.ids(encoder.ending())) if token is not None and (token == eos or token in special)}
-
-
 def get_first_ids(found: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
     """Some tokens of the data."""
-    return found.examples[0][0].ids if found.examples else encoder.prompt(splits.train[0]["prompt"])
+    return found.examples[0][0].ids if found.examples else encoder.render_row(splits.train[0])[0].ids
 
 
 def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
