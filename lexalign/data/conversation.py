@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,8 @@ def find_spans(
         limit = len(ids) if following is None else starts[following]
         upto = ids if at == len(turns) - 1 else renderer.ids(renderer.template.write(turns[: at + 1], **arguments))
         end = count_common(upto, ids)
-        if end < len(upto):  # what follows changes how the turn is written: its end token tells where it ends
-            ended = next((place for place in range(starts[at], limit) if ids[place] in renderer.end_tokens), None)
-            end = end if ended is None else ended + 1
+        if end < len(upto):  # what follows changes how the turn is written
+            end = find_end(renderer, ids, upto, starts[at], end, limit)
         if not starts[at] < end <= limit:
             where = arguments["where"] or "a conversation"
             raise DataError(f"{where}: the chat template does not let turn {at + 1} be told from the others; type method.loss_on=last_turn")
@@ -71,9 +71,29 @@ def find_spans(
     return spans
 
 
+def find_end(renderer: Renderer, ids: list[int], upto: list[int], start: int, parted: int, limit: int) -> int:
+    """Where a turn ends that begins at `start`, where the conversation leaves, at `parted`, what the template writes up to this turn."""
+    ended = next((place for place in range(start, parted) if ids[place] in renderer.end_tokens), None)
+    if ended is not None:
+        return ended + 1
+    if parted < limit and ids[parted] in renderer.special_tokens and upto[parted] in renderer.end_tokens:
+        return parted + 1  # another special token ends a turn that is not the last
+    ended = next((place for place in range(parted, limit) if ids[place] in renderer.end_tokens), None)
+    return parted if ended is None else ended + 1
+
+
 def weigh_marks(turns: Turns, mask: list[int], starts: dict[int, int]) -> list[float]:
-    """The weight of each token inside the template's marks: that of the turn it belongs to."""
+    """The weight of each token inside the template's marks: that of the turn which begins last before its run of marked tokens ends.
+
+    Marks may begin before the turn's text does, where they enclose the assistant's header.
+    """
     order = sorted(starts, key=starts.__getitem__)
     places = [starts[at] for at in order]
-    weights = [float(turns[at].get("weight", 1.0)) for at in order]
-    return [weights[max(0, bisect_right(places, place) - 1)] if marked else 0.0 for place, marked in enumerate(mask)]
+    weights, begin = [0.0] * len(mask), 0
+    for marked, run in itertools.groupby(mask):
+        end = begin + len(list(run))
+        if marked:
+            turn = turns[order[max(0, bisect_right(places, end - 1) - 1)]]
+            weights[begin:end] = [float(turn.get("weight", 1.0))] * (end - begin)
+        begin = end
+    return weights

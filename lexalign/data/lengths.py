@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lexalign.config.schema import Experiment, RewardMethod
 from lexalign.data.rendering import Renderer, get_row_arguments
 from lexalign.data.rows import PlacedRow, Row, Splits
-from lexalign.data.template_changes import TemplateChanges, TemplateRefusal
+from lexalign.data.template_changes import TemplateChanges, TemplateRefusal, count_rows
 from lexalign.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def settle_changes(encoder: Renderer, changes: TemplateChanges, rows: int) -> No
     """
     if problems := changes.list_problems(allow=encoder.data.allow_template_changes):
         raise DataError("\n".join(problems))
-    changes.report(f"{rows:,} rows")
+    changes.report(count_rows(rows))
     if changes.counts.get("prompt_differs", 0) * 2 > rows:
         encoder.cuts_prompt = True
 

@@ -366,19 +366,28 @@ class Renderer:
     def end(self) -> tuple[int, list[int]]:
         """The token at which a response ends, and the ids that the chat template writes after it (a line break, as a rule).
 
-        It is the first special token of `ending`: what a template ends a turn with need not be the tokenizer's EOS token. Where a template
-        ends a turn with none, the EOS token stands for the end, and nothing is after it.
+        It is the last of the first special tokens in a row of `ending`: what a template ends a turn with need not be the tokenizer's EOS
+        token. Where a template ends a turn with none, the EOS token stands for the end, and nothing is after it.
         """
         return self._end
 
     @cached_property
     def _end(self) -> tuple[int, list[int]]:
         ids = self.ids(self.ending())
+        at = next((at for at, token in enumerate(ids) if token in self.special_tokens), None)
+        if at is None:
+            if self.tokenizer.eos_token_id is None:
+                raise DataError(NO_EOS)
+            return self.tokenizer.eos_token_id, []
+        while at + 1 < len(ids) and ids[at + 1] in self.special_tokens:
+            at += 1
+        return ids[at], ids[at + 1 :]
+
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """Special tokens of the tokenizer."""
         special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
-        at = next((at for at, token in enumerate(ids) if token in special | {self.tokenizer.eos_token_id}), None)
-        if at is None and self.tokenizer.eos_token_id is None:
-            raise DataError(NO_EOS)
-        return (self.tokenizer.eos_token_id, []) if at is None else (ids[at], ids[at + 1 :])
+        return frozenset({*special, *self.tokenizer.all_special_ids})
 
     # Beliefs
 

@@ -14,6 +14,7 @@ Turn = dict[str, Any]
 Turns = list[Turn]
 OF_TRAINING = ("weight", "train")
 """What a turn may say of its training; no template sees it."""
+PROBE = "lexalign"
 CLOCK = "strftime_now"
 """The name by which a template asks for today's date."""
 
@@ -35,6 +36,18 @@ class ChatTemplate:
         """Whether the template asks for today's date."""
         texts = self.tokenizer.chat_template or ""
         return any(CLOCK in text for text in (texts.values() if isinstance(texts, dict) else [texts]))
+
+    @cached_property
+    def needs_parts(self) -> bool:
+        """Whether the template reads content as a list of parts only, as those of models that see do."""
+        probe: Turn = {"role": "user", "content": PROBE}
+        return not self._shows_probe(probe) and self._shows_probe(wrap_text(probe))
+
+    def _shows_probe(self, turn: Turn) -> bool:
+        try:
+            return PROBE in self.tokenizer.apply_chat_template([turn], tokenize=False)
+        except Exception:  # as above: a template may raise anything
+            return False
 
     def has_marks(self, tools: Sequence[Any] | None = None) -> bool:
         """Whether the template marks what an assistant says with `{% generation %}`, however its tags handle white space."""
@@ -63,6 +76,8 @@ class ChatTemplate:
 
     def _apply(self, turns: Turns, *, where: str | None, tools: Any, arguments: Any, **settings: Any) -> Any:
         shown = [{name: value for name, value in turn.items() if name not in OF_TRAINING} for turn in turns]
+        if self.needs_parts:
+            shown = [wrap_text(turn) for turn in shown]
         given = {**settings, **self.arguments, **(arguments or {})}
         if tools:
             given["tools"] = list(tools)
@@ -79,6 +94,12 @@ class ChatTemplate:
         reason = first_line(problem) if type(problem).__name__ == "TemplateError" else f"{type(problem).__name__}: {first_line(problem)}"
         roles = ", ".join(str(turn["role"]) for turn in shown)
         raise TemplateRefusal(f"{where or f'turns of {roles}'}: the chat template refuses it ({reason})") from problem
+
+
+def wrap_text(turn: Turn) -> Turn:
+    """A turn whose content is a list with one part of text."""
+    text = turn.get("content")
+    return {**turn, "content": [{"type": "text", "text": text}]} if isinstance(text, str) and text else turn
 
 
 def write_arguments(turn: Turn) -> Turn:

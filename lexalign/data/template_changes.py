@@ -60,7 +60,7 @@ class TemplateChanges:
 
     def describe(self) -> list[str]:
         """One sentence for each kind that occurred."""
-        return [f"{count:,} times: {KINDS[kind]} (first: {self.examples[kind]})" for kind, count in self.sorted_counts()]
+        return [f"{count_times(count)}: {KINDS[kind]} (first: {self.examples[kind]})" for kind, count in self.sorted_counts()]
 
     def sorted_counts(self) -> Iterable[tuple[str, int]]:
         """The counts in the order of `KINDS`."""
@@ -77,17 +77,27 @@ class TemplateChanges:
         problems = []
         if count := self.counts.get("refused"):
             problems.append(
-                f"the chat template refuses {count:,} rows; first: {self.examples['refused']}; take these rows out or rewrite their turns, "
+                f"the chat template refuses {count_rows(count)}; first: {self.examples['refused']}; take them out or rewrite their turns, "
                 "or name another template with data.chat_template=<file>"
             )
         for kind in () if allow else FORBIDDEN:
             if count := self.counts.get(kind):
                 problems.append(
-                    f"{KINDS[kind]}, {count:,} times; first: {self.examples[kind]}; "
+                    f"{KINDS[kind]}, {count_times(count)}; first: {self.examples[kind]}; "
                     "type data.allow_template_changes=true to train what is left, or name a template that keeps it with "
                     "data.chat_template=<file>"
                 )
         return problems
+
+
+def count_times(count: int) -> str:
+    """How often, in words."""
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def count_rows(count: int) -> str:
+    """A number of rows in words."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
 def shorten(text: str) -> str:

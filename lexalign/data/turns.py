@@ -51,7 +51,7 @@ def check_turn(turn: Any, where: str) -> Turn:
     said = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, Mapping) else {}
     role = said.get("role")
     if role not in ROLES:
-        hint = "; data.converter=lexalign.data.converters.sharegpt reads from and value" if "from" in said else ""
+        hint = "; data.converter=lexalign.data.chat_converters.sharegpt (data=sharegpt) reads from and value" if "from" in said else ""
         raise DataError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}{hint}")
     named = f"{where} ({role})"
     checked: Turn = {"role": role, "content": check_content(said.get("content"), named)}

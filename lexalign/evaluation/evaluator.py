@@ -13,6 +13,7 @@ from lexalign.data.rows import Row, get_prompt_key, get_question_key
 from lexalign.evaluation.intervals import RowValues, bootstrap_interval
 from lexalign.evaluation.scoring import Borrowed, generate, get_device
 from lexalign.models.generation import read_end_tokens
+from lexalign.models.limits import read_learned_positions
 from lexalign.rewards.panel import Panel
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ class Evaluator:
     ) -> list[list[int]]:
         """Ids of continuations, each up to where an answer ends; the generation config of this model names further ends."""
         ends = self.encoder.end_tokens | read_end_tokens(model)
+        if (positions := read_learned_positions(model)) is not None and contexts:
+            room = positions - max(map(len, contexts))
+            if room < max_new_tokens:
+                log.warning("Answers are cut at %d tokens: the model has learned %d positions", max(1, room), positions)
+                max_new_tokens = max(1, room)
         tokenizer, size = self.encoder.tokenizer, self.settings.batch_size
         return generate(model, tokenizer, contexts, ends=ends, batch_size=size, max_new_tokens=max_new_tokens, sample=sample)
 

@@ -23,12 +23,16 @@ class ModelLimits:
     @classmethod
     def read(cls, model: Any) -> "ModelLimits":
         """The limits of a model."""
-        table = None
-        for name, module in model.named_modules():
-            if isinstance(module, torch.nn.Embedding) and name.rsplit(".", 1)[-1] in LEARNED:
-                table = module.num_embeddings - int(getattr(module, "offset", 0))
         return cls(
             vocabulary=model.get_input_embeddings().weight.shape[0],
-            learned_positions=table,
+            learned_positions=read_learned_positions(model),
             trained_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
         )
+
+
+def read_learned_positions(model: Any) -> int | None:
+    """The positions in a model's table of learned ones; None where it computes them."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.rsplit(".", 1)[-1] in LEARNED:
+            return module.num_embeddings - int(getattr(module, "offset", 0))
+    return None

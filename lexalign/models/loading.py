@@ -87,6 +87,7 @@ def load_model(experiment: Experiment) -> LoadedModel:
     if inherited is not None:
         adapters.refuse_unstackable(inherited)
         if bits is None:
+            adapters.untie_adapted_ends(inherited, model)
             model = PeftModel.from_pretrained(model, inherited, autocast_adapter_dtype=False).merge_and_unload()
             model.requires_grad_(True)  # PEFT froze the base; full training would train nothing
         else:

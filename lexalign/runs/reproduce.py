@@ -27,6 +27,8 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     out_dir = Path(experiment.output_dir)
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
+    if date := (then.get("rendering") or {}).get("template_date"):
+        tree["data"]["template_date"] = date  # what the chat template took for today
     composed = compose.load_recorded(tree, experiment.extensions)
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
@@ -64,15 +66,17 @@ def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
-    found = settings_diff.diff_settings(then, now)
-    before, after = (
-        dict(settings_diff.list_leaves({"rows_sha256": manifest.get("rows_sha256"), **manifest.get("surroundings", {})}))
-        for manifest in (then, now)
-    )
+    found = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
+    before, after = (dict(settings_diff.list_leaves(list_recorded(manifest))) for manifest in (then, now))
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):
             found[key] = f"{before.get(key)} -> {after.get(key)}"
     return found
+
+
+def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a run beside its settings and files."""
+    return {"rows_sha256": manifest.get("rows_sha256"), "rendering": manifest.get("rendering"), **manifest.get("surroundings", {})}
 
 
 def digest_artifact_file(manifest: dict[str, Any], name: str) -> str | None:

@@ -18,7 +18,7 @@ from lexalign.distributed import collectives
 from lexalign.errors import DataError
 from lexalign.models.loading import LoadedModel
 from lexalign.training import memory
-from lexalign.training.preflight import disk_space, memo, round_trip, rows, sample
+from lexalign.training.preflight import disk_space, memo, prompts, round_trip, rows, sample
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,12 @@ def run_preflight(
     if settings.mode != "skip":
         found = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
         facts |= found.facts()
-        if wrong := rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length) + find_overlap(
-            experiment, splits
-        ):
+        wrong = [
+            *rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length),
+            *prompts.find_ended_prompts(splits.train, encoder, allowed=settings.max_ended_prompts),
+            *find_overlap(experiment, splits),
+        ]
+        if wrong:
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
         show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
     step = memory.settle_gradient_checkpointing(
