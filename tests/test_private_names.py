@@ -28,6 +28,9 @@ def list_private_names() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
                 touched.add(node.attr)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr"):
+                named = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+                touched |= {named} if isinstance(named, str) and named.startswith("_") and not named.startswith("__") else set()
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_") and not node.name.startswith("__"):
                 own.add(node.name)
             if isinstance(node, (ast.Assign, ast.AnnAssign)):

@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import lexalign.embedded
@@ -82,23 +82,20 @@ def test_what_a_tokenizer_without_a_template_cannot_do(data):
         Renderer(tokenizer, data).prompt([{"role": "user", "content": "a"}])
 
 
-class WithBos:
-    """A tokenizer that, like Llama's, puts a BOS before whatever it is asked to encode."""
-
-    def __init__(self, chat_template: str | None):
-        self.chat_template, self.eos_token = chat_template, "$"
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [0] * add_special_tokens + [ord(character) for character in text]}
-
-    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False) -> str:
-        return "^" + "".join(f"[{turn['content']}]" for turn in turns) + "[" * add_generation_prompt
-
-
-def test_a_sequence_has_one_bos(data):
-    plain, chat = Renderer(WithBos(None), data), Renderer(WithBos("a template, which writes its own"), data)
-    assert plain.prompt("a") + plain.belief(0)[:1] + plain.response("b") == [0, *map(ord, "a0b$")]
-    assert chat.prompt("a") + chat.belief(0)[:1] + chat.response("b") == [*map(ord, "^[a][0b]")]
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_sequence_has_one_bos(data, chat):
+    """A tokenizer that, like Llama's, puts a BOS before whatever it encodes, and a template that writes its own."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    renderer = Renderer(tokenizer, data if chat else dataclasses.replace(data, chat_template="never"))
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "belief": 0}
+    for shared in (True, False):
+        for sequence in renderer.render_pair(row, shared_belief=shared):
+            assert [at for at, token in enumerate(sequence.ids) if token == tokenizer.bos_token_id] == [0]
+    assert tokenizer(renderer.render_prompt_text("a"))["input_ids"] == renderer.render_prompt("a")
 
 
 def test_two_system_messages_are_refused(data):
@@ -235,8 +232,8 @@ def test_control_tokens_in_texts_are_counted_and_named(caplog):
 def test_lengths_count_what_is_trained(encoder):
     pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
     prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
-    longest = len(prompt) + max(len(chosen), len(rejected))
-    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
-    plain = Renderer(without_template(), SimpleNamespace(chat_template="auto"))
+    longest, total = len(prompt) + max(len(chosen), len(rejected)), 2 * len(prompt) + len(chosen) + len(rejected)
+    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, total, max(prompt + chosen + rejected))
+    plain = Renderer(without_template(), encoder.data)
     with pytest.raises(DataError, match="data.columns.messages holds chat turns, but the tokenizer has no chat template"):
         lengths.measure_lengths({"messages": [{"role": "user", "content": "a"}]}, plain)

@@ -81,14 +81,14 @@ def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
         assert not list(case.out_dir.rglob(".tmp-*")) and not (case.out_dir / lock.FILE).exists()
 
 
-def test_sigterm_saves_the_step_and_stops(whole, case):
+def test_sigterm_and_sighup_save_the_step_and_stop(whole, case):
     moments = random.Random(7)
-    for _ in range(3):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGTERM, 143)):
         process = case.training()
         time.sleep(moments.uniform(0, 0.2))
-        assert case.met(process, signal.SIGTERM) == 143 and case.lost[-1] == 0
+        assert case.met(process, number) == code and case.lost[-1] == 0
         assert not (case.out_dir / "artifact").exists()
-        assert result_of(case.out_dir)["status"] == "interrupted" and "SIGTERM" in result_of(case.out_dir)["error"]
+        assert result_of(case.out_dir)["status"] == "interrupted" and number.name in result_of(case.out_dir)["error"]
     case.whole()
     assert case.weights() == whole.weights() and case.course() == whole.course()
     assert result_of(case.out_dir)["status"] == "finished"
@@ -126,7 +126,7 @@ def test_sigint_once_saves_and_twice_does_not_wait(case):
     saved = interrupted_runs.newest(case.out_dir)
     assert saved >= 1 and case.lost == [0]
     process = case.start()
-    while process.is_alive() and "step/s" not in "".join(case.said().split("A life begins")[2:]):
+    while process.is_alive() and f": step {saved}/" not in "".join(case.said().split("A life begins")[2:]):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)

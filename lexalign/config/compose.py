@@ -4,6 +4,7 @@ Nothing is written and nothing heavy is imported here, so a refusal costs a frac
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lexalign.config import rules, schema, targets
+from lexalign.config import aliases, rules, schema, targets
 from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
 from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
@@ -25,7 +26,7 @@ from lexalign.config.overrides import (
     name_key,
     parse_overrides,
 )
-from lexalign.config.parsing import describe_unknown_key, parse
+from lexalign.config.parsing import describe_unknown_key, format_value, parse
 from lexalign.errors import ConfigError
 
 
@@ -48,6 +49,7 @@ def compose(
 
     `ancestors` are the experiments this one is a parent of.
     """
+    overrides = [aliases.rename_override(override) for override in overrides]
     adjusted, notes = follow_model(overrides, sources)
     tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
@@ -74,7 +76,8 @@ def check_tree(
 ) -> Composition:
     """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
     found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values(), *find_resolver_problems(tree)]
-    plain = resolve_tree(tree, found)
+    plain, renamed = aliases.rename_settings(resolve_tree(tree, found))
+    aliases.say_renamed(renamed)
     if plain.pop("experiment", None) is not None:
         found.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
     switch_evaluation(plain)
@@ -104,7 +107,16 @@ def check_tree(
 
 
 def load_recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composition:
-    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or needs other code than `extensions`."""
+    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or needs other code than `extensions`.
+
+    Settings that did not exist then get today's defaults, which is said.
+    """
+    tree, renamed = aliases.rename_settings(tree)
+    tree, added = aliases.complete_settings(tree)
+    aliases.say_renamed(renamed)
+    if added:
+        said = ", ".join(f"{key}={format_value(value)}" for key, value in added.items())
+        print(f"settings that the run did not record have today's defaults: {said}", file=sys.stderr)
     return check_tree(OmegaConf.create(tree), [f"extensions=[{','.join(extensions)}]"] if extensions else [])
 
 

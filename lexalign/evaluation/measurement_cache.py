@@ -74,7 +74,11 @@ def write_measurement(cache: ContentCache, key: str, measurement: Measurement) -
         "row_log_probs": measurement.row_log_probs,
         "counts": measurement.counts,
     }
-    cache.put(key, lambda folder: (folder / FILE).write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8"))
+
+    def write(folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+
+    cache.put(key, write)
 
 
 def read_measurement(path: Path) -> Measurement | None:
