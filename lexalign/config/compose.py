@@ -93,7 +93,9 @@ def check_tree(
     experiment = parse(schema.Experiment, plain, "", types, targets.get_settings_class(plain, allowed, types))
     found += types
     if experiment is not None:
-        found += rules.find_problems(experiment, list_typed_keys(overrides))
+        # A parent is run below the child's store: its own folders are not used.
+        unused = ("output_dir", "store") if ancestors else ()
+        found += [problem for problem in rules.find_problems(experiment, list_typed_keys(overrides)) if name_key(problem) not in unused]
         found += find_parent_problems(experiment, sources, ancestors=ancestors)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.
