@@ -47,6 +47,14 @@ class MayBeEmpty:
     """Marks a text that may be empty; any other is a path or a name, and empty where a variable of the shell was not set."""
 
 
+@dataclass(frozen=True)
+class TypedOnly:
+    """Marks a setting that a file of a stranger may not set: it must be typed, or stand in a file below conf/."""
+
+    because: str
+    """What it can do, as in: it names an address that rows are sent to."""
+
+
 def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
     """`; did you mean x?` for a misspelt word, or an empty string."""
     found = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
@@ -177,6 +185,13 @@ def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Map
             )
             return None
         return [convert(get_args(hint)[0], item, f"{where}[{i}]", problems, choices) for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            problems.append(
+                f"{where}={format_value(value)}: expected names with values, as in {where}={{name: value}}, found {name_kind(value)}"
+            )
+            return None
+        return {key: to_plain(inner) for key, inner in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value, where, problems, choices)
     return convert_scalar(hint, value, where, problems)

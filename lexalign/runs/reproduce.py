@@ -29,7 +29,9 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     out_dir = Path(experiment.output_dir)
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
-    composed = compose.load_recorded(tree, experiment.extensions)
+    if date := (then.get("rendering") or {}).get("template_date"):
+        tree["data"]["template_date"] = date  # what the chat template took for today
+    composed = compose.load_recorded(tree, experiment)
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)
@@ -69,15 +71,17 @@ def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
-    found = settings_diff.diff_settings(then, now)
-    before, after = (
-        dict(settings_diff.list_leaves({"rows_sha256": manifest.get("rows_sha256"), **manifest.get("surroundings", {})}))
-        for manifest in (then, now)
-    )
+    found = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
+    before, after = (dict(settings_diff.list_leaves(list_recorded(manifest))) for manifest in (then, now))
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):
             found[key] = f"{before.get(key)} -> {after.get(key)}"
     return found
+
+
+def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a run beside its settings and files."""
+    return {"rows_sha256": manifest.get("rows_sha256"), "rendering": manifest.get("rendering"), **manifest.get("surroundings", {})}
 
 
 def differs_by_base_path(before: Path, after: Path) -> bool:
