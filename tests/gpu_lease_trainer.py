@@ -1,4 +1,4 @@
-"""A trainer that notes which GPUs its process may use, in a file `leases/<seed>`; tests type `extensions=[gpu_lease_trainer]`."""
+"""A trainer that notes which GPUs its process may use, in a file `$LEASES/<seed>`; tests type `extensions=[gpu_lease_trainer]`."""
 
 import os
 from pathlib import Path
