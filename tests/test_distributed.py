@@ -111,7 +111,7 @@ def told(batches: Any, epoch: int) -> Any:
     return batches
 
 
-def apart(one: Case, other: Case) -> dict[str, float]:
+def measure_differences(one: Case, other: Case) -> dict[str, float]:
     """The largest difference of each logged number, over all steps; both log the same steps."""
     first, second = one.course(), other.course()
     assert [line["step"] for line in first] == [line["step"] for line in second]
@@ -125,7 +125,7 @@ def apart(one: Case, other: Case) -> dict[str, float]:
 def equal(one: Case, other: Case) -> None:
     """Losses within 1e-5 at every step, gradients and measures within 1e-4. Not held: counts of tokens, which are of what was computed (an
     epoch's odd rows more than once), whether a margin that is 0 but for rounding is above it, and TRL's means over a process's tokens."""
-    found = apart(one, other)
+    found = measure_differences(one, other)
     assert len(one.course()) > 20 and {"loss", "grad_norm"} <= found.keys() and found["loss"] <= 1e-5
     assert {name: value for name, value in found.items() if name.removeprefix("eval_") not in NOT_HELD and value > 1e-4} == {}
 
