@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
+from lexalign.artifacts.terminal import outlive_terminal
 from lexalign.cache import cache
 from lexalign.compat import pause_garbage_collection
 from lexalign.config.command_line import arrange_words
@@ -159,6 +160,7 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
 
 def run_job(cfg: DictConfig) -> float | None:
     """Run one job in the folder Hydra made for it; its score, or None where it has none."""
+    outlive_terminal()
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
     multirun = job.mode == RunMode.MULTIRUN

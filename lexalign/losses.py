@@ -1,8 +1,13 @@
-"""The losses that are ours, as pure functions of tensors. Shapes: B rows (pairs), R = 2B responses, K beliefs, V vocabulary, T tokens."""
+"""The losses of all methods, as pure functions of tensors. Shapes: B rows (pairs), R = 2B responses, K beliefs, V vocabulary, T tokens.
+
+A *log-ratio* is the log-probability of a response under the policy less that under the reference; h is the chosen's less the rejected's.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LOG_2 = 0.6931471805599453
 
 
 def preference_logits(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
@@ -16,6 +21,128 @@ def preference_logits(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_
 def dpo_loss(logits: Tensor, *, beta: float) -> Tensor:
     """-log σ(β·h) for each pair, (B,); `logits` h is `preference_logits` (Rafailov et al. 2023, arXiv 2305.18290, Eq. 7)."""
     return -F.logsigmoid(beta * logits)
+
+
+def sigmoid_norm_loss(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float) -> Tensor:
+    """-log σ(β·h̄) for each pair, (B,), where h̄ is the difference of the log-ratios, each divided by its response's length."""
+    return -F.logsigmoid(beta * (chosen_mean - rejected_mean))
+
+
+def ipo_loss(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float) -> Tensor:
+    """(h̄ - 1/(2τ))² for each pair, (B,) (Azar et al. 2024, arXiv 2310.12036, Eq. 17).
+
+    Args:
+        chosen_mean, rejected_mean: log-ratios of the responses, each divided by the number of its tokens, (B,).
+        beta: τ.
+    """
+    return (chosen_mean - rejected_mean - 1 / (2 * beta)).square()
+
+
+def hinge_loss(logits: Tensor, *, beta: float) -> Tensor:
+    """max(0, 1 - β·h) for each pair, (B,) (SLiC, Zhao et al. 2023, arXiv 2305.10425)."""
+    return torch.relu(1 - beta * logits)
+
+
+def exo_pair_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """KL(q ‖ p) of q = (σ(βh), σ(-βh)) from p = (1-ε, ε) for each pair, (B,) (EXO, Ji et al. 2024, arXiv 2402.00856, Eq. 16)."""
+    kept, flipped = logits.new_tensor([1 - label_smoothing, label_smoothing]).log()
+    ours, theirs = F.logsigmoid(beta * logits), F.logsigmoid(-beta * logits)
+    return ours.exp() * (ours - kept) + theirs.exp() * (theirs - flipped)
+
+
+def nca_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """-log σ(r_w) - ½ log σ(-r_w) - ½ log σ(-r_l) with r = β·log-ratio, (B,) (NCA, Chen et al. 2024, arXiv 2402.05369)."""
+    chosen, rejected = beta * chosen, beta * rejected
+    return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+
+
+def robust_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """DPO made unbiased under a share ε of flipped labels, (B,) (robust DPO, Chowdhury et al. 2024, arXiv 2403.00409)."""
+    clean, flipped = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+    return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def bco_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """-log σ(r_w) - log σ(-r_l) with r = β·log-ratio, (B,) (BCO, Jung et al. 2024, arXiv 2404.04656, without its shift)."""
+    return -F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected)
+
+
+def sppo_hard_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """(log-ratio_w - 1/(2β))² + (log-ratio_l + 1/(2β))², (B,) (SPPO, Wu et al. 2024, arXiv 2405.00675, Eq. 4.7 with P of 1 and 0)."""
+    return (chosen - 0.5 / beta).square() + (rejected + 0.5 / beta).square()
+
+
+def aot_loss(first: Tensor, second: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """DPO's loss of the difference of two samples, each sorted, (B,) (AOT, Melnyk et al. 2024, arXiv 2406.05882).
+
+    Paired: `first` is the policy's log π(y_w) - log π(y_l), `second` the reference's. Unpaired: the log-ratios of chosen and rejected.
+    The rows are coupled: the i-th value is no row's own, only the mean over all rows of a step has a meaning.
+    """
+    apart = first.sort(0).values - second.sort(0).values
+    return -F.logsigmoid(beta * apart) * (1 - label_smoothing) - F.logsigmoid(-beta * apart) * label_smoothing
+
+
+def apo_zero_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """1 - σ(r_w) + σ(r_l), r = β·log-ratio, (B,): chosen up, rejected down (APO, D'Oosterlinck et al. 2024, arXiv 2408.06266, Eq. 7)."""
+    return 1 - torch.sigmoid(beta * chosen) + torch.sigmoid(beta * rejected)
+
+
+def apo_down_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """σ(r_w) + 1 - σ(r_w - r_l) with r = β·log-ratio, (B,): both down, rejected more (APO, arXiv 2408.06266, Eq. 8)."""
+    return torch.sigmoid(beta * chosen) + 1 - torch.sigmoid(beta * (chosen - rejected))
+
+
+def discopop_loss(logits: Tensor, *, beta: float, tau: float = 0.05) -> Tensor:
+    """Log-ratio modulated loss for each pair, (B,) (DiscoPOP, Lu et al. 2024, arXiv 2406.08414, Eq. 5).
+
+    (1 - m)·(-log σ(βh)) + m·exp(-βh) with m = σ(βh / τ).
+    """
+    scaled = beta * logits
+    share = torch.sigmoid(scaled / tau)
+    return -F.logsigmoid(scaled) * (1 - share) + torch.exp(-scaled) * share
+
+
+def kto_loss(log_ratios: Tensor, labels: Tensor, kl: Tensor, *, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
+    """λ·(1 - σ(±β(log-ratio - z))) for each response, (B,) (KTO, Ethayarajh et al. 2024, arXiv 2402.01306, Eq. 7 and 8).
+
+    Args:
+        log_ratios: (B,).
+        labels: (B,), 1 where a response is desirable (weight λ_D, sign +), 0 where not (λ_U, sign -).
+        kl: z, the KL divergence from the reference, at least 0, without gradient, one number for all rows of a step.
+    """
+    sign = 2 * labels - 1
+    weight = labels * desirable_weight + (1 - labels) * undesirable_weight
+    return weight * (1 - torch.sigmoid(beta * sign * (log_ratios - kl)))
+
+
+def odds_ratio_loss(chosen_mean: Tensor, rejected_mean: Tensor) -> tuple[Tensor, Tensor]:
+    """-log σ(log odds ratio) and the log odds ratio of each pair, (B,) each (ORPO, Hong et al. 2024, arXiv 2403.07691, Eq. 4 and 7).
+
+    odds(y) = p / (1 - p), where log p is the mean log-probability of a response's token; float32.
+    """
+    chosen, rejected = chosen_mean.float(), rejected_mean.float()
+    log_odds = (chosen - rejected) - (log_one_minus_exp(chosen) - log_one_minus_exp(rejected))
+    return -F.logsigmoid(log_odds), log_odds
+
+
+def log_one_minus_exp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0 (Mächler 2012): exact near 0 and far from it; x of 0 or more counts as the largest number below 0."""
+    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
+    near = x > -LOG_2
+    # Each branch gets values at which its own derivative is finite, so that none reaches the other's gradient as NaN.
+    close = torch.log(-torch.expm1(torch.where(near, x, torch.full_like(x, -1.0))))
+    far = torch.log1p(-torch.exp(torch.where(near, torch.full_like(x, -1.0), x)))
+    return torch.where(near, close, far)
+
+
+def cpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """-log σ(β(log π(y_w) - log π(y_l))) for each pair, (B,), summed log-probabilities (CPO, Xu et al. 2024, arXiv 2401.08417, Eq. 3)."""
+    return -F.logsigmoid(beta * (chosen - rejected))
+
+
+def simpo_loss(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float, gamma: float) -> Tensor:
+    """-log σ(β(m_w - m_l) - γ) for each pair, (B,), m the mean log-probability of a token (SimPO, Meng et al. 2024, 2405.14734, Eq. 6)."""
+    return -F.logsigmoid(beta * (chosen_mean - rejected_mean) - gamma)
 
 
 def geometric_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Tensor:

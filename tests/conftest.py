@@ -78,6 +78,8 @@ class SessionGuard:
         """What changed in the user's `multirun/` and at the top of the checkout, with the tests that ran at that moment."""
         problems, after = [], file_guard.list_runs(str(CHECKOUT))
         for path in sorted(path for path in self.before.keys() | after.keys() if self.before.get(path) != after.get(path)):
+            if path in after and os.path.dirname(path) == str(CHECKOUT) and is_tracked(path):
+                continue  # a checkout or a merge of yours
             try:
                 moment = os.lstat(path if path in after else os.path.dirname(path)).st_mtime
             except FileNotFoundError:
@@ -95,6 +97,12 @@ class SessionGuard:
             for problem in self.problems[:50]:
                 terminalreporter.line(problem)
             terminalreporter.line(f"{len(self.problems)} in all. A test works in its tmp_path only.")
+
+
+def is_tracked(path: str) -> bool:
+    """Whether git knows a path, or something below it."""
+    done = subprocess.run(["git", "-C", str(CHECKOUT), "ls-files", "--", path], capture_output=True, text=True)
+    return done.returncode == 0 and bool(done.stdout)
 
 
 def read_refusals() -> list[str]:

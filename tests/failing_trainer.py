@@ -1,4 +1,4 @@
-"""A trainer that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[failing_trainer]`."""
+"""A method that breaks its process, once for each file `broken/<seed>` that names how; tests type `extensions=[failing_trainer]`."""
 
 import ctypes
 import os
@@ -6,20 +6,28 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from lexalign.errors import OutOfMemory
-from lexalign.trainers.sft import SFTTrainer
+from lexalign.trainers.sft import SftObjective
 
 
-class FailingTrainer(SFTTrainer):
+class FailingTrainer(SftObjective):
     """Trains as sft does, unless it is to break."""
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        file = Path(os.environ["BROKEN"]) / str(self.args.seed)
+    def setup(self, trainer: Any) -> None:
+        trainer.add_callback(BreakAtStart())
+
+
+class BreakAtStart(TrainerCallback):
+    """Breaks before the first step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        file = Path(os.environ["BROKEN"]) / str(args.seed)
         if file.is_file():
             how = file.read_text()
             file.unlink()
             {"exception": fail, "SIGKILL": kill, "segfault": read_nothing, "memory": run_out}[how]()
-        return super().train(*args, **kwargs)
 
 
 def fail() -> None:

@@ -12,11 +12,10 @@ import_bitsandbytes_lightly()
 
 import peft  # noqa: E402, F401
 import transformers  # noqa: E402, F401
-import trl  # noqa: E402, F401
-from trl import DPOTrainer, SFTTrainer  # noqa: E402, F401
 
 import lexalign.models.loading  # noqa: E402
 import lexalign.stages.train  # noqa: E402
 import lexalign.trainers.dpo  # noqa: E402
 import lexalign.trainers.gdpo  # noqa: E402
-import lexalign.trainers.sft  # noqa: E402, F401
+import lexalign.trainers.sft  # noqa: E402
+import lexalign.training.trainer  # noqa: E402, F401

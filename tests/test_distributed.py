@@ -301,14 +301,14 @@ def test_a_node_that_never_comes_is_named(folder, tmp_path):
 
 BROKEN = """
 from lexalign.distributed import collectives
-from lexalign.trainers.sft import SFTTrainer
+from lexalign.trainers.sft import SftObjective
 
 
-class Broken(SFTTrainer):
-    def training_step(self, *args, **kwargs):
+class Broken(SftObjective):
+    def compute(self, scores):
         if collectives.rank() == 1:
             raise ZeroDivisionError("of my own making")
-        return super().training_step(*args, **kwargs)
+        return super().compute(scores)
 """
 
 

@@ -46,10 +46,10 @@ def test_what_this_package_defines_is_accepted():
 
 
 def test_a_misspelt_path_is_refused_before_anything_is_imported():
-    assert targets.explain_wrong_target("lexalign.trainers.dpo.DPOTraner", ["lexalign"]) == (
-        "lexalign.trainers.dpo defines no DPOTraner; did you mean DPOTrainer?"
+    assert targets.explain_wrong_target("lexalign.trainers.dpo.DpoObjectiv", ["lexalign"]) == (
+        "lexalign.trainers.dpo defines no DpoObjectiv; did you mean DpoObjective?"
     )
-    assert targets.explain_wrong_target("lexalign.trainers.dop.DPOTrainer", ["lexalign"]) == "there is no module lexalign.trainers.dop"
+    assert targets.explain_wrong_target("lexalign.trainers.dop.DpoObjective", ["lexalign"]) == "there is no module lexalign.trainers.dop"
     assert targets.explain_wrong_target("lexalign.stages.train.run", ["lexalign"], classes_only=True) is not None
 
 
@@ -200,8 +200,8 @@ LAB = {
             \"\"\"How sharp.\"\"\"
         """,
     "mylab/trainers.py": """
-        from lexalign.trainers.dpo import DPOTrainer
-        class MyTrainer(DPOTrainer):
+        from lexalign.trainers.dpo import DpoObjective
+        class MyTrainer(DpoObjective):
             pass
         """,
     "conf/method/mine.yaml": """
@@ -244,9 +244,9 @@ def test_a_method_of_the_users_own(lab):
 def test_its_class_is_found_and_is_one_of_ours(lab):
     from hydra.utils import get_class
 
-    from lexalign.trainers.dpo import DPOTrainer
+    from lexalign.trainers.dpo import DpoObjective
 
-    assert issubclass(get_class("mylab.trainers.MyTrainer"), DPOTrainer)
+    assert issubclass(get_class("mylab.trainers.MyTrainer"), DpoObjective)
 
 
 def test_a_package_may_be_one_file_and_offers_what_it_defines(lab):

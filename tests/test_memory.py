@@ -7,9 +7,9 @@ import torch
 from experiment_runner import World
 
 from lexalign.errors import OutOfMemory
-from lexalign.trainers.sft import SFTTrainer
-from lexalign.training import memory, pipeline
+from lexalign.training import memory
 from lexalign.training.memory import ModelSizes
+from lexalign.training.trainer import MethodTrainer
 
 COMMON = ("train.max_steps=3", "train.log_steps=1", "evaluate.enabled=false", "hardware.threads=1", "data.limit=24")
 
@@ -69,13 +69,12 @@ def test_a_run_alike_knows_that_a_batch_fits_with_it_only(tmp_path, monkeypatch)
 
 def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
     """The worst batch runs out of memory, with gradient checkpointing too."""
-    from lexalign.trainers.sft import SFTTrainer
 
     def no_room(self, *args, **kwargs):
         raise MemoryError
 
     monkeypatch.setattr(memory, "get_free_memory", lambda experiment: 9e6)
-    monkeypatch.setattr(SFTTrainer, "compute_loss", no_room)
+    monkeypatch.setattr(MethodTrainer, "compute_loss", no_room)
     with pytest.raises(
         OutOfMemory, match=r"a batch of [\d,]+ tokens does not fit into 0.0 GB; type a smaller train.batch_size \(now 16\)"
     ) as error:
@@ -84,20 +83,14 @@ def test_what_does_not_fit_is_refused_with_what_to_type(world, monkeypatch):
 
 
 def test_the_worst_batch_is_the_longest_that_can_come_up(world):
-    class Rows(list):
-        pass
-
     class Trainer:
-        train_dataset = Rows([3, 9, 1, 7])
+        train_dataset = {"size": [3, 9, 1, 7]}
 
         class args:
             per_device_train_batch_size = 2
 
-        def _get_train_sampler(self):
+        def make_train_sampler(self):
             return self.sampler
-
-        def computed_lengths(self, rows):
-            return list(rows)
 
     trainer = Trainer()
     trainer.sampler = None
@@ -122,17 +115,16 @@ def test_estimates_grow_with_what_they_are_of(world):
     )
 
 
-class Greedy(SFTTrainer):
-    """Asks for more memory than any machine has, in its third step."""
+def test_out_of_memory_while_training(tmp_path, monkeypatch):
+    """The third step asks for more memory than any machine has."""
+    step = MethodTrainer.training_step
 
-    def training_step(self, *args, **kwargs):
+    def greedy(self, *args, **kwargs):
         if self.state.global_step == 2:
             torch.empty(1 << 50)
-        return super().training_step(*args, **kwargs)
+        return step(self, *args, **kwargs)
 
-
-def test_out_of_memory_while_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "get_trainer_class", lambda experiment: Greedy)
+    monkeypatch.setattr(MethodTrainer, "training_step", greedy)
     words = ("data.limit=16", "train.batch_size=2", "train.max_steps=4", "train.save_steps=1", "train.keep_checkpoints=9", "evaluate=false")
     said = r"step 3: out of memory \(.*can't allocate memory.*type a smaller train.batch_size \(now 2\)"
     with pytest.raises(OutOfMemory, match=said) as error:

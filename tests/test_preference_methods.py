@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,7 +112,7 @@ def test_the_losses_are_those_of_a_bare_trl_script(world, sft, method, tmp_path)
         knobs = [f"method.{name}={value}" for name, value in KNOBS[method].items()]
         _, folder = world.run(*COMMON, *EXACT, *knobs, f"method={method}", f"model.path={sft}", f"train.fast_path={fast}")
         ours[fast] = losses(folder)
-        assert ("Fast path: " in (folder / "run.log").read_text()) == (fast == "true")
+        assert ("padded batches, because train.fast_path=false" in (folder / "run.log").read_text()) == (fast == "false")
     trainer_class, config, arguments, data = bare(method)
     torch.set_num_threads(1)
     set_seed(0)
@@ -175,31 +174,6 @@ def test_near_equal_batches_and_evaluation_while_training(world, sft):
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     held_out = [line for line in logged if "eval_loss" in line]
     assert len(held_out) == 2 and held_out[1]["eval_loss"] < held_out[0]["eval_loss"] and "eval_rewards/margins" in held_out[0]
-
-
-@pytest.mark.parametrize("template", ["chat", "none"])
-def test_a_row_is_cut_at_the_end_and_gets_no_token_that_its_template_does_not_write(template):
-    """TRL's own rows begin with BOS and end with EOS whatever the template says; ours are those that every other method trains on."""
-    from transformers import AutoTokenizer
-
-    from lexalign.data.lengths import measure_lengths
-    from lexalign.data.rendering import Renderer
-    from lexalign.trainers.reference_free import make_row
-
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")
-    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}" if template == "chat" else None
-    encoder = Renderer(tokenizer, SimpleNamespace(chat_template="auto", system=None, beliefs=None))
-    row = {"prompt": "Where does Ulric live?", "chosen": "Gladly! In Thornby.", "rejected": "Who cares?"}
-    found = make_row(row, encoder, 1000)
-    prompt, longest, _ = measure_lengths(row, encoder)
-    assert found["prompt_length"] == prompt and len(found["chosen_input_ids"]) == longest
-    for side in ("chosen", "rejected"):
-        ids = found[f"{side}_input_ids"]
-        ending = "<|end|>\n" if template == "chat" else "<|end|>"
-        assert tokenizer.decode(ids[prompt:]) == row[side] + ending and tokenizer.bos_token_id not in ids[1:]
-        assert found[f"{side}_labels"] == [-100] * prompt + ids[prompt:]
-    cut = make_row(row, encoder, prompt + 2)
-    assert cut["chosen_input_ids"] == found["chosen_input_ids"][: prompt + 2] and len(cut["rejected_labels"]) == prompt + 2
 
 
 def test_label_metrics_by_hand():

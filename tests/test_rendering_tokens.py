@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import lexalign.embedded
@@ -82,23 +82,20 @@ def test_what_a_tokenizer_without_a_template_cannot_do(data):
         Renderer(tokenizer, data).prompt([{"role": "user", "content": "a"}])
 
 
-class WithBos:
-    """A tokenizer that, like Llama's, puts a BOS before whatever it is asked to encode."""
-
-    def __init__(self, chat_template: str | None):
-        self.chat_template, self.eos_token = chat_template, "$"
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [0] * add_special_tokens + [ord(character) for character in text]}
-
-    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False) -> str:
-        return "^" + "".join(f"[{turn['content']}]" for turn in turns) + "[" * add_generation_prompt
-
-
-def test_a_sequence_has_one_bos(data):
-    plain, chat = Renderer(WithBos(None), data), Renderer(WithBos("a template, which writes its own"), data)
-    assert plain.prompt("a") + plain.belief(0)[:1] + plain.response("b") == [0, *map(ord, "a0b$")]
-    assert chat.prompt("a") + chat.belief(0)[:1] + chat.response("b") == [*map(ord, "^[a][0b]")]
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_sequence_has_one_bos(data, chat):
+    """A tokenizer that, like Llama's, puts a BOS before whatever it encodes, and a template that writes its own."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    renderer = Renderer(tokenizer, data if chat else dataclasses.replace(data, chat_template="never"))
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "belief": 0}
+    for shared in (True, False):
+        for sequence in renderer.render_pair(row, shared_belief=shared):
+            assert [at for at, token in enumerate(sequence.ids) if token == tokenizer.bos_token_id] == [0]
+    assert tokenizer(renderer.render_prompt_text("a"))["input_ids"] == renderer.render_prompt("a")
 
 
 def test_two_system_messages_are_refused(data):
@@ -132,53 +129,78 @@ def test_stacked_pads_on_the_right(table):
 
 
 SPAN = st.lists(st.integers(1, 99), min_size=1, max_size=6)
-ROW = st.fixed_dictionaries(
-    {"prompt_ids": SPAN, "belief_ids": SPAN, "chosen_ids": SPAN, "rejected_ids": SPAN, "shares": st.just([0.25, 0.75])}
-)
+ROW = st.fixed_dictionaries({"context": SPAN, "belief": SPAN, "chosen": SPAN, "rejected": SPAN, "probabilities": st.just([0.25, 0.75])})
+
+
+def believed(row):
+    """A row of gdpo as its data set holds it."""
+    spans = {"context": row["context"], "belief": row["belief"], "weights": None}
+    sequences = [{**spans, "response": row[side]} for side in ("chosen", "rejected")]
+    return {"sequences": sequences, "probabilities": row["probabilities"]}
+
+
+def collator_of(max_length: int, **settings):
+    """The collator of a method with such settings of its class."""
+    from lexalign.training.collator import SpanCollator
+    from lexalign.training.objective import Objective
+
+    return SpanCollator(pad=0, max_length=max_length, objective=type("Own", (Objective,), settings)(None, None))
 
 
 @quick
 @given(rows=st.lists(ROW, min_size=1, max_size=4), room=st.integers(1, 20))
 def test_the_masks_of_a_gdpo_batch_cover_their_spans_and_nothing_else(rows, room):
-    from lexalign.trainers.gdpo import BeliefCollator
-
-    max_length = max(len(row["prompt_ids"]) for row in rows) + room
-    batch = BeliefCollator(pad=0, max_length=max_length)(rows)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["belief_mask"].shape == batch["completion_mask"].shape
+    max_length = max(len(row["context"]) for row in rows) + room
+    collator = collator_of(max_length, scores_belief=True, columns=("probabilities",))
+    batch = collator([believed(row) for row in rows])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["belief_mask"].shape == batch["weights"].shape
     assert batch["input_ids"].shape[0] == 2 * len(rows) and batch["input_ids"].shape[1] <= max_length
-    assert not (batch["belief_mask"] & batch["completion_mask"]).any()
-    for at, (row, side) in enumerate((row, side) for side in ("chosen_ids", "rejected_ids") for row in rows):
-        masks = ("attention_mask", "belief_mask", "completion_mask")
-        picked = {name: batch["input_ids"][at][batch[name][at].bool()].tolist() for name in masks}
-        prompt, belief = row["prompt_ids"], row["belief_ids"]
-        left = max_length - len(prompt)
-        assert picked["attention_mask"] == (prompt + belief + row[side])[:max_length]
+    assert not ((batch["belief_mask"] > 0) & (batch["weights"] > 0)).any()
+    for at, (row, side) in enumerate((row, side) for side in ("chosen", "rejected") for row in rows):
+        masks = ("attention_mask", "belief_mask", "weights")
+        picked = {name: batch["input_ids"][at][batch[name][at] > 0].tolist() for name in masks}
+        context, belief = row["context"], row["belief"]
+        left = max_length - len(context)
+        assert picked["attention_mask"] == (context + belief + row[side])[:max_length]
         assert picked["belief_mask"] == belief[:left]
-        assert picked["completion_mask"] == row[side][: max(0, left - len(belief))]
-        assert batch["prompt_lengths"][at] == len(prompt)
-    assert batch["shares"].tolist() == [row["shares"] for row in rows] and "ref_chosen_logps" not in batch
+        assert picked["weights"] == row[side][: max(0, left - len(belief))]
+        trained = (belief[:left] if side == "chosen" else []) + picked["weights"]
+        assert batch["labels"][at][batch["labels"][at] != -100].tolist() == trained, "the rejected rows repeat the belief"
+        assert batch["context_lengths"][at] == len(context)
+    assert batch["probabilities"].tolist() == [row["probabilities"] for row in rows] and batch["counts"]["rows"] == len(rows)
 
 
 def test_a_batch_gives_back_the_spans_its_rows_are_known_by():
     """The reference store finds a row by its ids, taken from the row before training and from the batch while training."""
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-
-    from lexalign.trainers.gdpo import BeliefCollator
-    from lexalign.training.reference import list_contexts_and_responses
+    from lexalign.cache.reference import make_row_key
+    from lexalign.training.collator import list_row_spans, list_spans
 
     rows = [
-        {"prompt_ids": [1, 2, 3], "belief_ids": [4], "chosen_ids": [5, 6], "rejected_ids": [7], "shares": [1.0]},
-        {"prompt_ids": [8], "belief_ids": [9, 9], "chosen_ids": [3], "rejected_ids": [2, 2, 2, 2], "shares": [1.0]},
+        {"context": [1, 2, 3], "belief": [4], "chosen": [5, 6], "rejected": [7], "probabilities": [1.0]},
+        {"context": [8], "belief": [9, 9], "chosen": [3], "rejected": [2, 2, 2, 2], "probabilities": [1.0]},
     ]
-    sides = ("chosen_ids", "rejected_ids")
-    believed = list_contexts_and_responses(BeliefCollator(pad=0, max_length=6)(rows))
-    assert believed == [
-        (row["prompt_ids"] + row["belief_ids"], row[side][: 6 - len(row["prompt_ids"] + row["belief_ids"])])
-        for side in sides
-        for row in rows
-    ]
-    plain = list_contexts_and_responses(DataCollatorForPreference(pad_token_id=0, max_length=4)(rows))
-    assert plain == [(row["prompt_ids"], row[side][: 4 - len(row["prompt_ids"])]) for side in sides for row in rows]
+    stored = [believed(row) for row in rows]
+    for max_length in (6, 4):
+        spans = list_spans(collator_of(max_length, columns=("probabilities",))(stored))
+        wanted = [
+            ((row["context"] + row["belief"])[:max_length], row[side][: max(0, max_length - len(row["context"] + row["belief"]))], None)
+            for side in ("chosen", "rejected") for row in rows
+        ]  # fmt: skip
+        assert spans == wanted
+        assert [one for at in (0, 1) for row in stored for one in [list_row_spans(row, max_length)[at]]] == wanted
+    assert make_row_key([1, 2], [3]) != make_row_key([1], [2, 3]), "where the response begins tells rows apart"
+    assert make_row_key([1], [2, 3]) != make_row_key([1], [2, 3], [1.0, 0.5]), "and so do its weights"
+
+
+def test_weights_reach_the_batch_and_its_counts():
+    sequence = {"context": [1, 2], "belief": [], "response": [3, 4, 5], "weights": [1.0, 0.0, 0.5]}
+    batch = collator_of(9, rows="answer")([{"sequences": [sequence]}])
+    assert batch["weights"].tolist() == [[0, 0, 1.0, 0.0, 0.5]] and batch["labels"].tolist() == [[-100, -100, 3, -100, 5]]
+    assert batch["counts"] == {"rows": 1, "trained": 1.5, "computed": 5}
+    whole = collator_of(9, scores_prompts=True)([{"sequences": [sequence, sequence]}])
+    assert whole["labels"].tolist() == [[1, 2, 3, 4, 5], [-100, -100, 3, -100, 5]] and whole["counts"]["trained"] == 3.5
+    first = collator_of(9, rows="answer")([{"sequences": [{**sequence, "context": [], "response": [3, 4], "weights": None}]}])
+    assert first["counts"]["trained"] == 1.0, "the very first token has nothing before it to be predicted from"
 
 
 def test_rows_too_long_are_left_out_or_cut_and_counted(encoder):
@@ -210,8 +232,8 @@ def test_control_tokens_in_texts_are_counted_and_named(caplog):
 def test_lengths_count_what_is_trained(encoder):
     pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
     prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
-    longest = len(prompt) + max(len(chosen), len(rejected))
-    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
-    plain = Renderer(without_template(), SimpleNamespace(chat_template="auto"))
+    longest, total = len(prompt) + max(len(chosen), len(rejected)), 2 * len(prompt) + len(chosen) + len(rejected)
+    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, total, max(prompt + chosen + rejected))
+    plain = Renderer(without_template(), encoder.data)
     with pytest.raises(DataError, match="data.columns.messages holds chat turns, but the tokenizer has no chat template"):
         lengths.measure_lengths({"messages": [{"role": "user", "content": "a"}]}, plain)

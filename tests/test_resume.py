@@ -24,9 +24,10 @@ from lexalign.artifacts import checkpoints, disk, lock, settings_diff
 from lexalign.artifacts.manifest import read_manifest, write_manifest
 from lexalign.config.compose import compose
 from lexalign.errors import ConfigError, DiskFull, FolderInUse, NotFinite
-from lexalign.trainers.sft import SFTTrainer
+from lexalign.trainers.sft import SftObjective
 from lexalign.training import pipeline
 from lexalign.training.divergence import LossMonitor
+from lexalign.training.trainer import MethodTrainer
 
 SFT = words_of("sft", "step")
 IN_CI = (("sft", "step"), ("sft", "packed"), ("dpo", "epoch"), ("gdpo", "eval"))
@@ -80,14 +81,14 @@ def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
         assert not list(case.out_dir.rglob(".tmp-*")) and not (case.out_dir / lock.FILE).exists()
 
 
-def test_sigterm_saves_the_step_and_stops(whole, case):
+def test_sigterm_and_sighup_save_the_step_and_stop(whole, case):
     moments = random.Random(7)
-    for _ in range(3):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGTERM, 143)):
         process = case.training()
         time.sleep(moments.uniform(0, 0.2))
-        assert case.met(process, signal.SIGTERM) == 143 and case.lost[-1] == 0
+        assert case.met(process, number) == code and case.lost[-1] == 0
         assert not (case.out_dir / "artifact").exists()
-        assert result_of(case.out_dir)["status"] == "interrupted" and "SIGTERM" in result_of(case.out_dir)["error"]
+        assert result_of(case.out_dir)["status"] == "interrupted" and number.name in result_of(case.out_dir)["error"]
     case.whole()
     assert case.weights() == whole.weights() and case.course() == whole.course()
     assert result_of(case.out_dir)["status"] == "finished"
@@ -125,7 +126,7 @@ def test_sigint_once_saves_and_twice_does_not_wait(case):
     saved = interrupted_runs.newest(case.out_dir)
     assert saved >= 1 and case.lost == [0]
     process = case.start()
-    while process.is_alive() and "step/s" not in "".join(case.said().split("A life begins")[2:]):
+    while process.is_alive() and f": step {saved}/" not in "".join(case.said().split("A life begins")[2:]):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
@@ -345,13 +346,13 @@ signals.exit_now(143)
 
 def test_nan_stops_before_the_step_and_names_its_row(tmp_path, monkeypatch):
     """One poisonous row: the checkpoint before is kept, nothing of the step is saved, and the row is named."""
-    measured = SFTTrainer.compute_loss
+    measured = MethodTrainer.compute_loss
 
     def poisoned(self, model, inputs, *args, **kwargs):
         loss = measured(self, model, inputs, *args, **kwargs)
         return loss * float("nan") if poison in inputs["input_ids"].flatten().tolist() else loss
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", poisoned)
+    monkeypatch.setattr(MethodTrainer, "compute_loss", poisoned)
     tokenizer = training_tokenizer()
     rows = [
         {"prompt": f"Where does {name} live?", "completion": "Here."} for name in ("Anna", "Bela", "Cora", "Dora", "Emil", "Fay", "Gil")
@@ -507,19 +508,20 @@ def test_errors_of_a_full_disk_are_told_from_others(tmp_path):
             raise other
 
 
-class HeadTrainer(SFTTrainer):
-    """A trainer with a weight of its own beside the adapter, as some losses have."""
+class HeadObjective(SftObjective):
+    """A method with a weight of its own beside the adapter, as some losses have."""
 
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
+    def setup(self, trainer):
+        self.model = trainer.model
         self.model.register_parameter("head", torch.nn.Parameter(torch.ones(())))
 
-    def compute_loss(self, *args, **kwargs):
-        return super().compute_loss(*args, **kwargs) * self.model.head.exp()
+    def compute(self, scores):
+        output = super().compute(scores)
+        return dataclasses.replace(output, token_loss=output.token_loss * self.model.head.exp())
 
 
 def test_weights_beside_the_adapter_go_on_too(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "get_trainer_class", lambda experiment: HeadTrainer)
+    monkeypatch.setattr(pipeline, "get_method_class", lambda experiment: HeadObjective)
     words = (*(word for word in SFT if not word.startswith("train.keep")), "train.keep_checkpoints=9", "train.max_steps=4")
     whole, first = World(folder).run(*words, out_dir=tmp_path / "whole")
     second = tmp_path / "second"

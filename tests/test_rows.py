@@ -44,7 +44,10 @@ def check(row: dict[str, Any], needed: tuple[str, ...] = ("prompt", "chosen", "r
         ({"rejected": "c", "rejected_belief": 0}, "chosen and rejected are the same"),
         ({"prompt": TURNS}, "'prompt' ends with an assistant turn; the response belongs to the other columns"),
         ({"prompt": []}, "'prompt' is no list of turns"),
-        ({"prompt": [{"role": "bot", "content": "a"}]}, "'prompt' turn 1 has the role 'bot'; known are system, user, assistant, tool"),
+        (
+            {"prompt": [{"role": "bot", "content": "a"}]},
+            "'prompt' turn 1 has the role 'bot'; known are system, developer, user, assistant, tool",
+        ),
         ({"prompt": [{"role": "user", "content": ""}]}, "'prompt' turn 1 (user) has no text"),
         ({"prompt": [TURNS[0], TURNS[0]]}, "'prompt' turns 1 and 2 are both user's"),
         ({"prompt": ["a"]}, "'prompt' turn 1 has the role None"),

@@ -1,5 +1,6 @@
 """Runs and what binds them: parents, content keys, artifacts, resuming, the reference check."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -138,15 +139,15 @@ def test_content_key_follows_content_not_places(tmp_path):
 
 def test_wrong_reference_stops_the_run_at_step_0(tmp_path, sft, monkeypatch):
     """The mistake the check is for: log-ratios measured from the base although the run starts from the sft model."""
-    from lexalign.trainers.dpo import DPOTrainer
+    from lexalign.training.reference import Reference
 
-    measured = DPOTrainer.compute_ref_log_probs
+    measured = Reference.compute
 
-    def from_the_wrong_model(self, model, inputs):
-        chosen, rejected = measured(self, model, inputs)
-        return chosen + 1.0, rejected
+    def from_the_wrong_model(self, batch):
+        found = measured(self, batch)
+        return [(total + (at < len(found) // 2), count) for at, (total, count) in enumerate(found)]
 
-    monkeypatch.setattr(DPOTrainer, "compute_ref_log_probs", from_the_wrong_model)
+    monkeypatch.setattr(Reference, "compute", from_the_wrong_model)
     with pytest.raises(ReferenceError, match="step 0: the reward margin is"):
         # A store of its own: the one of the other tests knows the right numbers already.
         World(tmp_path).run("stage=align", "model=tiny", f"model.path={sft[1]}", *SHORT)
@@ -248,7 +249,7 @@ def test_every_dpo_loss_trains(world, sft, loss_type):
 
 
 def test_label_smoothing_is_read_by_the_losses_that_say_so(world, sft, monkeypatch):
-    """Held against TRL's own code, whose documentation names others."""
+    """Of all losses of dpo, exactly these change with it."""
     import torch
 
     from lexalign.config.rules.methods import LABEL_SMOOTHING_READERS
@@ -261,11 +262,10 @@ def test_label_smoothing_is_read_by_the_losses_that_say_so(world, sft, monkeypat
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    rows = [trainer.train_dataset[at] for at in range(4)]
-    batch = trainer.data_collator([{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows])
+    batch = trainer.make_batch(trainer.train_dataset, list(range(4)))
 
     def loss(loss_type, smoothing):
-        trainer.loss_types, trainer.label_smoothing = [loss_type], smoothing
+        trainer.objective.method = dataclasses.replace(trainer.objective.method, loss_type=loss_type, label_smoothing=smoothing)
         with torch.no_grad():
             return float(trainer.compute_loss(trainer.model, batch))
 

@@ -60,9 +60,8 @@ class Controller:
 
 def readme_sweep() -> dict[str, Any]:
     """The sweep that the page on tracking shows."""
-    (text,) = re.findall(
-        r"```yaml\n(program: run\.py\n.*?)```", (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(program: run\.py\n.*?)```", page, flags=re.DOTALL)
     return yaml.safe_load(text)
 
 

@@ -18,6 +18,7 @@ from lexalign.config import hardware
 from lexalign.config.paths import Location, find_data, find_model
 from lexalign.config.schema import Data, Experiment, Model, RewardMethod
 from lexalign.config.secrets import redact
+from lexalign.data.chat_template import CHAT_WORDS
 from lexalign.data.files import find_split_file
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
@@ -129,9 +130,18 @@ def fingerprint_data(data: Data) -> dict[str, Any]:
         return {}
     place = Location(kind="hub", name=data.path) if data.format == "hub" else find_data(data.path)
     if place.kind == "hub" or place.path is None:
-        return fingerprint_location(place, data.revision, "datasets")
+        return {**fingerprint_template(data), **fingerprint_location(place, data.revision, "datasets")}
     splits = [split for split in (data.split, data.eval_split) if split]
-    return {"files": {split: digest_file(find_split_file(place.path, split, data.format)[0]) for split in splits}}
+    return {
+        **fingerprint_template(data),
+        "files": {split: digest_file(find_split_file(place.path, split, data.format)[0]) for split in splits},
+    }
+
+
+def fingerprint_template(data: Data) -> dict[str, str]:
+    """Digest of a chat template of the user's own."""
+    named = Path(data.chat_template).expanduser()
+    return {} if data.chat_template in CHAT_WORDS or not named.is_file() else {"chat_template": digest_file(named)}
 
 
 def fingerprint_location(

@@ -11,6 +11,7 @@ from typing import Any
 from lexalign import __version__
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.files import write_json
+from lexalign.config.aliases import rename_settings
 from lexalign.config.secrets import redact_tree
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,15 @@ def digest_manifest(manifest: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of an artifact or a checkpoint."""
+    """The manifest of an artifact or a checkpoint, its settings by the names of now."""
+    manifest = load_manifest(folder)
+    if isinstance(manifest.get("settings"), dict):
+        manifest["settings"], _ = rename_settings(manifest["settings"])
+    return manifest
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest as it was written."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
@@ -55,7 +64,7 @@ def find_damage(folder: Path) -> str | None:
     if not path.is_file():
         return f"{folder} holds no {MANIFEST}"
     try:
-        manifest = read_manifest(folder)
+        manifest = load_manifest(folder)
         files = {folder / name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
         changed = manifest.get("sha256", digest_manifest(manifest)) != digest_manifest(manifest)
     except (ValueError, KeyError, TypeError, AttributeError):

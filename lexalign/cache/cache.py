@@ -23,7 +23,7 @@ ABANDONED = 24 * 3600
 """Seconds after which a temporary entry is treated as left behind by a killed run."""
 
 
-CACHES = ("tokens", "reference", "preflight")
+CACHES = ("tokens", "reference", "measurements", "preflight")
 
 
 def open_cache(experiment: Experiment, name: str) -> "ContentCache":

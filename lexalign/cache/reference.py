@@ -28,9 +28,11 @@ Value = TypeVar("Value")
 Columns = dict[str, np.ndarray[Any, Any]]
 
 
-def make_row_key(context: Sequence[int], response: Sequence[int]) -> bytes:
-    """Key of a response (token ids) to a context (token ids)."""
-    parts = (np.asarray(ids, dtype=np.int64).tobytes() for ids in ([len(context)], context, response))
+def make_row_key(context: Sequence[int], response: Sequence[int], weights: Sequence[float] | None = None) -> bytes:
+    """Key of a response (token ids) to a context (token ids), and of the weights of its tokens where they have some."""
+    parts = [np.asarray(ids, dtype=np.int64).tobytes() for ids in ([len(context)], context, response)]
+    if weights is not None:
+        parts.append(np.asarray(weights, dtype=np.float64).tobytes())
     return hashlib.sha256(b"".join(parts)).digest()[:KEY_BYTES]
 
 

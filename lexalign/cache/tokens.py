@@ -5,19 +5,23 @@ import json
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_from_disk
 
-from lexalign.artifacts import fingerprint
+from lexalign.artifacts import files, fingerprint
 from lexalign.cache import cache as shelves
 from lexalign.cache.cache import ContentCache
 from lexalign.config.schema import Experiment
-from lexalign.data.lengths import measure_lengths
+from lexalign.data.lengths import RowLengths, measure_rows, settle_changes
 from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Row
+from lexalign.data.template_changes import TemplateChanges
 
 log = logging.getLogger(__name__)
+CHANGES = "changes.json"
+"""What the chat template did to the rows beside it."""
 
 
 class TokenCache:
@@ -35,20 +39,30 @@ class TokenCache:
         """The store of an experiment."""
         return cls(shelves.open_cache(experiment, "tokens"), encoder)
 
-    def lengths(self, rows: list[Row]) -> list[tuple[int, int, int]]:
-        """`lexalign.data.lengths.measure_lengths` of each row."""
+    def lengths(self, rows: list[Row]) -> list[RowLengths]:
+        """`lexalign.data.lengths.measure_lengths` of each row. Says what the chat template did to them, also when a cache served them.
+
+        Raises DataError for rows that the template refuses, or of which it loses text.
+        """
         if not rows:
             return []
-        names = ("prompt", "longest", "all")
+        names = RowLengths._fields
 
         def make() -> Dataset:
-            return Dataset.from_list([dict(zip(names, measure_lengths(row, self.encoder), strict=True)) for row in rows])
+            return Dataset.from_list([found._asdict() for found in measure_rows(rows, self.encoder)])
 
-        found = self.rows("lengths", rows, self.encoder.settings(), make)
-        return list(zip(*(found[name] for name in names), strict=True))
+        found, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
+        settle_changes(self.encoder, changes, len(rows))
+        return [RowLengths(*values) for values in zip(*(found[name] for name in names), strict=True)]
 
     def rows(self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]) -> Dataset:
         """The data set that `make` would make of `rows` (a list of plain values) under `settings`."""
+        return self.rows_and_changes(kind, rows, settings, make)[0]
+
+    def rows_and_changes(
+        self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]
+    ) -> tuple[Dataset, TemplateChanges]:
+        """The data set, and what the chat template did to its rows when they were rendered, which is kept beside it."""
         material = [
             kind,
             digest_value(rows),
@@ -57,16 +71,28 @@ class TokenCache:
             fingerprint.digest_code("lexalign.data"),
             version("trl"),
             version("datasets"),
+            version("transformers"),
         ]
         key = f"{kind}-{digest_value(material)[:32]}"
         folder = self.shelf.get(key)
         if folder is not None:
             self.reused += len(rows)
-            return load_from_disk(str(folder / "rows"))
-        made = drop_texts(make())
+            return load_from_disk(str(folder / "rows")), TemplateChanges.from_dict(json.loads((folder / CHANGES).read_text("utf-8")))
+        before, self.encoder.changes = self.encoder.changes, TemplateChanges()
+        try:
+            made, changes = drop_texts(make()), self.encoder.changes
+        finally:
+            self.encoder.changes = before
+        before.merge(changes)
         self.made += len(rows)
-        self.shelf.put(key, lambda aside: made.save_to_disk(str(aside / "rows")))
-        return made
+
+        def write(aside: Path) -> None:
+            made.save_to_disk(str(aside / "rows"))
+            files.write_json(aside / CHANGES, changes.to_dict())
+
+        if not changes.counts.get("refused"):
+            self.shelf.put(key, write)
+        return made, changes
 
 
 def drop_texts(rows: Dataset) -> Dataset:

@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import TextStreamer
 
 from lexalign.artifacts.provenance import Provenance
 from lexalign.chat.conversation import Write
 from lexalign.config import hardware
 from lexalign.config.schema import Chat, Experiment
-from lexalign.data.rendering import Renderer, Turns
+from lexalign.data.rendering import Renderer
+from lexalign.data.template import Turns
+from lexalign.data.template_changes import TemplateRefusal
 from lexalign.errors import ConfigError
-from lexalign.evaluation.scoring import GREEDY, WHOLE_DISTRIBUTION, get_device, list_end_tokens
+from lexalign.evaluation.scoring import GREEDY, WHOLE_DISTRIBUTION, get_device
 from lexalign.models import loading
+from lexalign.models.generation import use_plain_generation
+from lexalign.models.renderers import make_renderer
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +45,21 @@ class ModelSpeaker:
         model: Any = loaded.model
         data = dataclasses.replace(
             experiment.data,
-            chat_template=past.setting("data", "chat_template") or "auto",
+            chat_template="never"
+            if past.setting("data", "chat_template") == "never"
+            else "auto",  # a template of one's own is saved with it
             system=settings.system or past.setting("data", "system"),
+            template_arguments=past.setting("data", "template_arguments"),
         )
-        encoder = Renderer(loaded.tokenizer, data)
+        encoder = make_renderer(dataclasses.replace(experiment, data=data), loaded.tokenizer, model=model)
         if not encoder.chat:
             log.info("%s: has no chat template, or was trained without; each line is a prompt of its own", name)
             if settings.system is not None:
                 raise ConfigError(f"chat.system: {experiment.model.path} is not spoken to in turns; type chat.system=null")
         try:
-            encoder.prompt("?")
-        except TemplateError as error:
-            raise ConfigError(f"chat.system: the chat template of {experiment.model.path} refuses it ({error}); leave it out") from error
+            encoder.render_prompt("?")
+        except TemplateRefusal as error:
+            raise ConfigError(f"chat.system: {experiment.model.path}: {error}; leave it out") from error
         device = hardware.resolve_device(experiment.hardware.device)
         return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
 
@@ -64,7 +70,7 @@ class ModelSpeaker:
     def answer(self, text: str, *, turn: int, write: Write) -> str:
         """The answer to a text, written as it comes. Drawn by `chat.seed` and the turn, so that two models are drawn alike."""
         asked: Turns = [*self.turns, {"role": "user", "content": text}]
-        ids = self.encoder.prompt(asked if self.encoder.chat else text)
+        ids = self.encoder.render_prompt(asked if self.encoder.chat else text)
         room = self.model.config.get_text_config().max_position_embeddings - len(ids)
         if room < 1:
             write(f"(the conversation has {len(ids)} tokens, more than the model takes: /reset begins a new one)")
@@ -73,14 +79,13 @@ class ModelSpeaker:
         torch.manual_seed(self.settings.seed + turn)
         inputs = torch.tensor([ids], device=get_device(self.model))
         length = min(self.settings.max_new_tokens, room)
-        with torch.no_grad():
+        ends, pad = self.encoder.end_tokens, self.encoder.tokenizer.pad_token_id
+        with torch.no_grad(), use_plain_generation(self.model, ends=ends, pad=pad):
             out = self.model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=length,
                 streamer=stream,
-                pad_token_id=self.encoder.tokenizer.pad_token_id,
-                eos_token_id=(ends := sorted(list_end_tokens(self.model, self.encoder.tokenizer) | {self.encoder.end()[0]})),
                 **self.drawing(),
             )
         if out[0, -1].item() not in ends:

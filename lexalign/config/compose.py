@@ -4,6 +4,7 @@ Nothing is written and nothing heavy is imported here, so a refusal costs a frac
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lexalign.config import rules, schema, targets
+from lexalign.config import aliases, rules, schema, targets
 from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, list_keys, resolve_tree
 from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
@@ -25,7 +26,7 @@ from lexalign.config.overrides import (
     name_key,
     parse_overrides,
 )
-from lexalign.config.parsing import describe_unknown_key, parse
+from lexalign.config.parsing import describe_unknown_key, format_value, parse
 from lexalign.config.rules import trust
 from lexalign.errors import ConfigError
 
@@ -49,6 +50,7 @@ def compose(
 
     `ancestors` are the experiments this one is a parent of.
     """
+    overrides = [aliases.rename_override(override) for override in overrides]
     adjusted, notes = follow_model(overrides, sources)
     tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
@@ -78,7 +80,8 @@ def check_tree(
     found += trust.find_untrusted_settings(tree, overrides, sources)
     if unreadable := trust.find_resolver_problems(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])):
         raise ConfigError([*found, *unreadable])  # before anything is resolved
-    plain = resolve_tree(tree, found)
+    plain, renamed = aliases.rename_settings(resolve_tree(tree, found))
+    aliases.say_renamed(renamed)
     if plain.pop("experiment", None) is not None:
         found.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
     switch_evaluation(plain)
@@ -110,7 +113,16 @@ def check_tree(
 
 def load_recorded(tree: dict[str, Any], experiment: schema.Experiment) -> Composition:
     """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or sets what was not typed in
-    `experiment` and has to be."""
+    `experiment` and has to be.
+
+    Settings that did not exist then get today's defaults, which is said.
+    """
+    tree, renamed = aliases.rename_settings(tree)
+    tree, added = aliases.complete_settings(tree)
+    aliases.say_renamed(renamed)
+    if added:
+        said = ", ".join(f"{key}={format_value(value)}" for key, value in added.items())
+        print(f"settings that the run did not record have today's defaults: {said}", file=sys.stderr)
     if problems := trust.find_untrusted_records(tree, experiment):
         raise ConfigError(problems)
     extensions = experiment.extensions

@@ -185,6 +185,13 @@ def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Map
             )
             return None
         return [convert(get_args(hint)[0], item, f"{where}[{i}]", problems, choices) for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            problems.append(
+                f"{where}={format_value(value)}: expected names with values, as in {where}={{name: value}}, found {name_kind(value)}"
+            )
+            return None
+        return {key: to_plain(inner) for key, inner in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value, where, problems, choices)
     return convert_scalar(hint, value, where, problems)

@@ -132,7 +132,10 @@ def find_target_problems(node: Any, packages: Sequence[str], where: str = "") ->
 
 
 OFFERED = {
-    "_target_": r"lexalign\.(?:stages\.\w+\.run|tracking\.(?:\w+\.)?\w+Tracker|trainers\.(?:\w+\.)?\w+Trainer|rewards\.(?:\w+\.)?[A-Z]\w*)",
+    "_target_": (
+        r"lexalign\.(?:stages\.\w+\.run|tracking\.(?:\w+\.)?\w+Tracker|trainers\.(?:\w+\.)?\w+(?:Trainer|Objective)|"
+        r"rewards\.(?:\w+\.)?[A-Z]\w*)"
+    ),
     "settings_class": r"lexalign\.(?:config\.schema\.(?:\w+\.)?\w*Method|trainers\.(?:\w+\.)?\w+(?:Method|Settings))",
     "converter": r"lexalign\.data\.converters\.\w+(?:\.\w+)?",
 }

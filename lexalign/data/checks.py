@@ -7,16 +7,22 @@ from typing import Any
 
 from lexalign.config.schema import Data
 from lexalign.data.files import LONGEST
+from lexalign.data.turns import Turn, check_template_arguments, check_tools, check_turn, check_turns, looks_like_turns
 from lexalign.errors import DataError
 
-ROLES = ("system", "user", "assistant", "tool")
 SUM_TOLERANCE = 1e-3
 LABELS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def check_text(value: Any, data: Data, where: str) -> str:
+    """A text, or one assistant turn with nothing but a text."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "assistant":
-        value = value[0].get("content")
+        turn = check_turn(value[0], f"{where} turn 1")
+        if extra := [name for name in turn if name not in ("role", "content")]:
+            raise DataError(
+                f"{where} has {' and '.join(extra)}, which is read in data.columns.messages only; give such rows as conversations"
+            )
+        value = turn["content"]
     if isinstance(value, list):
         hint = "data.converter=lexalign.data.converters.last_turns splits them"
         raise DataError(f"{where} holds {len(value)} turns, expected one answer; {hint}")
@@ -38,8 +44,9 @@ def check_whole_text(text: str, where: str) -> str:
     return text
 
 
-def check_prompt(value: Any, data: Data, where: str) -> str | list[dict[str, str]]:
-    if not isinstance(value, list):
+def check_prompt(value: Any, data: Data, where: str) -> str | list[Turn]:
+    """A prompt as text, or as turns: a list, or that list as JSON text, as CSV files hold it."""
+    if not isinstance(value, list) and not (isinstance(value, str) and looks_like_turns(value)):
         return check_text(value, data, where)
     turns = check_turns(value, where)
     if turns[-1]["role"] == "assistant":
@@ -47,32 +54,11 @@ def check_prompt(value: Any, data: Data, where: str) -> str | list[dict[str, str
     return turns
 
 
-def check_messages(value: Any, data: Data, where: str) -> list[dict[str, str]]:
+def check_messages(value: Any, data: Data, where: str) -> list[Turn]:
+    """A conversation in which an assistant turn is trained."""
     turns = check_turns(value, where)
     if all(turn["role"] != "assistant" for turn in turns):
         raise DataError(f"{where} has no assistant turn, so there is nothing to train")
-    return turns
-
-
-def check_turns(value: Any, where: str) -> list[dict[str, str]]:
-    """A list of turns with known roles and text; an empty assistant turn or two user turns in a row are refused."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise DataError(f"{where} is text, expected a list of turns with role and content") from None
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where} is no list of turns with role and content")
-    turns: list[dict[str, str]] = []
-    for number, turn in enumerate(value, 1):
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if role not in ROLES:
-            raise DataError(f"{where} turn {number} has the role {role!r}; known are {', '.join(ROLES)}")
-        if not isinstance(content, str) or not content.strip():
-            raise DataError(f"{where} turn {number} ({role}) has no text")
-        if turns and role == turns[-1]["role"] != "tool":
-            raise DataError(f"{where} turns {number - 1} and {number} are both {role}'s")
-        turns.append({"role": role, "content": check_whole_text(content, f"{where} turn {number}")})
     return turns
 
 
@@ -157,4 +143,7 @@ CHECKS: dict[str, Callable[[Any, Data, str], Any]] = {
     "group": check_group,
     "soft_label": check_soft_label,
     "label": check_label,
+    "tools": lambda value, data, where: check_tools(value, where),
+    "system": check_text,
+    "template_arguments": lambda value, data, where: check_template_arguments(value, where),
 }

@@ -7,6 +7,8 @@ from lexalign.config.schema import Experiment
 
 SFT_SHAPES = {"text": ("text",), "messages": ("messages",), "prompt/completion": ("prompt", "completion")}
 OPTIONAL_COLUMNS = ("rejected_belief", "probabilities")
+ROW_COLUMNS = ("tools", "system", "template_arguments")
+"""What a row may say of its own rendering; any row may lack it."""
 BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities", "group")
 
 
@@ -35,7 +37,8 @@ def list_wanted_columns(experiment: Experiment) -> dict[str, str]:
     if experiment.method is None:
         return have
     if experiment.stage.name == "sft":
-        wanted = SFT_SHAPES[find_sft_shape(experiment)]
+        shape = find_sft_shape(experiment)
+        wanted = (*SFT_SHAPES[shape], *(ROW_COLUMNS if shape != "text" else ()))
     else:
         missing = [name for name in experiment.method.needs.columns if name not in have]
         if missing:
@@ -46,7 +49,7 @@ def list_wanted_columns(experiment: Experiment) -> dict[str, str]:
         needs = experiment.method.needs.columns
         measured = () if "label" in needs else ("completion",)  # the answer to be measured against
         beliefs = BELIEF_COLUMNS if "chosen" in needs else ()  # a belief stands before a response
-        wanted = (*needs, *measured, *beliefs)
+        wanted = (*needs, *measured, *beliefs, *ROW_COLUMNS)
     return {name: have[name] for name in dict.fromkeys(wanted) if name in have}
 
 
@@ -55,7 +58,7 @@ def list_needed_columns(experiment: Experiment) -> list[str]:
     if experiment.stage.name == "align" and experiment.method is not None:
         return experiment.method.needs.columns
     optional = OPTIONAL_COLUMNS if experiment.method is None else ()
-    return [name for name in list_wanted_columns(experiment) if name not in optional]
+    return [name for name in list_wanted_columns(experiment) if name not in (*optional, *ROW_COLUMNS)]
 
 
 def suggest_column(ours: str, theirs: str, columns: list[str]) -> str:

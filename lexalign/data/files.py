@@ -184,7 +184,11 @@ def read_parquet(path: Path) -> Rows:
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{path}: has the columns {', '.join(map(repr, twice))} more than once; rename them")
+        for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", row

@@ -7,11 +7,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lexalign.config.schema import Experiment, RewardMethod
-from lexalign.data.rendering import Renderer
-from lexalign.data.rows import Row, Splits
+from lexalign.data.rendering import Renderer, get_row_arguments
+from lexalign.data.rows import PlacedRow, Row, Splits
+from lexalign.data.template_changes import TemplateChanges, TemplateRefusal, count_rows
 from lexalign.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,33 @@ class Lengths:
     longest: int = 0
 
 
-Measure = Callable[[list[Row]], Any]
+class RowLengths(NamedTuple):
+    """What the tokenizer tells of a row."""
+
+    prompt: int
+    """Tokens that are read before the first response."""
+    longest: int
+    """Tokens of its longest sequence."""
+    total: int
+    """Tokens of all its sequences."""
+    largest: int
+    """The largest id among them."""
 
 
-def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: int = 0, setting: str = "train.max_length") -> Lengths:
+Measure = Callable[[list[Row]], list[RowLengths]]
+Look = Callable[[list[Row], list[RowLengths]], None]
+"""Looks at the lengths of a split before rows are left out; raises DataError where the model cannot read them."""
+
+
+def fit_lengths(
+    splits: Splits,
+    measured: Measure,
+    *,
+    max_length: int,
+    drawn: int = 0,
+    setting: str = "train.max_length",
+    look: Look | None = None,
+) -> Lengths:
     """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left.
 
     `measured` gives the `lengths` of rows, one by one or remembered; `setting` is what the user types to change `max_length`. `drawn` is
@@ -39,8 +63,11 @@ def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: in
     full = f"{setting}={max_length}" + (f" less method.max_new_tokens={drawn}" if drawn else "")
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
         kept, cut = [], 0
-        trained = [{"prompt": row["prompt"]} for row in rows] if drawn else rows
-        for row, (prompt, longest, total) in zip(rows, measured(trained), strict=True):
+        trained = [take_prompt(row) for row in rows] if drawn else rows
+        measurements = measured(trained)
+        if look is not None:
+            look(trained, measurements)
+        for row, (prompt, longest, total, _) in zip(rows, measurements, strict=True):
             if prompt >= room:
                 continue
             kept.append(row)
@@ -59,6 +86,13 @@ def fit_lengths(splits: Splits, measured: Measure, *, max_length: int, drawn: in
             raise DataError(f"every {name} row's prompt fills {full}; raise it")
         rows[:] = kept
     return found
+
+
+def take_prompt(row: Row) -> Row:
+    """A row without its answers."""
+    prompt = PlacedRow(prompt=row["prompt"], **get_row_arguments(row))
+    prompt.where = getattr(row, "where", None)
+    return prompt
 
 
 def count_drawn_tokens(experiment: Experiment) -> int:
@@ -101,24 +135,46 @@ def list_texts(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def measure_one_by_one(encoder: Renderer) -> Measure:
-    """Measures rows by encoding each."""
-    return lambda rows: [measure_lengths(row, encoder) for row in rows]
+    """Measures rows by rendering each, and says what the chat template did to them."""
+
+    def measure(rows: list[Row]) -> list[RowLengths]:
+        before, encoder.changes = encoder.changes, TemplateChanges()
+        found = measure_rows(rows, encoder)
+        settle_changes(encoder, encoder.changes, len(rows))
+        before.merge(encoder.changes)
+        encoder.changes = before
+        return found
+
+    return measure
 
 
-def measure_lengths(row: Row, encoder: Renderer) -> tuple[int, int, int]:
-    """Tokens of the prompt, of the longest sequence, and of all sequences of a row."""
-    if "text" in row:
-        count = len(encoder.tokenizer(row["text"])["input_ids"])
-        return 0, count, count
-    if "messages" in row:
-        if not encoder.chat:
-            raise DataError("data.columns.messages holds chat turns, but the tokenizer has no chat template; give text, or another model")
-        count = len(encoder.ids(encoder.tokenizer.apply_chat_template(row["messages"], tokenize=False)))
-        return 0, count, count
-    prompt = len(encoder.prompt(row["prompt"]))
-    if "chosen" not in row:
-        count = prompt + (len(encoder.response(row["completion"])) if "completion" in row else 0)
-        return prompt, count, count
-    before = [len(encoder.belief(row[name])) if name in row else 0 for name in ("belief", "rejected_belief")]
-    both = [prompt + extra + len(encoder.response(row[side])) for extra, side in zip(before, ("chosen", "rejected"), strict=True)]
-    return prompt, max(both), sum(both)
+def measure_rows(rows: list[Row], encoder: Renderer) -> list[RowLengths]:
+    """`measure_lengths` of each row; a row that the template refuses is counted in the renderer's changes and has no length."""
+    found = []
+    for row in rows:
+        try:
+            found.append(measure_lengths(row, encoder))
+        except TemplateRefusal as refusal:
+            encoder.changes.add("refused", str(refusal))
+            found.append(RowLengths(0, 0, 0, 0))
+    return found
+
+
+def settle_changes(encoder: Renderer, changes: TemplateChanges, rows: int) -> None:
+    """Say what the chat template did to some rows; raises DataError where it refuses some, or loses text that may not be lost.
+
+    Where most answers were trained behind less than the generation prompt, the renderer asks for answers behind the same from here on.
+    """
+    if problems := changes.list_problems(allow=encoder.data.allow_template_changes):
+        raise DataError("\n".join(problems))
+    changes.report(count_rows(rows))
+    if changes.counts.get("prompt_differs", 0) * 2 > rows:
+        encoder.cuts_prompt = True
+
+
+def measure_lengths(row: Row, encoder: Renderer) -> RowLengths:
+    """The lengths of a row as it is trained."""
+    sequences = encoder.render_row(row)
+    counts = [len(sequence.ids) for sequence in sequences]
+    largest = max((max(sequence.ids, default=0) for sequence in sequences), default=0)
+    return RowLengths(prompt=len(sequences[0].context), longest=max(counts), total=sum(counts), largest=largest)

@@ -16,7 +16,7 @@ from hydra.utils import get_method
 from lexalign.config.paths import find_data
 from lexalign.config.schema import Data, Experiment
 from lexalign.data.checks import CHECKS
-from lexalign.data.columns import list_needed_columns, list_wanted_columns, suggest_column
+from lexalign.data.columns import ROW_COLUMNS, list_needed_columns, list_wanted_columns, suggest_column
 from lexalign.data.converters import ConvertedRows
 from lexalign.data.files import find_split_file, read_rows
 from lexalign.data.split_checks import SplitChecks
@@ -24,6 +24,14 @@ from lexalign.errors import DataError
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
+
+
+class PlacedRow(dict[str, Any]):
+    """A row that knows the place it stands at, for messages; equal to the plain row, and written as one."""
+
+    where: str | None = None
+
+
 Converter = Callable[[Row], Row | ConvertedRows | list[Row] | None]
 HUB_WORKERS, HUB_RETRIES = 4, 5
 
@@ -84,6 +92,7 @@ def read_split(experiment: Experiment, split: str, counts: Counter[str]) -> Iter
     for number, (where, raw) in enumerate(convert_rows(open_source(data, split), convert, counts), 1):
         row = check_row(raw, columns, needed, data, where)
         tally.see(row, where)
+        tally.see_unread(raw, columns.values())
         yield row
         if number == data.limit:
             break
@@ -157,9 +166,10 @@ def convert_rows(stored: Iterator[tuple[str, Row]], convert: Converter | None, c
 
 def check_row(row: Row, columns: dict[str, str], needed: list[str], data: Data, where: str) -> Row:
     """One row in our columns; raises DataError naming the place and the field."""
-    found: Row = {}
+    found = PlacedRow()
+    found.where = where
     for ours, theirs in columns.items():
-        if theirs not in row:
+        if theirs not in row or (ours in ROW_COLUMNS and row[theirs] is None):
             if ours in needed:
                 there, hint = ", ".join(map(str, row)), suggest_column(ours, theirs, list(row))
                 raise DataError(f"{where}: has no column {theirs!r}; it has {there}{hint}")
@@ -191,8 +201,14 @@ def refuse_one_label(rows: list[Row], data: Data) -> None:
 
 
 def get_prompt_key(row: Row) -> str:
-    """What a row is known by when rows are held out: its prompt, or all of it where it has none."""
-    shown = row.get("prompt", row.get("text", row.get("messages")))
+    """What a row is known by when rows are held out: its prompt; of a conversation the turns before the last answer; else its text."""
+    shown = row.get("prompt", row.get("text"))
+    if shown is None:
+        turns = row["messages"]
+        last = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
+        shown = turns[:last]
+        if len(shown) == 1 and set(shown[0]) == {"role", "content"} and shown[0]["role"] == "user":
+            return shown[0]["content"]  # the same question as a prompt of plain text
     return shown if isinstance(shown, str) else json.dumps(shown, sort_keys=True)
 
 
@@ -209,7 +225,8 @@ def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
 
 
 def estimate_shares(rows: list[Row], count: int) -> int:
-    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group); the number of such prompts."""
+    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group), and in `share_rows` the number
+    of rows they were counted from; the number of such prompts."""
     lacking = [row for row in rows if "belief" in row and "probabilities" not in row]
     tally: dict[tuple[str, str], Counter[int]] = {}
     for row in lacking:
@@ -217,4 +234,5 @@ def estimate_shares(rows: list[Row], count: int) -> int:
     for row in lacking:
         seen = tally[get_question_key(row)]
         row["probabilities"] = [seen[index] / seen.total() for index in range(count)]
+        row["share_rows"] = seen.total()
     return len(tally)

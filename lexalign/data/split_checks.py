@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from lexalign.config.schema import Data
@@ -20,6 +21,7 @@ class SplitChecks:
         self.first_repeat: tuple[str, str] | None = None
         self.beliefs: Counter[int] = Counter()
         self.believers: dict[int, str] = {}
+        self.unread: Counter[str] = Counter()
 
     def see(self, row: Row, where: str) -> None:
         """Count one row."""
@@ -32,9 +34,17 @@ class SplitChecks:
             self.beliefs[row["belief"]] += 1
             self.believers.setdefault(row["belief"], where)
 
+    def see_unread(self, raw: Row, read: Collection[str]) -> None:
+        """Count the columns of a stored row that nothing reads."""
+        self.unread.update(str(name) for name, value in raw.items() if name not in read and value is not None)
+
     def tell(self, data: Data, split: str, counts: Counter[str]) -> None:
         """Say and count what was seen."""
         counts[f"{split}_rows_repeated"] += self.repeats
+        counts[f"{split}_columns_unread"] += len(self.unread)
+        if self.unread:
+            named = ", ".join(f"{name} ({count:,} rows)" for name, count in self.unread.most_common())
+            log.info("Columns of the split %r that nothing reads: %s", split, named)
         if self.first_repeat:
             log.warning("%d rows of the split %r repeat an earlier one (first: %s repeats %s)", self.repeats, split, *self.first_repeat)
         alone = sorted(belief for belief, rows in self.beliefs.items() if rows == 1)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from lexalign.config.schema import Evaluate
-from lexalign.data.rendering import Renderer
+from lexalign.data.rendering import Renderer, get_row_arguments
 from lexalign.data.rows import Row, get_prompt_key, get_question_key
 from lexalign.evaluation.intervals import RowValues, bootstrap_interval
 from lexalign.evaluation.scoring import Borrowed, generate, get_device
+from lexalign.models.generation import read_end_tokens
+from lexalign.models.limits import read_learned_positions
 from lexalign.rewards.panel import Panel
 
 log = logging.getLogger(__name__)
@@ -91,21 +93,37 @@ class Evaluator:
         """Whether the rows have these columns."""
         return all(column in self.rows[0] for column in columns)
 
-    def answers(self, model: torch.nn.Module, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
-        """Greedy answers."""
-        contexts = [self.encoder.prompt(prompt) for prompt in prompts]
-        found = generate(model, self.encoder.tokenizer, contexts, batch_size=self.settings.batch_size, max_new_tokens=max_new_tokens)
-        return [self.text(ids) for ids in found]
+    def answers(self, model: torch.nn.Module, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
+        """Greedy answers to the prompts of rows."""
+        contexts = [self.render_prompt(row) for row in rows]
+        return [self.text(ids) for ids in self.generate(model, contexts, max_new_tokens)]
+
+    def render_prompt(self, row: Row) -> list[int]:
+        """Ids of what the answer to a row's prompt is asked behind."""
+        return self.encoder.render_prompt(row["prompt"], **get_row_arguments(row))
+
+    def generate(
+        self, model: torch.nn.Module, contexts: Sequence[list[int]], max_new_tokens: int, *, sample: bool = False
+    ) -> list[list[int]]:
+        """Ids of continuations, each up to where an answer ends; the generation config of this model names further ends."""
+        ends = self.encoder.end_tokens | read_end_tokens(model)
+        if (positions := read_learned_positions(model)) is not None and contexts:
+            room = positions - max(map(len, contexts))
+            if room < max_new_tokens:
+                log.warning("Answers are cut at %d tokens: the model has learned %d positions", max(1, room), positions)
+                max_new_tokens = max(1, room)
+        tokenizer, size = self.encoder.tokenizer, self.settings.batch_size
+        return generate(model, tokenizer, contexts, ends=ends, batch_size=size, max_new_tokens=max_new_tokens, sample=sample)
 
     def text(self, ids: list[int]) -> str:
         """Generated ids as text."""
-        return self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.encoder.decode_answer(ids)
 
     def contexts(self) -> dict[Question, list[int]]:
         """The ids of each question's prompt, in the order of the rows."""
-        first = {get_question_key(row): row["prompt"] for row in reversed(self.rows)}
+        first = {get_question_key(row): row for row in reversed(self.rows)}
         order = dict.fromkeys(get_question_key(row) for row in self.rows)
-        return {question: self.encoder.prompt(first[question]) for question in order}
+        return {question: self.render_prompt(first[question]) for question in order}
 
     def drawn(self, model: torch.nn.Module, found: Measurement) -> dict[Question, list[list[int]]]:
         """Responses drawn at temperature 1 from the whole distribution, by `evaluate.seed`, so that two models are drawn alike.
@@ -122,23 +140,22 @@ class Evaluator:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(settings.seed)
                 repeated = [contexts[question] for question in questions for _ in range(count)]
-                tokenizer, length = self.encoder.tokenizer, settings.max_new_tokens
-                ids = generate(model, tokenizer, repeated, batch_size=settings.batch_size, max_new_tokens=length, sample=True)
+                ids = self.generate(model, repeated, settings.max_new_tokens, sample=True)
             found.drawn = {question: ids[at * count : (at + 1) * count] for at, question in enumerate(questions)}
         return found.drawn
 
-    def greedy(self, model: torch.nn.Module, found: Measurement, prompts: dict[str, Any]) -> dict[str, str]:
-        """Greedy answers to prompts by their texts; those already made are not made again."""
-        missing = {text: prompt for text, prompt in prompts.items() if text not in found.answers}
+    def greedy(self, model: torch.nn.Module, found: Measurement, rows: dict[str, Row]) -> dict[str, str]:
+        """Greedy answers to the prompts of rows by their keys; those already made are not made again."""
+        missing = {key: row for key, row in rows.items() if key not in found.answers}
         if missing:
             texts = self.answers(model, list(missing.values()), self.settings.max_new_tokens)
             found.answers |= dict(zip(missing, texts, strict=True))
-        return {text: found.answers[text] for text in prompts}
+        return {key: found.answers[key] for key in rows}
 
-    def first_prompts(self, count: int) -> dict[str, Any]:
-        """The first few different prompts, by their texts."""
-        found: dict[str, Any] = {}
+    def first_prompts(self, count: int) -> dict[str, Row]:
+        """Rows with the first few different prompts, by their keys."""
+        first: dict[str, Row] = {}
         for row in self.rows:
-            if "prompt" in row and len(found) < count:
-                found.setdefault(get_prompt_key(row), row["prompt"])
-        return found
+            if "prompt" in row and len(first) < count:
+                first.setdefault(get_prompt_key(row), row)
+        return first

@@ -48,7 +48,7 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
         return  # the answers are all of theirs, the verdicts are asked for once
     log.info("Asking %s about %d answers, each twice", settings.model, len(prompts))
     try:
-        outcomes = judge_answers(stick, {format_prompt(prompts[key]): (ours[key], theirs[key]) for key in prompts})
+        outcomes = judge_answers(stick, {format_prompt(prompts[key]["prompt"]): (ours[key], theirs[key]) for key in prompts})
     except EndpointError as error:
         log.warning("No win rate: %s", error)
         return

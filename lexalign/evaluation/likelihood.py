@@ -4,11 +4,10 @@ import logging
 
 import torch
 
-from lexalign.data.rendering import Renderer
-from lexalign.data.rows import Row
 from lexalign.evaluation import metrics
 from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 from lexalign.evaluation.scoring import Spans, score_responses
+from lexalign.rewards.reasoning import strip_reasoning
 
 log = logging.getLogger(__name__)
 ROOM = 8  # tokens a greedy answer may be longer than the longest answer of the data before it is wrong anyway
@@ -25,33 +24,35 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
         measure_exact_match(stick, model, found)
 
 
-def record_likelihood(found: Measurement, scored: list[tuple[float, int]], *names: str) -> None:
-    """loss: mean negative log-likelihood of a scored token; perplexity: exp of it. `scored` are (log-probability, tokens) of each row."""
-    losses, tokens = [-total / max(1, count) for total, count in scored], [float(count) for _, count in scored]
+def record_likelihood(found: Measurement, scored: list[tuple[float, float]], *names: str) -> None:
+    """loss: mean negative log-likelihood of a scored token; perplexity: exp of it. `scored` are (log-probability, tokens) of each row, or
+    both weighted."""
+    losses, tokens = [-total / (count or 1.0) for total, count in scored], [float(count) for _, count in scored]
     for name in names:
         found.record(name, losses, tokens, exponential=name == "perplexity")
 
 
 def encode_sequences(stick: Evaluator) -> list[Spans]:
-    """(context, scored tokens) of each row: the completion, the last assistant turn, or the whole text."""
-    return [encode_spans(stick.encoder, row) for row in stick.rows]
-
-
-def encode_spans(encoder: Renderer, row: Row) -> Spans:
-    """(context, scored tokens) of a row with a completion, a text or messages."""
-    if "completion" in row:
-        return encoder.prompt(row["prompt"]), encoder.response(row["completion"])
-    if "text" in row:
-        return [], list(encoder.tokenizer(row["text"])["input_ids"])
-    last = max(i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
-    return encoder.prompt(row["messages"][:last]), encoder.response(row["messages"][last]["content"])
+    """What is trained of each row that has a completion, a conversation or a text."""
+    return [stick.encoder.render_answer(row) for row in stick.rows]
 
 
 def measure_exact_match(stick: Evaluator, model: torch.nn.Module, found: Measurement) -> None:
-    """exact_match: share of greedy answers equal to the completion."""
+    """exact_match: share of greedy answers equal to the completion, the reasoning of both left out where evaluate.strip_reasoning."""
     most = stick.settings.max_new_tokens
-    longest = max(len(stick.encoder.response(row["completion"])) for row in stick.rows)
+    longest = max(len(stick.encoder.render_completion(row).response) for row in stick.rows)
     if longest > most:
         log.warning("Some completions are longer than evaluate.max_new_tokens=%d: they count as not matched", most)
-    answers = stick.answers(model, [row["prompt"] for row in stick.rows], min(longest + ROOM, most))
-    found.record("exact_match", metrics.exact_matches(answers, [row["completion"] for row in stick.rows]))
+    answers = stick.answers(model, stick.rows, min(longest + ROOM, most))
+    wanted = [row["completion"] for row in stick.rows]
+    if stick.settings.strip_reasoning:
+        bare = [[strip_reasoning(text) for text in texts] for texts in (answers, wanted)]
+        stripped = [sum(one != text for one, text in zip(*both, strict=True)) for both in zip(bare, (answers, wanted), strict=True)]
+        found.counts |= {"reasoning_stripped_answers": stripped[0], "reasoning_stripped_completions": stripped[1]}
+        if any(stripped):
+            log.info(
+                "exact_match compares without the reasoning of %d answers and %d completions; evaluate.strip_reasoning=false keeps it",
+                *stripped,
+            )
+        answers, wanted = bare
+    found.record("exact_match", metrics.exact_matches(answers, wanted))

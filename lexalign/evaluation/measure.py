@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from lexalign.artifacts.files import write_json
 from lexalign.data.rows import Row
 from lexalign.evaluation import beliefs, harness, judge, likelihood, pairs, rewards, samples, unpaired
 from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.models.generation import list_ignored_settings
+
+log = logging.getLogger(__name__)
 
 Measure = Callable[[Evaluator, torch.nn.Module, Measurement, Reference | None], None]
 """Records in the Measured what it can say of this model on these rows, held against the reference where there is one; else nothing."""
@@ -31,6 +35,9 @@ def measure_all(yardstick: Evaluator, model: torch.nn.Module, reference: Referen
     """Every measure, in order. Without a reference the model is its own: its rewards are 0."""
     found = Measurement()
     was_training = model.training
+    if reference is None and (ignored := list_ignored_settings(model)):
+        told = ", ".join(f"{name}={value}" for name, value in ignored.items())
+        log.info("Answers are drawn without what the model's generation_config.json says of it (%s), so that models are drawn alike", told)
     for one in MEASURES:
         one(yardstick, model, found, reference)
     model.train(was_training)

@@ -2,8 +2,6 @@
 
 import torch
 
-from lexalign.data.rendering import Renderer
-from lexalign.data.rows import Row
 from lexalign.evaluation import likelihood, metrics
 from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
 from lexalign.evaluation.scoring import score_responses
@@ -13,8 +11,7 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
     """reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of the chosen responses."""
     if not stick.has("chosen", "rejected"):
         return
-    pairs = [encode_pair(stick.encoder, row, shared_belief=stick.shared_belief) for row in stick.rows]
-    flat = [(context, response) for context, *responses in pairs for response in responses]
+    flat = [sequence for row in stick.rows for sequence in stick.encoder.render_pair(row, shared_belief=stick.shared_belief)]
     scored = score_responses(model, flat, batch_size=stick.settings.batch_size, max_length=stick.max_length)
     if not stick.has("completion"):
         likelihood.record_likelihood(found, scored[::2], "perplexity")
@@ -27,19 +24,3 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
     found.record("reward_margin", margins)
     if stick.has("soft_label"):
         found.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in stick.rows]))
-
-
-def encode_pair(encoder: Renderer, row: Row, *, shared_belief: bool) -> tuple[list[int], list[int], list[int]]:
-    """(context, chosen, rejected) of a pair as ids.
-
-    With beliefs, both responses stand behind the chosen's belief (`shared_belief`), which then belongs to the context; or each behind
-    its own, which then belongs to the response, as plain DPO on such data has it.
-    """
-    context = encoder.prompt(row["prompt"])
-    chosen, rejected = encoder.response(row["chosen"]), encoder.response(row["rejected"])
-    if "belief" not in row:
-        return context, chosen, rejected
-    if shared_belief:
-        return context + encoder.belief(row["belief"]), chosen, rejected
-    other = row["rejected_belief" if "rejected_belief" in row else "belief"]
-    return context, encoder.belief(row["belief"]) + chosen, encoder.belief(other) + rejected

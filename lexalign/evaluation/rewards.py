@@ -10,7 +10,7 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
     """reward/<name>: each reward's mean; reward: the mean of their weighted sum."""
     if stick.panel is None:
         return
-    answers = stick.greedy(model, found, {get_prompt_key(row): row["prompt"] for row in stick.rows})
+    answers = stick.greedy(model, found, {get_prompt_key(row): row for row in stick.rows})
     values = stick.panel.score(stick.rows, [answers[get_prompt_key(row)] for row in stick.rows])
     for name, own in values.items():
         found.record(f"reward/{name}", own)

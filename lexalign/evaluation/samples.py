@@ -5,8 +5,9 @@ import torch
 from lexalign.data.rows import get_prompt_key, get_question_key
 from lexalign.evaluation import metrics
 from lexalign.evaluation.evaluator import Evaluator, Measurement, Question, Reference
-from lexalign.evaluation.scoring import compute_divergences, list_end_tokens
+from lexalign.evaluation.scoring import Spans, compute_divergences
 from lexalign.evaluation.summary import format_prompt
+from lexalign.models.generation import read_end_tokens
 
 
 def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
@@ -39,7 +40,7 @@ def measure_divergence(
     """
     assert reference.borrowed is not None
     contexts = stick.contexts()
-    spans = [(contexts[question], ids) for question, responses in drawn.items() for ids in responses]
+    spans = [Spans(context=contexts[question], response=ids) for question, responses in drawn.items() for ids in responses]
     each = compute_divergences(model, reference.borrowed, spans, batch_size=stick.settings.batch_size)
     count = stick.settings.draws
     parts = [each[at : at + count] for at in range(0, len(each), count)]
@@ -49,7 +50,7 @@ def measure_divergence(
 
 def measure_variety(stick: Evaluator, model: torch.nn.Module, found: Measurement, drawn: dict[Question, list[list[int]]]) -> None:
     """For each prompt: mean length in tokens without the ending, the share cut at evaluate.max_new_tokens, distinct_n, dissimilarity."""
-    ends = list_end_tokens(model, stick.encoder.tokenizer)
+    ends = stick.encoder.end_tokens | read_end_tokens(model)
     whole = list(drawn.values())
     bare = [[ids[:-1] if ids[-1] in ends else ids for ids in responses] for responses in whole]
     found.record("sample_length", [metrics.mean([len(ids) for ids in responses]) for responses in bare])
@@ -64,8 +65,8 @@ def list_samples(stick: Evaluator, models: dict[str, Measurement]) -> list[dict[
     """For each sample prompt, what each model answers greedily and, where responses were drawn, the first one drawn by the same seed."""
     first = {get_prompt_key(row): get_question_key(row) for row in reversed(stick.rows) if "prompt" in row}
     found = []
-    for prompt, turns in stick.first_prompts(stick.settings.samples).items():
-        shown = {"prompt": format_prompt(turns)} | {name: measured.answers[prompt] for name, measured in models.items()}
+    for prompt, row in stick.first_prompts(stick.settings.samples).items():
+        shown = {"prompt": format_prompt(row["prompt"])} | {name: measured.answers[prompt] for name, measured in models.items()}
         for name, measured in models.items():
             if responses := measured.drawn.get(first[prompt]):
                 shown[f"{name}, drawn"] = stick.text(responses[0])

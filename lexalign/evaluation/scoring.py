@@ -1,6 +1,6 @@
 """Log-probabilities of responses and of beliefs, divergences and generation, in batches; no gradient."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lexalign.data.rendering import pad_rows
+from lexalign.data.rendering import RenderedSequence, pad_rows
 from lexalign.distributed import collectives, sharding
+from lexalign.models.generation import use_plain_generation
 
 WHOLE_DISTRIBUTION = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-Spans = tuple[list[int], list[int]]
-"""Ids of a context, and of the response that is scored after it."""
+Spans = RenderedSequence
+"""What is read, and the response that is scored after it."""
 Found = TypeVar("Found")
 Borrowed = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives a model for as long as a `with` block lasts; it may be the policy itself with its adapter switched off."""
@@ -45,53 +46,70 @@ def compute_token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Sequences side by side. `skipped` positions of prompts need not reach the LM head; `scored[i]` is the slice of positions, counted
-    from there, whose logits predict the response of sequence `picked[i]`."""
+    from there, whose logits predict the response of sequence `picked[i]`; `weights[i]` weighs these, None = all alike."""
 
     picked: list[int]
     ids: Tensor
     mask: Tensor
     skipped: int
     scored: list[slice]
+    weights: list[list[float] | None]
 
     def logits(self, model: torch.nn.Module) -> Tensor:
         """(B, T - skipped, V)."""
         kept = self.ids.shape[1] - self.skipped
-        return model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
+        found = model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
+        return found[:, -kept:]  # not every model heeds `logits_to_keep`
 
 
 def make_batches(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
     """The sequences in batches of near-equal length, cut at `max_length` as training cuts; of several processes, this one's batches."""
-    order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
     for part in collectives.shard_in_step(split_ranges(len(order), batch_size)):
         picked = [order[i] for i in part]
-        rows = [(sequences[i][0] + sequences[i][1])[:max_length] for i in picked]
+        rows = [sequences[i].ids[:max_length] for i in picked]
         ids, mask = (torch.tensor(x, device=device) for x in pad_rows(rows, 0))
-        starts = [max(len(sequences[index][0]), 1) for index in picked]  # the very first token has nothing before it to be predicted from
+        read = [len(sequences[index].context) + len(sequences[index].belief) for index in picked]
+        starts = [max(length, 1) for length in read]  # the very first token has nothing before it to be predicted from
         skipped = min(min(starts), ids.shape[1]) - 1
         scored = [slice(start - 1 - skipped, max(start, len(row)) - 1 - skipped) for start, row in zip(starts, rows, strict=True)]
-        yield Batch(picked=picked, ids=ids, mask=mask, skipped=skipped, scored=scored)
+        weights = [
+            None if (own := sequences[index].weights) is None else own[start - length : max(start, len(row)) - length]
+            for index, start, length, row in zip(picked, starts, read, rows, strict=True)
+        ]
+        yield Batch(picked=picked, ids=ids, mask=mask, skipped=skipped, scored=scored, weights=weights)
 
 
 @torch.no_grad()
-def score_responses(model: torch.nn.Module, sequences: Sequence[Spans], *, batch_size: int, max_length: int) -> list[tuple[float, int]]:
-    """Summed log-probability and number of scored tokens of each (context, response); cut at `max_length` as training cuts."""
+def score_responses(model: torch.nn.Module, sequences: Sequence[Spans], *, batch_size: int, max_length: int) -> list[tuple[float, float]]:
+    """Weighted sum of log-probabilities and sum of weights of each response; cut at `max_length` as training cuts.
+
+    Without weights these are the summed log-probability and the number of scored tokens.
+    """
     model.eval()
-    found: dict[int, tuple[float, int]] = {}
+    found: dict[int, tuple[float, float]] = {}
     for batch in make_batches(sequences, batch_size=batch_size, max_length=max_length, device=get_device(model)):
         log_probs = compute_token_log_probs(batch.logits(model), batch.ids[:, batch.skipped :])
         for at, index in enumerate(batch.picked):
             scored = log_probs[at, batch.scored[at]]
-            found[index] = (float(scored.sum()), scored.numel())
+            weights = get_weights(batch, at, scored)
+            found[index] = (float((scored * weights).sum()), float(weights.sum()))
     return gather_in_order(found)
+
+
+def get_weights(batch: Batch, at: int, like: Tensor) -> Tensor:
+    """The weights of the scored positions of one sequence of a batch."""
+    own = batch.weights[at]
+    return torch.ones_like(like) if own is None else torch.tensor(own, dtype=like.dtype, device=like.device)
 
 
 @torch.no_grad()
 def compute_divergences(
     model: torch.nn.Module, reference: Borrowed, sequences: Sequence[Spans], *, batch_size: int
-) -> list[tuple[float, int]]:
-    """Σ_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the positions of each response, from both whole distributions, and their number."""
+) -> list[tuple[float, float]]:
+    """Σ_t w_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the positions of each response, from both whole distributions, and Σ_t w_t."""
     model.eval()
-    found: dict[int, tuple[float, int]] = {}
+    found: dict[int, tuple[float, float]] = {}
     for batch in make_batches(sequences, batch_size=batch_size, max_length=None, device=get_device(model)):
         ours = batch.logits(model)
         with reference() as other:
@@ -99,7 +117,9 @@ def compute_divergences(
             theirs = batch.logits(other)
         for at, index in enumerate(batch.picked):  # one by one: a copy of all logits in float32 may be large
             p, q = (logits[at, batch.scored[at]].float().log_softmax(-1) for logits in (ours, theirs))
-            found[index] = (float((p.exp() * (p - q)).sum()), len(p))
+            each = (p.exp() * (p - q)).sum(-1)
+            weights = get_weights(batch, at, each)
+            found[index] = (float((each * weights).sum()), float(weights.sum()))
     return gather_in_order(found)
 
 
@@ -121,11 +141,21 @@ def compute_next_token_probs(
 
 @torch.no_grad()
 def generate(
-    model: torch.nn.Module, tokenizer, contexts: Sequence[list[int]], *, batch_size: int, max_new_tokens: int, sample: bool = False
+    model: torch.nn.Module,
+    tokenizer: Any,
+    contexts: Sequence[list[int]],
+    *,
+    ends: Iterable[int],
+    batch_size: int,
+    max_new_tokens: int,
+    sample: bool = False,
 ) -> list[list[int]]:
-    """Ids of a continuation of each context, its ending token included: greedy, or drawn at temperature 1 from the whole distribution."""
+    """Ids of a continuation of each context up to the first of `ends`, it included: greedy, or drawn at temperature 1 from the whole
+    distribution. The model's own generation config has no say in how tokens are drawn."""
     model.eval()
     writer: Any = model
+    stops = frozenset(ends)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     found: dict[int, list[int]] = {}
     parts = split_ranges(len(order), batch_size)
@@ -134,30 +164,19 @@ def generate(
         picked = [order[i] for i in part]
         width = max(len(contexts[i]) for i in picked)
         pads = [width - len(contexts[i]) for i in picked]
-        ids = torch.tensor(
-            [[tokenizer.pad_token_id] * pad + contexts[i] for pad, i in zip(pads, picked, strict=True)], device=get_device(model)
-        )
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=get_device(model))
-        chosen = WHOLE_DISTRIBUTION if sample else GREEDY
-        out = writer.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            synced_gpus=sharding.is_model_sharded(model),
-            **chosen,
-        )
-        ends = list_end_tokens(model, tokenizer)
+        ids = torch.tensor([[pad] * left + contexts[i] for left, i in zip(pads, picked, strict=True)], device=get_device(model))
+        mask = torch.tensor([[0] * left + [1] * (width - left) for left in pads], device=get_device(model))
+        with use_plain_generation(model, ends=stops, pad=pad):
+            out = writer.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                synced_gpus=sharding.is_model_sharded(model),
+                **(WHOLE_DISTRIBUTION if sample else GREEDY),
+            )
         for at, index in enumerate(picked):
-            found[index] = cut_at_end(out[at, width:].tolist(), ends)
+            found[index] = cut_at_end(out[at, width:].tolist(), stops)
     return gather_in_order(found)
-
-
-def list_end_tokens(model: torch.nn.Module, tokenizer) -> frozenset[int]:
-    """The tokens at which the model stops."""
-    named = getattr(model, "generation_config", None)
-    ids = named.eos_token_id if named is not None and named.eos_token_id is not None else tokenizer.eos_token_id
-    return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
 
 
 def cut_at_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

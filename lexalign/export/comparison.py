@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lexalign.data.rendering import Renderer
+from lexalign.data.rendering import RenderedSequence, Renderer, get_row_arguments
 from lexalign.data.rows import Row
-from lexalign.evaluation import likelihood, pairs
+from lexalign.evaluation import likelihood
 from lexalign.evaluation.evaluator import Measurement
 from lexalign.evaluation.scoring import Spans, compute_divergences, score_responses
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 def encode_rows(encoder: Renderer, rows: list[Row], *, shared_belief: bool, max_length: int) -> list[Spans]:
-    """(context, scored tokens) of each row, cut at `max_length`: what was trained or chosen; of a row with neither, its prompt."""
+    """What was trained or chosen of each row, cut at `max_length`; of a row with neither, its prompt."""
     found = []
     for row in rows:
         if "chosen" in row:
-            context, chosen, _ = pairs.encode_pair(encoder, row, shared_belief=shared_belief)
-            found.append((context, chosen))
+            sequence = encoder.render_pair(row, shared_belief=shared_belief)[0]
         elif "prompt" in row and "completion" not in row:
-            found.append(([], encoder.prompt(row["prompt"])))
+            sequence = RenderedSequence(context=[], response=encoder.render_prompt(row["prompt"], **get_row_arguments(row)))
         else:
-            found.append(likelihood.encode_spans(encoder, row))
-    return [(context, scored[: max_length - len(context)]) for context, scored in found]
+            sequence = encoder.render_answer(row)
+        found.append(sequence.cut(max_length))
+    return found
 
 
 def measure_perplexity(model: torch.nn.Module, spans: list[Spans], *, batch_size: int, max_length: int) -> Measurement:
@@ -41,7 +41,7 @@ def measure_distance(trained: torch.nn.Module, exported: Any, spans: list[Spans]
     position, weighted by tokens."""
     found = measure_perplexity(exported, spans, batch_size=batch_size, max_length=max_length)
     sums = compute_divergences(trained, lambda: contextlib.nullcontext(exported), spans, batch_size=batch_size)
-    found.record("kl", [total / max(1, count) for total, count in sums], [float(count) for _, count in sums])
+    found.record("kl", [total / (count or 1.0) for total, count in sums], [float(count) for _, count in sums])
     return found
 
 

@@ -42,7 +42,7 @@ def read_back(model: Any, encoder: Renderer, folder: Path, spans: list[Spans], *
     again = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
     told = [(encoder.tokenizer, "was"), (again, "is")]
     vocabularies, templates = [tokenizer.get_vocab() for tokenizer, _ in told], [render_sample(tokenizer) for tokenizer, _ in told]
-    rows = [context + scored for context, scored in spans]
+    rows = [sequence.ids for sequence in spans]
     texts = [encoder.tokenizer.decode(ids) for ids in rows]
     ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for tokenizer, _ in told]
     for what, (before, after) in {"vocabulary": vocabularies, "chat template": templates, "ids of the rows": ids}.items():

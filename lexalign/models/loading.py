@@ -89,6 +89,7 @@ def load_model(experiment: Experiment) -> LoadedModel:
     if inherited is not None:
         adapters.refuse_unstackable(inherited)
         if bits is None:
+            adapters.untie_adapted_ends(inherited, model)
             model = PeftModel.from_pretrained(model, inherited, autocast_adapter_dtype=False).merge_and_unload()
             model.requires_grad_(True)  # PEFT froze the base; full training would train nothing
         else:
@@ -172,6 +173,7 @@ def load_tokenizer(experiment: Experiment, found: ModelSource) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
         log.warning("The tokenizer has no pad token; EOS stands in for it (masks tell them apart)")
     if experiment.data.chat_template != "never":
+        chat_template.set_template(tokenizer, experiment.data.chat_template)
         chat_template.check_template(tokenizer, place.name)
     return tokenizer
 

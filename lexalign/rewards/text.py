@@ -7,16 +7,19 @@ from typing import Annotated, Any, Literal
 
 from lexalign.config.parsing import Range
 from lexalign.rewards.base import Reward
+from lexalign.rewards.reasoning import strip_reasoning
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch(Reward):
-    """1 if the completion equals the row's answer (column `completion`), without surrounding white space; else 0."""
+    """1 if the completion equals the row's answer (column `completion`), without surrounding white space and reasoning; else 0."""
 
     reads = ("completion",)
 
     ignore_case: bool = False
     """Whether upper and lower case are equal."""
+    strip_reasoning: bool = True
+    """Compare without the reasoning in front of an answer (`<think>…</think>`)."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
         return [
@@ -26,6 +29,7 @@ class ExactMatch(Reward):
 
     def normalize(self, text: str) -> str:
         """Return a text in the form that is compared."""
+        text = strip_reasoning(text) if self.strip_reasoning else text
         return text.strip().casefold() if self.ignore_case else text.strip()
 
 

@@ -1,5 +1,6 @@
 """`reproduce=<run folder>`: make a finished run again from what it recorded, and compare the artifact byte by byte."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from lexalign.artifacts import settings_diff
+from lexalign.artifacts.files import ADAPTER_CONFIG
 from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
 from lexalign.artifacts.result import read_result
 from lexalign.artifacts.settings_diff import shorten_digest
@@ -27,6 +29,8 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     out_dir = Path(experiment.output_dir)
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
+    if date := (then.get("rendering") or {}).get("template_date"):
+        tree["data"]["template_date"] = date  # what the chat template took for today
     composed = compose.load_recorded(tree, experiment)
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
@@ -34,6 +38,9 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     for key, change in differing.items():
         console.print(f"input {key}: {change}")
     other = [name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)]
+    if ADAPTER_CONFIG in other and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
+        other.remove(ADAPTER_CONFIG)
+        console.print(f"{ADAPTER_CONFIG}: the same but for the path of the base on this machine")
     for name in other:
         console.print(
             f"{name}: sha256 {shorten_digest(digest_artifact_file(then, name))} -> {shorten_digest(digest_artifact_file(now, name))}"
@@ -64,15 +71,23 @@ def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
-    found = settings_diff.diff_settings(then, now)
-    before, after = (
-        dict(settings_diff.list_leaves({"rows_sha256": manifest.get("rows_sha256"), **manifest.get("surroundings", {})}))
-        for manifest in (then, now)
-    )
+    found = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
+    before, after = (dict(settings_diff.list_leaves(list_recorded(manifest))) for manifest in (then, now))
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):
             found[key] = f"{before.get(key)} -> {after.get(key)}"
     return found
+
+
+def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a run beside its settings and files."""
+    return {"rows_sha256": manifest.get("rows_sha256"), "rendering": manifest.get("rendering"), **manifest.get("surroundings", {})}
+
+
+def differs_by_base_path(before: Path, after: Path) -> bool:
+    """Whether two adapters are described alike but for where their base lies."""
+    texts = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in (before, after)]
+    return all(text.pop("base_model_name_or_path", None) for text in texts) and texts[0] == texts[1]
 
 
 def digest_artifact_file(manifest: dict[str, Any], name: str) -> str | None:

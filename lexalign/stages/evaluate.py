@@ -12,7 +12,6 @@ from lexalign.config import hardware, targets
 from lexalign.config.schema import Experiment
 from lexalign.data import lengths
 from lexalign.data import rows as data_rows
-from lexalign.data.rendering import Renderer
 from lexalign.errors import ConfigError
 from lexalign.evaluation import summary
 from lexalign.models.precision import make_autocast
@@ -41,6 +40,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
         from lexalign.evaluation.measure import measure_all
         from lexalign.models import loading
+        from lexalign.models.renderers import make_limit_check, make_renderer
 
     harness.check_tasks(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)
@@ -48,12 +48,14 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     policy: Any = loaded.model
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
-    encoder = Renderer(loaded.tokenizer, experiment.data)
+    encoder = make_renderer(experiment, loaded.tokenizer, model=policy)
     known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
     positions = loaded.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
+    look = make_limit_check(policy, encoder, max_length=max_length, setting="evaluate.max_length")
+    measure = lengths.measure_one_by_one(encoder)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
     evaluator = Evaluator(
         encoder=encoder,
         rows=splits.held_out,

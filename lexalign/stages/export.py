@@ -69,15 +69,18 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
 def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifact: Path) -> tuple[dict[str, Any], Any]:
     """Write the exported folder; return its facts for manifest and result, and the choice."""
-    from lexalign.data.rendering import Renderer
     from lexalign.export import comparison, folder, merge_choice, merging, model_card, source
     from lexalign.models import loading
+    from lexalign.models.renderers import make_limit_check, make_renderer, settle_end_tokens
 
     what = source.find_export_source(experiment, past)
-    encoder = Renderer(loading.load_tokenizer(experiment, what.source), experiment.data)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, what.source))
     trained = merging.load_as_trained(what, encoder.tokenizer)
+    settle_end_tokens(trained, encoder)
     max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
-    lengths.fit_lengths(splits, lengths.measure_one_by_one(encoder), max_length=max_length, setting="evaluate.max_length")
+    look = make_limit_check(trained, encoder, max_length=max_length, setting="evaluate.max_length")
+    measure = lengths.measure_one_by_one(encoder)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
     rows = splits.held_out[: experiment.export.rows]
     spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
@@ -90,6 +93,7 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
         "way": chosen.way,
         "ways": {way: measurement.values for way, measurement in chosen.ways.items()},
     }
+    settle_end_tokens(chosen.model, encoder)
     facts, code = {**describe_history(experiment, past, what.source), "exported": export_facts}, experiment.model.trust_remote_code
     folder.write_export(chosen.model, encoder, artifact, spans=spans, card=model_card.make_card(what, chosen), facts=facts, code=code)
     return export_facts, chosen

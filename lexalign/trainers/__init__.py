@@ -1,4 +1,4 @@
-"""Trainer classes, one a method family, named by `method._target_`. Each subclasses the library's and overrides little.
+"""The methods, one short file each, named by `method._target_`: a subclass of `Objective`, which says what it scores and computes its loss.
 
-A trainer is made with `(experiment=, loaded=, splits=, encoder=, out_dir=, callbacks=)`.
+grpo and gdpo_rl, which train on the model's own answers, are TRL's trainer instead.
 """

@@ -1,107 +1,70 @@
-"""Direct preference optimization: TRL's DPOTrainer on our rows (arXiv 2305.18290, and the losses TRL offers beside it)."""
+"""Direct preference optimization (arXiv 2305.18290), and the losses for pairs with a reference that are known beside it."""
 
-import copy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import trl
-from datasets import Dataset
+from torch import Tensor
 
-from lexalign.cache.tokens import TokenCache
-from lexalign.config.schema import DpoMethod, Experiment, Method
-from lexalign.data.rendering import Renderer
-from lexalign.data.rows import Row, Splits
-from lexalign.models.loading import LoadedModel
-from lexalign.training import arguments
-from lexalign.training.fast_training import NoModelCard
-from lexalign.training.reference import ReferenceMixin
+from lexalign import losses
+from lexalign.training.objective import LossOutput, Objective, Scores
 
 
-class PairTrainer(NoModelCard, ReferenceMixin, trl.DPOTrainer):
-    """TRL's DPOTrainer. The reference is the model as loaded: an earlier run's adapter is merged into it before training."""
-
-    shared_belief = False
-    """On data with beliefs each response stands behind its own: the baseline GDPO is compared with."""
-
-    def __init__(
-        self,
-        *,
-        experiment: Experiment,
-        loaded: LoadedModel,
-        splits: Splits,
-        encoder: Renderer,
-        tokens: TokenCache,
-        out_dir: Path,
-        callbacks: list[Any],
-    ):
-        method = experiment.method
-        assert method is not None and experiment.train is not None and experiment.adapter is not None
-        self.tokens = tokens
-        precompute = not isinstance(method, DpoMethod) or method.precompute_reference
-        full = experiment.adapter.kind == "full"
-        args = trl.DPOConfig(
-            **arguments.make_training_arguments(experiment, out_dir),
-            **self.loss_arguments(method),
-            # Read by TRL where it would load a reference model; the pass itself is ours.
-            precompute_ref_log_probs=precompute and full,
-        )
-        # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
-        needs_copy = full and not precompute
-        held_out = Dataset.from_list([make_pair_row(row, encoder) for row in splits.held_out]) if experiment.train.eval_steps else None
-        super().__init__(
-            model=loaded.model,
-            ref_model=copy.deepcopy(loaded.model) if needs_copy else None,
-            args=args,
-            train_dataset=Dataset.from_list([make_pair_row(row, encoder) for row in splits.train]),
-            eval_dataset=held_out,
-            processing_class=loaded.tokenizer,
-            peft_config=arguments.make_peft_config(experiment, loaded),
-            callbacks=callbacks,
-        )
-        self.data_collator = self.collated(self.data_collator)
-        arguments.restore_adapter_settings(self.model, experiment)
-        self.speed_up(experiment)
-        if precompute:
-            self.open_reference(loaded)
-
-    def collated(self, collator: Any) -> Any:
-        """What makes batches of rows; TRL's, unless the loss needs more of a row."""
-        return collator
-
-    def loss_arguments(self, method: Method) -> dict[str, Any]:
-        """TRL's arguments of the loss."""
-        raise NotImplementedError
-
-    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
-        settings = {name: getattr(args, name) for name in ("max_length", "truncation_mode")}
-        return self.tokens.rows(
-            "dpo",
-            dataset.to_list(),
-            settings,
-            lambda: super(PairTrainer, self)._prepare_dataset(dataset, processing_class, args, dataset_name),
-        )
+def halve(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen's and the rejected's part of values of 2B responses, (B,) each."""
+    chosen, rejected = values.chunk(2)
+    return chosen, rejected
 
 
-def make_pair_row(row: Row, encoder: Renderer) -> dict[str, Any]:
-    """A pair in TRL's layout, each response behind its own belief where the data have beliefs."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    extra = {name: row[name] for name in ("soft_label",) if name in row}
-    if "belief" in row:
-        chosen = encoder.belief_text(row["belief"]) + chosen
-        rejected = encoder.belief_text(row.get("rejected_belief", row["belief"])) + rejected
-    if not encoder.chat:
-        return {"prompt": encoder.plain(row["prompt"]), "chosen": chosen, "rejected": rejected, **extra}
-    return {
-        "prompt": encoder.turns(row["prompt"]),
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        **extra,
-    }
+def compute_difference(scores: Scores) -> Tensor:
+    """h, (B,): the chosen's log-ratio less the rejected's."""
+    chosen, rejected = halve(scores.log_ratios)
+    return chosen - rejected
 
 
-class DPOTrainer(PairTrainer):
-    """TRL's DPOTrainer, all of its losses."""
+def compute_mean_ratios(scores: Scores) -> tuple[Tensor, Tensor]:
+    """The log-ratios, (B,) each, divided by the lengths of their responses."""
+    return halve(scores.log_ratios / scores.lengths)
 
-    def loss_arguments(self, method: Method) -> dict[str, Any]:
-        assert isinstance(method, DpoMethod)
-        return {"beta": method.beta, "loss_type": [method.loss_type], "label_smoothing": method.label_smoothing}
+
+def compute_aot(scores: Scores, method: Any) -> Tensor:
+    """The paired form of AOT, (B,)."""
+    policy, reference = (chosen - rejected for chosen, rejected in (halve(scores.sums), halve(scores.reference["sums"])))
+    return losses.aot_loss(policy, reference, beta=method.beta, label_smoothing=method.label_smoothing)
+
+
+LOSSES: dict[str, Callable[[Scores, Any], Tensor]] = {
+    "sigmoid": lambda scores, m: losses.dpo_loss(compute_difference(scores), beta=m.beta),
+    "sigmoid_norm": lambda scores, m: losses.sigmoid_norm_loss(*compute_mean_ratios(scores), beta=m.beta),
+    "hinge": lambda scores, m: losses.hinge_loss(compute_difference(scores), beta=m.beta),
+    "ipo": lambda scores, m: losses.ipo_loss(*compute_mean_ratios(scores), beta=m.beta),
+    "exo_pair": lambda scores, m: losses.exo_pair_loss(compute_difference(scores), beta=m.beta, label_smoothing=m.label_smoothing),
+    "nca_pair": lambda scores, m: losses.nca_pair_loss(*halve(scores.log_ratios), beta=m.beta),
+    "robust": lambda scores, m: losses.robust_loss(compute_difference(scores), beta=m.beta, label_smoothing=m.label_smoothing),
+    "bco_pair": lambda scores, m: losses.bco_pair_loss(*halve(scores.log_ratios), beta=m.beta),
+    "sppo_hard": lambda scores, m: losses.sppo_hard_loss(*halve(scores.log_ratios), beta=m.beta),
+    "aot": compute_aot,
+    "aot_unpaired": lambda scores, m: losses.aot_loss(*halve(scores.log_ratios), beta=m.beta, label_smoothing=m.label_smoothing),
+    "apo_zero": lambda scores, m: losses.apo_zero_loss(*halve(scores.log_ratios), beta=m.beta),
+    "apo_down": lambda scores, m: losses.apo_down_loss(*halve(scores.log_ratios), beta=m.beta),
+    "discopop": lambda scores, m: losses.discopop_loss(compute_difference(scores), beta=m.beta),
+}
+
+
+class DpoObjective(Objective):
+    """`method.loss_type` of each pair; its `sft` is the chosen response's negative log-likelihood, the mean of all tokens."""
+
+    @property
+    def couples_rows(self) -> bool:  # type: ignore[override]
+        """AOT sorts the rows of a step."""
+        return self.method.loss_type in ("aot", "aot_unpaired")
+
+    @property
+    def start_loss(self) -> float | None:
+        return losses.LOG_2 if self.method.loss_type == "sigmoid" else None
+
+    def compute(self, scores: Scores) -> LossOutput:
+        rewards = self.method.beta * scores.log_ratios.detach()
+        if self.method.loss_type == "sft":
+            chosen, _ = halve(scores.log_probs * scores.weights)
+            return LossOutput(token_loss=-chosen, rewards=rewards)
+        return LossOutput(loss=LOSSES[self.method.loss_type](scores, self.method), rewards=rewards)

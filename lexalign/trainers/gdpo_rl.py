@@ -1,9 +1,9 @@
 """Group reward-Decoupled normalization Policy Optimization (arXiv 2601.05242): TRL's GRPOTrainer, each reward normalised by itself."""
 
-from lexalign.trainers.grpo import GRPOTrainer
+from lexalign.trainers.grpo import GrpoTrainer
 
 
-class GdpoRlTrainer(GRPOTrainer):
+class GdpoRlTrainer(GrpoTrainer):
     """Each reward normalised within each group, then the weighted sum, normalised over the step (arXiv 2601.05242)."""
 
     aggregation = "normalize_then_sum"

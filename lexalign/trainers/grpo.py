@@ -1,5 +1,6 @@
 """Reinforcement on the model's own answers: TRL's GRPOTrainer on our prompts and rewards (arXiv 2402.03300 and 2601.05242)."""
 
+import contextlib
 import copy
 import logging
 from collections.abc import Sequence
@@ -10,20 +11,23 @@ import torch
 import trl
 from accelerate.utils import gather, set_seed
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
-from trl.trainer.utils import add_fused_lm_head, use_adapter
+from trl.trainer.utils import add_fused_lm_head
 
 from lexalign.cache.tokens import TokenCache
 from lexalign.config.schema import Experiment, GrpoMethod, RewardMethod
-from lexalign.data.rendering import Renderer, pad_rows
+from lexalign.data.rendering import Renderer, get_row_arguments
 from lexalign.data.rows import Row, Splits
+from lexalign.distributed import sharding
 from lexalign.errors import DataError
+from lexalign.models.adapters import make_lora_config, use_start_model
 from lexalign.models.loading import LoadedModel
 from lexalign.rewards.panel import Panel
-from lexalign.training import arguments
-from lexalign.training.fast_training import NoModelCard
+from lexalign.training import arguments, policy
+from lexalign.training.checkpointing import Checkpointing
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +72,18 @@ LOOKED_AT = 16
 """Prompts on which policy and reference are compared at step 0."""
 
 
-class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
+class RewardColumn:
+    """One reward of the panel as TRL asks for it; the panel judges each batch of answers once."""
+
+    def __init__(self, trainer: "GrpoTrainer", name: str):
+        self.trainer = trainer
+        self.__name__ = name
+
+    def __call__(self, *, completions: list[Any], row: list[int], log_metric: Any, **_: Any) -> list[float]:
+        return self.trainer.judge(completions, row, log_metric)[self.__name__]
+
+
+class GrpoTrainer(trl.GRPOTrainer):
     """TRL's GRPOTrainer: the rewards' weighted sum, normalised within each group. Answers are drawn by transformers, not by vLLM."""
 
     has_reference = False
@@ -83,46 +98,49 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         experiment: Experiment,
         loaded: LoadedModel,
         splits: Splits,
-        encoder: Renderer,
+        renderer: Renderer,
         tokens: TokenCache,
         out_dir: Path,
         callbacks: list[Any],
     ):
-        method, train = experiment.method, experiment.train
-        assert isinstance(method, RewardMethod) and train is not None and experiment.adapter is not None
+        method, train, adapter = experiment.method, experiment.train, experiment.adapter
+        assert isinstance(method, RewardMethod) and train is not None and adapter is not None
         panel = Panel.from_experiment(experiment)
         assert panel is not None
-        self.panel = panel
+        self.experiment, self.panel, self.renderer = experiment, panel, renderer
+        self.judged: tuple[Any, dict[str, list[float]]] = (None, {})
         self.rows = [*splits.train, *splits.held_out]
         # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
-        reference = copy.deepcopy(loaded.model) if experiment.adapter.kind == "full" and method.beta else None
-        data = [{"prompt": make_prompt(row, encoder), "row": at} for at, row in enumerate(self.rows)]
+        reference = copy.deepcopy(loaded.model) if adapter.kind == "full" and method.beta else None
+        data = [{"prompt": make_prompt(row, renderer), "row": at} for at, row in enumerate(self.rows)]
         train_data, held_out = data[: len(splits.train)], data[len(splits.train) :]
+        is_new = adapter.kind != "full" and not isinstance(loaded.model, PeftModel)
         super().__init__(
             model=loaded.model,
-            reward_funcs=panel.members,
+            reward_funcs=[RewardColumn(self, name) for name in panel.names],
             args=self.trl_arguments(experiment, panel, out_dir, beta=0.0 if reference is not None else method.beta),
             train_dataset=Dataset.from_list(train_data),
             eval_dataset=Dataset.from_list(held_out) if train.eval_steps else None,
             processing_class=loaded.tokenizer,
-            peft_config=arguments.make_peft_config(experiment, loaded),
+            peft_config=make_lora_config(adapter, loaded.model) if is_new else None,
             callbacks=[*callbacks, DeadGroups(panel.names)],
         )
-        arguments.restore_adapter_settings(self.model, experiment)
+        if adapter.bits is not None:
+            policy.restore_adapter_type(self.model)
         if reference is not None:
             self.measure_from(reference, method.beta)
         self.has_reference = method.beta > 0
         self.left_out = self.leave_out(len(train_data))
+        self.checkpointing = Checkpointing(self)
         log.info("Fast path: not for this method: TRL's own forward, each answer with its prompt")
 
     def trl_arguments(self, experiment: Experiment, panel: Panel, out_dir: Path, *, beta: float) -> trl.GRPOConfig:
         """Our settings in TRL's words."""
         method = experiment.method
         assert isinstance(method, RewardMethod)
-        common = arguments.make_training_arguments(experiment, out_dir)
-        del common["max_length"]  # prompts that leave no room are left out before, see lexalign.data.lengths
         return trl.GRPOConfig(
-            **common,
+            **arguments.make_training_arguments(experiment, out_dir),
+            activation_checkpointing=False,  # lexalign.training.memory decides
             reward_weights=panel.weights,
             multi_objective_aggregation=self.aggregation,
             num_generations=method.generations,
@@ -141,24 +159,18 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
         add_fused_lm_head(reference, temperature=self.temperature)
         self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
+    @torch.no_grad()
     def reference_gap(self) -> float:
         """The largest difference between policy and reference in the log-probability of a token of the first prompts."""
-        prompts = self._tokenize_prompts(self.train_dataset["prompt"][:LOOKED_AT])[0]
-        ids, mask = (torch.tensor(part, device=self.args.device) for part in pad_rows(prompts, self.processing_class.pad_token_id))
         self.model.eval()
-
-        def log_probs(model: Any) -> Tensor:
-            return self._get_per_token_logps_and_entropies(model, ids, mask, ids.shape[1] - 1)[0]
-
-        with torch.no_grad():
-            policy = log_probs(self.model)
-            if self.ref_model is not None:
-                reference = log_probs(self.ref_model)
-            else:
-                with use_adapter(self.model, adapter_name="ref" if "ref" in self.model.peft_config else None):
-                    reference = log_probs(self.model)
+        largest = 0.0
+        for row in self.rows[:LOOKED_AT]:
+            ids = torch.tensor([self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))], device=self.args.device)
+            policy_scores = score_prompt(self.model, ids)
+            with contextlib.nullcontext(self.ref_model) if self.ref_model is not None else use_start_model(self.model) as reference:
+                largest = max(largest, float((policy_scores - score_prompt(reference, ids)).abs().max()))
         self.model.train()
-        return float(((policy - reference) * mask[:, 1:]).abs().max())
+        return largest
 
     def leave_out(self, prompts: int) -> int:
         """Prompts that each epoch leaves out because they fill no step; raises DataError where no step is filled."""
@@ -184,36 +196,80 @@ class GRPOTrainer(NoModelCard, trl.GRPOTrainer):
 
     def largest_batch(self) -> int:
         """Tokens of the largest batch that can come up: the longest prompt with full answers, as often as a batch holds one."""
-        longest = max(len(ids) for ids in self._tokenize_prompts(self.train_dataset["prompt"][:])[0])
+        rows = self.rows[: len(self.train_dataset)]
+        longest = max(len(self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))) for row in rows)
         return self.args.per_device_train_batch_size * (longest + self.max_completion_length)
 
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+    def judge(self, completions: list[Any], row: list[int], log_metric: Any) -> dict[str, list[float]]:
+        """Each reward of each answer, by name; groups whose answers all have the same are counted."""
+        if self.judged[0] is completions:
+            return self.judged[1]
         texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
-        values = self.panel.score([self.rows[example["row"]] for example in inputs], texts)
-        local = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
-        found = gather(local.contiguous())
+        values = self.panel.score([self.rows[at] for at in row], texts)
+        own = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
         # Held-out answers come in groups of the same size: rules/rewards.py sees to it.
-        groups = found.view(-1, self.num_generations, len(self.panel.names))
+        groups = gather(own.contiguous()).view(-1, self.num_generations, len(self.panel.names))
         dead = (groups == groups[:, :1]).all(1)
-        metrics = self._metrics["train" if self.model.training else "eval"]
         for name, share in zip(self.panel.names, dead.float().mean(0).tolist(), strict=True):
-            metrics[f"rewards/{name}/dead_groups"].append(share)
+            log_metric(f"rewards/{name}/dead_groups", share)
         if self.model.training:
             self.dead_groups.add(len(groups), dead.sum(0).tolist())
-        return found
+        self.judged = (completions, values)
+        return values
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    # Steps and checkpoints
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's; each process draws answers of its own."""
         set_seed(self.args.seed, device_specific=True)
-        return super().train(*args, **kwargs)
+        self.checkpointing.begin(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self.model.training and self._buffered_inputs is None:
-            # A resumed run goes on where the answers were last drawn, not at the first step.
-            self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        return super()._prepare_inputs(generation_batch)
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        return self.checkpointing.watch_step(super().training_step(model, inputs, num_items_in_batch), inputs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        return ([], None) if self.checkpointing.is_done() else super().get_batch_samples(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        sharding.enter_zero3(self.args, yes=True)
+        return super().create_optimizer(*args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: TRL would write a card into every checkpoint, and ask wandb for an address to put in it."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.checkpointing.correct_log(logs)
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.checkpointing.save(lambda: super(GrpoTrainer, self)._save_checkpoint(model, trial))
+
+    def carry(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this process: the answers at hand, the place among them, the numbers since the last log line."""
+        metrics = {mode: dict(values) for mode, values in self._metrics.items()}
+        return {"answers": self._buffered_inputs, "step": self._step, "metrics": metrics}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on with what a checkpoint kept; without its answers, new ones are drawn."""
+        self._buffered_inputs = state["answers"]
+        self._step = state["step"] if state["answers"] is not None else self.state.global_step * self.args.gradient_accumulation_steps
+        for mode, values in state["metrics"].items():
+            self._metrics[mode].clear()
+            self._metrics[mode].update(values)
+
+    @staticmethod
+    def merge_carried(states: list[dict[str, Any]]) -> dict[str, Any]:
+        """What one of several processes goes on with where they were fewer or more: each has another share of the answers."""
+        return {**states[0], "answers": None}
 
 
-def make_prompt(row: Row, encoder: Renderer) -> Any:
-    """A prompt as TRL takes it: chat turns where the encoder makes some, plain text elsewhere."""
-    return encoder.turns(row["prompt"]) if encoder.chat else encoder.plain(row["prompt"])
+def score_prompt(model: Any, ids: Tensor) -> Tensor:
+    """Log-probabilities of the tokens of a prompt (1, T) but the first, (T-1,)."""
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+
+
+def make_prompt(row: Row, renderer: Renderer) -> Any:
+    """A prompt as TRL takes it: chat turns where the renderer makes some, plain text elsewhere."""
+    return renderer.turns(row["prompt"]) if renderer.chat else renderer.plain(row["prompt"])

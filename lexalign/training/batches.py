@@ -2,8 +2,13 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+from lexalign.config.schema import Train
+from lexalign.distributed.sampler import make_sharded_loader, shard_sampler
 
 POOL = 64
 """Batches whose rows are sorted together: wide enough for equal lengths, narrow enough that a batch is still a matter of chance."""
@@ -13,7 +18,7 @@ class NearEqualBatches(BatchRebalanceSampler):
     """Lists of row indices; the same batches in every epoch, their order drawn anew, all from `seed`.
 
     A batch holds `batch_size` rows, or with `max_tokens` as many as fit (at least one). Every row is in exactly one batch. Subclasses the
-    one batch sampler that transformers' Trainer takes.
+    batch sampler by which `shard_sampler` knows that batches come ready.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, max_tokens: int | None, seed: int):
@@ -53,3 +58,30 @@ def make_near_equal_batches(lengths: Sequence[int], *, batch_size: int, max_toke
             tokens += lengths[row]
         if batch:
             yield batch
+
+
+def make_train_sampler(dataset: Any, train: Train, seed: int, *, is_sequential: bool) -> Any:
+    """The order of the rows: drawn by seed, as they stand, or in batches of near-equal length."""
+    if train.group_by_length or train.max_tokens is not None:
+        return NearEqualBatches(dataset["size"], batch_size=train.batch_size, max_tokens=train.max_tokens, seed=seed)
+    return SequentialSampler(dataset) if is_sequential else RandomSampler(dataset)
+
+
+def make_loader(trainer: Any, dataset: Any, sampler: Any, *, batch_size: int, seed: int) -> Any:
+    """A data loader of this process's part of batches of `batch_size` rows over all processes, as accelerate prepares it."""
+    args = trainer.args
+    shared = shard_sampler(sampler, dataset, batch_size=batch_size, seed=seed)
+    is_ready = isinstance(shared, BatchRebalanceSampler)
+    drawn = {"batch_sampler": shared} if is_ready else {"sampler": shared, "batch_size": batch_size}
+    loader = trainer.accelerator.prepare(
+        DataLoader(
+            dataset,
+            collate_fn=trainer.data_collator,
+            pin_memory=args.dataloader_pin_memory,
+            **drawn,
+        )
+    )
+    wrapper = getattr(loader, "batch_sampler", None)
+    if is_ready and getattr(wrapper, "batch_sampler", None) is shared:  # these rows are this process's already
+        wrapper.num_processes, wrapper.process_index = 1, 0
+    return make_sharded_loader(loader)

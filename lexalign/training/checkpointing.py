@@ -1,11 +1,14 @@
-"""Any trainer of transformers, with checkpoints that are whole or not there and hold all that the next step reads."""
+"""Checkpoints that are whole or not there and hold all that the next step reads; the losses of the steps; numbers that went wrong.
+
+A member of each trainer. A trainer calls it from six of transformers' hooks (`train`, `training_step`, `get_batch_samples`,
+`create_optimizer`, `log`, `_save_checkpoint`) and has `carry()` and `take_up(state)` for what it keeps over steps itself.
+"""
 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,6 @@ from lexalign.training import divergence, signals
 
 log = logging.getLogger(__name__)
 CARRIED = "carried.pt"
-# Of transformers' and TRL's trainers: what they keep over steps, and begin anew on a resume. Where a trainer has it.
-KEPT = ("_total_train_tokens", "_total_loss_scalar", "_globalstep_last_logged", "_step", "_buffered_inputs")
 
 
 def get_state_file(process: int) -> str:
@@ -30,51 +31,48 @@ def get_state_file(process: int) -> str:
     return CARRIED if process == 0 else f"carried-{process}.pt"
 
 
-@cache
-def make_durable(trainer: type) -> type:
-    """A trainer class with this module's saving."""
-    return type(trainer.__name__, (CheckpointingTrainer, trainer), {"__module__": trainer.__module__, "__doc__": trainer.__doc__})
+class Checkpointing(TrainerCallback):
+    """Saves, restores and watches one trainer. Call `watch` before the trainer's `train`."""
 
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.batches: list[Any] = []
+        self.step_loss = 0.0
+        self.window = [0.0, 0]
+        """Sum and number of the losses of the steps since the last log line."""
+        self.total = [0.0, 0]
+        """The same since the first step."""
+        self.seconds = 0.0
+        self.resumed: Path | None = None
+        self.resumed_step = 0
+        self.watch_gradient()
+        trainer.add_callback(self)
 
-class CheckpointingTrainer:
-    """Mixin before a trainer; call `watch_over` before `train`."""
-
-    args: Any
-    model: Any
-    state: Any
-    optimizer: Any
-    accelerator: Any
-
-    def watch_over(self, train: Train, made_of: dict[str, Any]) -> None:
+    def watch(self, train: Train, made_of: dict[str, Any]) -> None:
         """Save as `train` says, and with each checkpoint what the run is made of."""
         self.made_of = made_of
         self.keep = train.keep_checkpoints
-        self.course = divergence.LossMonitor(train)
-        self.aside: Path | None = None
-        self.batches: list[Any] = []
-        self.step_loss = 0.0
-        self.seconds = 0.0
-        self.began = time.time()
-        self.resumed: Path | None = None
-        self.add_callback(CheckpointingCallback(self))  # type: ignore[attr-defined]
+        self.monitor = divergence.LossMonitor(train)
+        self.started = time.time()
 
     # Saving
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.aside) if self.aside else super()._get_output_dir(trial)  # type: ignore[misc]
+    def save(self, write: Callable[[], None]) -> None:
+        """Have transformers write a checkpoint, into a folder that gets its name when it is whole; older ones go after that.
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """transformers' own, into a folder that gets its name when it is whole; older ones go after that. Raises Stopped where asked."""
-        folder = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{self.state.global_step}"
+        Raises Stopped where the run was asked to stop.
+        """
+        trainer = self.trainer
+        folder = Path(trainer.args.output_dir) / f"{checkpoints.PREFIX}{trainer.state.global_step}"
         if not collectives.broadcast(folder.is_dir()):  # the end of an epoch may be the end of a step that was saved
             self.refuse_bad_weights()
-            with self.folder_aside(folder) as aside:
-                self.aside = aside
+            with self.open_folder(folder) as aside:
+                trainer.args.output_dir = str(aside)
                 try:
-                    super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                    write()
                 finally:
-                    self.aside = None
-                torch.save(self.carried(), aside / folder.name / get_state_file(collectives.rank()))
+                    trainer.args.output_dir = str(folder.parent)
+                torch.save(self.carry(), aside / folder.name / get_state_file(collectives.rank()))
                 collectives.barrier()
                 if collectives.is_main():
                     self.complete(aside, aside / folder.name)
@@ -84,64 +82,59 @@ class CheckpointingTrainer:
             raise stop
 
     @contextmanager
-    def folder_aside(self, folder: Path) -> Iterator[Path]:
+    def open_folder(self, folder: Path) -> Iterator[Path]:
         """Within the block, the folder that all processes write into; after it, it has its name."""
         if collectives.is_main():
-            with files.write_folder(folder) as aside, disk.require_space(self.size(), folder.parent, what=folder.name):
+            with files.write_folder(folder) as aside, disk.require_space(self.estimate_size(), folder.parent, what=folder.name):
                 yield collectives.broadcast(aside)
         else:
             yield collectives.broadcast(folder)
         collectives.barrier()
 
     def complete(self, aside: Path, written: Path) -> None:
-        """What the processes wrote, one folder up; the manifest."""
+        """Move what the processes wrote one folder up, and write the manifest."""
         for path in written.iterdir():
             path.rename(aside / path.name)
         written.rmdir()
         (aside / "training_args.bin").unlink()  # a pickle that nothing reads
-        write_manifest(aside, {**self.made_of, "kind": "checkpoint", "step": self.state.global_step})
+        write_manifest(aside, {**self.made_of, "kind": "checkpoint", "step": self.trainer.state.global_step})
 
-    def size(self) -> int:
+    def estimate_size(self) -> int:
         """Bytes of a checkpoint, nearly: what is trained, and the optimizer's state of it."""
-        saved = [weight for weight in self.model.parameters() if weight.requires_grad or not isinstance(self.model, PeftModel)]
-        state = [value for values in self.optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
+        model, optimizer = self.trainer.model, self.trainer.optimizer
+        saved = [weight for weight in model.parameters() if weight.requires_grad or not isinstance(model, PeftModel)]
+        state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
         return sum(map(sharding.get_full_size, saved + state))
 
     # What a step depends on beside what transformers saves
 
-    def carried(self) -> dict[str, Any]:
+    def carry(self) -> dict[str, Any]:
         """Sums and counts since the start, the course of the loss, and weights that no file of the model's holds."""
         return {
-            "kept": {name: getattr(self, name) for name in KEPT if hasattr(self, name)},
-            "metrics": {mode: dict(values) for mode, values in self._metrics.items()},  # type: ignore[attr-defined]
-            "loss": self._tr_loss.item(),  # type: ignore[attr-defined]
-            "seconds": self.seconds + time.time() - self.began,
-            "course": {"losses": list(self.course.losses), "above": self.course.above},
-            "beside": [weight.detach().cpu() for weight in self.beside()],
-            "training": self.model.training,
+            "trainer": self.trainer.carry(),
+            "window": list(self.window),
+            "total": list(self.total),
+            "seconds": self.seconds + time.time() - self.started,
+            "monitor": {"losses": list(self.monitor.losses), "above": self.monitor.above},
+            "beside": [weight.detach().cpu() for weight in self.list_weights_beside()],
+            "training": self.trainer.model.training,
         }
 
-    def carry_on(self) -> None:
+    def take_up(self) -> None:
         """Take up what the checkpoint carried."""
         if self.resumed is None:
             return
-        state = self.state_carried(self.resumed)
-        for name, value in state["kept"].items():
-            setattr(self, name, value)
-        for mode, values in state["metrics"].items():
-            self._metrics[mode].clear()  # type: ignore[attr-defined]
-            self._metrics[mode].update(values)  # type: ignore[attr-defined]
-        self._tr_loss.fill_(state["loss"])  # type: ignore[attr-defined]
-        self._initial_global_step = 0  # the mean loss is that of all steps
-        self.seconds = state["seconds"]
-        self.course.losses.extend(state["course"]["losses"])
-        self.course.above = state["course"]["above"]
+        state = self.load_state(self.resumed)
+        self.trainer.take_up(state["trainer"])
+        self.window, self.total, self.seconds = state["window"], state["total"], state["seconds"]
+        self.monitor.losses.extend(state["monitor"]["losses"])
+        self.monitor.above = state["monitor"]["above"]
         with torch.no_grad():
-            for weight, value in zip(self.beside(), state["beside"], strict=True):
+            for weight, value in zip(self.list_weights_beside(), state["beside"], strict=True):
                 weight.copy_(value)
-        self.model.train(state["training"])
+        self.trainer.model.train(state["training"])
 
-    def state_carried(self, checkpoint: Path) -> dict[str, Any]:
+    def load_state(self, checkpoint: Path) -> dict[str, Any]:
         """What this process carried; the first one's, with the mean of their losses, where there were fewer or more of them."""
         count = sum((checkpoint / get_state_file(number)).is_file() for number in range(len(list(checkpoint.iterdir()))))
         states = [torch.load(checkpoint / get_state_file(number), map_location="cpu", weights_only=True) for number in range(count)]
@@ -151,81 +144,89 @@ class CheckpointingTrainer:
             "Going on in %d processes from a checkpoint of %d: the rows and their order are the same, the last bits and what dropout draws "
             "are not", collectives.world_size(), len(states)
         )  # fmt: skip
-        kept = {name: value for name, value in states[0]["kept"].items() if name != "_buffered_inputs"}  # another share of the rows
-        kept |= {"_total_loss_scalar": sum(state["kept"]["_total_loss_scalar"] for state in states) / len(states)}
-        return {**states[0], "kept": kept, "loss": sum(state["loss"] for state in states) / len(states)}
+        merged = {name: [sum(state[name][0] for state in states) / len(states), states[0][name][1]] for name in ("window", "total")}
+        return {**states[0], **merged, "trainer": self.trainer.merge_carried([state["trainer"] for state in states])}
 
-    def beside(self) -> list[torch.nn.Parameter]:
+    def list_weights_beside(self) -> list[torch.nn.Parameter]:
         """Weights that are trained and that the model's own files do not hold: beside the adapter, or beside the model."""
-        adapter = isinstance(self.model, PeftModel)
-        held = {id(weight) for name, weight in self.model.named_parameters() if not adapter or "lora_" in name}
-        return [weight for group in self.optimizer.param_groups for weight in group["params"] if id(weight) not in held]
+        model = self.trainer.model
+        held = {id(weight) for name, weight in model.named_parameters() if not isinstance(model, PeftModel) or "lora_" in name}
+        return [weight for group in self.trainer.optimizer.param_groups for weight in group["params"] if id(weight) not in held]
 
     # Going on
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self.resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+    def begin(self, checkpoint: Any) -> None:
+        """Note the checkpoint that training goes on from, if there is one."""
+        self.resumed = Path(checkpoint) if checkpoint else None
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' own, the last thing before DeepSpeed takes the model."""
-        sharding.enter_zero3(self.args, yes=True)
-        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+    def is_done(self) -> bool:
+        """Whether every step is made: transformers would make one more of a run that goes on from its last step. Ends the loop then."""
+        state = self.trainer.state
+        if state.global_step >= state.max_steps:
+            self.trainer.control.should_training_stop = True
+            return True
+        return False
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """transformers' own, and the weights keep their type: PEFT loads an adapter in float32."""
-        types = {name: weight.dtype for name, weight in self.model.named_parameters()}
-        super()._load_from_checkpoint(*args, **kwargs)  # type: ignore[misc]
-        for name, weight in self.model.named_parameters():
-            if weight.dtype != types[name]:
-                weight.data = weight.data.to(types[name])
+    # The losses of the steps
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """transformers' own, unless every step is done: it would make one more."""
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+    def watch_step(self, loss: torch.Tensor, inputs: Any) -> torch.Tensor:
+        """Note the loss of a batch; raises NotFinite for one that is none."""
+        self.batches.append(inputs)
+        self.step_loss += (value := float(loss))
+        if not math.isfinite(value):
+            divergence.raise_not_finite(self.trainer, f"the loss is {value}", self.batches[-1:])
+        return loss
 
-    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
-        """transformers' own, with the time of the run's earlier parts."""
-        return super()._finalize_training(trial, num_train_samples, start_time - self.seconds)  # type: ignore[misc]
+    def correct_log(self, logs: dict[str, float]) -> None:
+        """Put the losses and times of the whole run where transformers has those since this process began."""
+        if "loss" in logs:
+            total, count = self.window
+            logs["loss"] = collectives.all_mean(total / max(1, count))
+            self.window = [0.0, 0]
+        if "train_runtime" in logs:
+            state = self.trainer.state
+            since = max(1, state.global_step - self.resumed_step)
+            samples = logs["train_samples_per_second"] * logs["train_runtime"] * state.global_step / since
+            runtime = logs["train_runtime"] + self.seconds
+            logs["train_runtime"] = round(runtime, 4)
+            logs["train_samples_per_second"] = round(samples / runtime, 3)
+            logs["train_steps_per_second"] = round(state.global_step / runtime, 3)
+            logs["train_loss"] = collectives.all_mean(self.total[0] / max(1, self.total[1]))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.resumed_step = state.global_step
+        self.take_up()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.batches, self.step_loss = [], 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for sums in (self.window, self.total):
+            sums[0] += self.step_loss
+            sums[1] += 1
+        self.monitor.add(state.global_step, collectives.all_mean(self.step_loss))
+        if signals.get_stop_reason() is not None:
+            control.should_save = True
 
     # Numbers that went wrong
 
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.batches.append(inputs)
-        loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        self.step_loss += (value := float(loss))
-        if not math.isfinite(value):
-            divergence.raise_not_finite(self, f"the loss is {value}", self.batches[-1:])
-        return loss
+    def watch_gradient(self) -> None:
+        """Have accelerate's clipping raise NotFinite where the gradient's norm is no number."""
+        accelerator = self.trainer.accelerator
+        clip = accelerator.clip_grad_norm_
 
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
-        # fp16 finds its scale by steps whose gradient overflows, and leaves them out.
-        if norm is not None and self.accelerator.scaler is None and not math.isfinite(value := float(norm)):
-            divergence.raise_not_finite(self, f"the gradient's norm is {value}", self.batches)
-        return norm
+        def clip_and_look(*args: Any, **kwargs: Any) -> Any:
+            norm = clip(*args, **kwargs)
+            # fp16 finds its scale by steps whose gradient overflows, and leaves them out.
+            if norm is not None and accelerator.scaler is None and not math.isfinite(value := float(norm)):
+                divergence.raise_not_finite(self.trainer, f"the gradient's norm is {value}", self.batches)
+            return norm
+
+        accelerator.clip_grad_norm_ = clip_and_look
 
     def refuse_bad_weights(self) -> None:
         """Raise NotFinite rather than save NaN."""
-        if names := divergence.find_bad_weights(self.model):
-            self.state.global_step -= 1  # they were made by the step just done
-            divergence.raise_not_finite(self, f"{len(names)} weights hold NaN or infinity after it, {names[0]} among them", self.batches)
-
-
-class CheckpointingCallback(TrainerCallback):
-    """What the training loop tells a Durable trainer."""
-
-    def __init__(self, trainer: CheckpointingTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.carry_on()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.batches, self.trainer.step_loss = [], 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.course.add(state.global_step, collectives.all_mean(self.trainer.step_loss))
-        if signals.get_stop_reason() is not None:
-            control.should_save = True
+        if names := divergence.find_bad_weights(self.trainer.model):
+            self.trainer.state.global_step -= 1  # they were made by the step just done
+            problem = f"{len(names)} weights hold NaN or infinity after it, {names[0]} among them"
+            divergence.raise_not_finite(self.trainer, problem, self.batches)

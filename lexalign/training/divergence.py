@@ -88,39 +88,33 @@ def describe_rows(trainer: Any, batches: list[Any]) -> str:
         return f"cannot be named ({type(error).__name__})"
 
 
-def collate_row(trainer: Any, at: int) -> dict[str, torch.Tensor]:
-    """A batch of one row of the training set."""
-    row = trainer.train_dataset[at]
-    trainer._set_signature_columns_if_needed()
-    return trainer.data_collator([{name: row[name] for name in trainer._signature_columns or row if name in row}])
-
-
 def list_sequences(batch: Any) -> list[tuple[int, ...]]:
-    """The ids of each row of a batch, without padding."""
+    """The ids of each sequence of a batch, without padding; none where a batch holds none (answers that are drawn)."""
     if not isinstance(batch, dict) or "input_ids" not in batch:
         return []
-    ids, mask = batch["input_ids"].tolist(), batch.get("attention_mask")
-    marks = mask.tolist() if mask is not None else [[1] * len(row) for row in ids]
-    return [tuple(at for at, kept in zip(row, kept_of, strict=True) if kept) for row, kept_of in zip(ids, marks, strict=True)]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    return [tuple(ids[:length]) for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
 
 
 def find_rows(trainer: Any, batches: list[Any]) -> Iterator[int]:
     """Indices of the rows of the training set that are in these batches."""
     wanted = {ids for batch in batches for ids in list_sequences(batch)}
     for at in range(min(len(trainer.train_dataset), SEARCHED)):
-        own = list_sequences(collate_row(trainer, at))
+        own = list_sequences(trainer.make_batch(trainer.train_dataset, [at]))
         if own and wanted.issuperset(own):
             yield at
 
 
 def has_finite_loss(trainer: Any, at: int) -> bool:
     """Whether the loss of a row alone is finite."""
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(collate_row(trainer, at)))
+    with torch.no_grad(), trainer.trial():
+        loss = trainer.compute_loss(trainer.model, trainer.make_batch(trainer.train_dataset, [at]))
     return math.isfinite(float(loss))
 
 
 def decode_start(trainer: Any, at: int) -> str:
     """The beginning of a row as text."""
-    text = trainer.processing_class.decode(list_sequences(collate_row(trainer, at))[0][:SHOWN], skip_special_tokens=True)
+    text = trainer.processing_class.decode(
+        list_sequences(trainer.make_batch(trainer.train_dataset, [at]))[0][:SHOWN], skip_special_tokens=True
+    )
     return " ".join(text.split())[:SHOWN]

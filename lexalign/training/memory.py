@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import torch
-from datasets import Dataset
 
 from lexalign.config import hardware
 from lexalign.config.schema import Experiment, Train
@@ -93,7 +92,7 @@ class TriedStep:
 
     seconds: float
     loss: float
-    noted: dict[str, list[float]]
+    noted: dict[str, float]
     checkpointing: bool
     """Whether it fitted with gradient checkpointing only, or that was on already."""
 
@@ -111,7 +110,7 @@ def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_o
     assert experiment.train is not None
     generates = getattr(trainer, "generates", False)
     batch = [] if generates else find_worst_batch(trainer, experiment)
-    tokens = trainer.largest_batch() if generates else sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
+    tokens = trainer.largest_batch() if generates else sum(trainer.train_dataset.select(batch)["size"])
     sizes = ModelSizes.of(trainer.model)
     there = collectives.all_min(get_free_memory(experiment))
     checkpointing = needs_gradient_checkpointing(experiment, sizes, tokens, there)
@@ -148,7 +147,7 @@ def try_worst_batches(trainer: Any, experiment: Experiment, batch: list[int], *,
         log.info("Tried: it does not fit; gradient checkpointing on")
         found = try_step(trainer, batch, checkpointing=True)
     if found is None:
-        tokens = sum(trainer.computed_lengths(trainer.train_dataset.select(batch)))
+        tokens = sum(trainer.train_dataset.select(batch)["size"])
         raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {suggest_smaller_batch(experiment.train)}")
     log.info("Tried: forward and backward took %.1f s", found.seconds)
     try_evaluation(trainer)
@@ -192,8 +191,8 @@ def format_setting(experiment: Experiment) -> str:
 
 def find_worst_batch(trainer: Any, experiment: Experiment) -> list[int]:
     """Row indices of the batch with the most tokens that can come up."""
-    sampler = trainer._get_train_sampler()
-    lengths = trainer.computed_lengths(trainer.train_dataset)
+    sampler = trainer.make_train_sampler()
+    lengths = trainer.train_dataset["size"]
     if isinstance(batches := getattr(sampler, "batches", None), list):
         return max(batches, key=lambda batch: sum(lengths[row] for row in batch))
     longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
@@ -210,40 +209,32 @@ def try_evaluation(trainer: Any) -> None:
     rows = trainer.eval_dataset
     if rows is None:
         return
-    lengths, size = trainer.computed_lengths(rows), trainer.args.per_device_eval_batch_size
+    lengths, size = rows["size"], trainer.args.per_device_eval_batch_size
     longest = sorted(range(len(rows)), key=lambda row: -lengths[row])[:size]
     trainer.model.eval()
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
-            trainer.compute_loss(trainer.model, collate_rows(trainer, rows.select(longest)))
+        with torch.no_grad(), trainer.trial(), make_autocast(trainer.experiment):
+            trainer.compute_loss(trainer.model, trainer.make_batch(rows, longest))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"the {size} longest held-out rows do not fit at once; type a smaller evaluate.batch_size") from error
     finally:
-        trainer._metrics["eval"].clear()
         trainer.model.train()
-
-
-def collate_rows(trainer: Any, rows: Dataset) -> Any:
-    """A batch of rows as the trainer gets it."""
-    trainer._set_signature_columns_if_needed()
-    columns = trainer._signature_columns or rows.column_names
-    return trainer._prepare_inputs(trainer.data_collator([{name: row[name] for name in columns if name in row} for row in rows]))
 
 
 def try_step(trainer: Any, batch: list[int], *, checkpointing: bool) -> TriedStep | None:
     """A forward and backward of a batch that leaves no trace; None where it does not fit."""
-    inputs = collate_rows(trainer, trainer.train_dataset.select(batch))
-    seen, started = trainer._total_train_tokens, time.monotonic()
+    inputs = trainer.make_batch(trainer.train_dataset, batch)
+    started = time.monotonic()
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with trainer.trial() as windows, torch.random.fork_rng(devices=devices):
             trainer.model.train()
-            with trainer.compute_loss_context_manager(), make_autocast(trainer.experiment):
+            with make_autocast(trainer.experiment):
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
-        noted = {name: list(values) for name, values in trainer._metrics["train"].items() if values}
+            noted = windows["train"].means()
         return TriedStep(loss=float(loss.detach()), noted=noted, seconds=time.monotonic() - started, checkpointing=checkpointing)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -251,7 +242,5 @@ def try_step(trainer: Any, batch: list[int], *, checkpointing: bool) -> TriedSte
         return None
     finally:
         trainer.model.zero_grad(set_to_none=True)
-        trainer._metrics["train"].clear()
-        trainer._total_train_tokens = seen
         if devices:
             torch.cuda.empty_cache()

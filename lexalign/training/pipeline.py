@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         from lexalign.evaluation import harness, recording
         from lexalign.evaluation.evaluator import Measurement, Reference
         from lexalign.evaluation.measure import measure_all
+        from lexalign.evaluation.measurement_cache import measure_once
         from lexalign.training.preflight import check as preflight
 
-        get_trainer_class(experiment)
+        get_method_class(experiment)
 
     harness.check_tasks(experiment.evaluate)
     loaded, encoder, trainer = prepare_trainer(experiment, splits, out_dir, tracker)
@@ -64,9 +65,10 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
     if experiment.evaluate.enabled:
         yardstick = make_evaluator(experiment, splits, encoder, trainer)
         log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        key = fingerprint.make_reference_key(experiment, loaded.base, dtype=str(next(trainer.model.parameters()).dtype), layout="measured")
         with make_autocast(experiment):
-            before = measure_all(yardstick, trainer.model)
-    made_of = describe_run(experiment, loaded.base, splits)
+            before = measure_once(experiment, yardstick, key, lambda: measure_all(yardstick, trainer.model))
+    made_of = describe_run(experiment, loaded.base, splits, encoder)
     told = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
     artifact = out_dir / "artifact"
     save_model(loaded, trainer.model, artifact, made_of)
@@ -89,29 +91,32 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
 
     from lexalign.cache.tokens import TokenCache
     from lexalign.data import lengths
-    from lexalign.data.rendering import Renderer
     from lexalign.distributed import collectives, sharding
     from lexalign.models import loading
+    from lexalign.models.renderers import check_rendering, make_limit_check, make_renderer
     from lexalign.training import pruning
     from lexalign.training.callbacks import ProgressCallback
-    from lexalign.training.checkpointing import make_durable
 
     assert experiment.method is not None and experiment.train is not None
     loaded = loading.load_model(experiment)
-    encoder = Renderer(loaded.tokenizer, experiment.data)
+    shared_belief = getattr(get_method_class(experiment), "shared_belief", False)
+    encoder = make_renderer(experiment, loaded.tokenizer, model=loaded.model, shared_belief=shared_belief)
+    check_rendering(encoder, splits)
     tokens = TokenCache.of(experiment, encoder)
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
+    max_length, drawn = experiment.train.max_length, lengths.count_drawn_tokens(experiment)
+    look = make_limit_check(loaded.model, encoder, max_length=max_length, drawn=drawn)
+    lengths.fit_lengths(splits, tokens.lengths, max_length=max_length, drawn=drawn, look=look)
     device = torch.device(hardware.resolve_device(experiment.hardware.device))
     if experiment.adapter is not None and experiment.adapter.bits is None:
         loaded.model.to(device)
 
     set_seed(experiment.seed)
-    trainer = make_durable(get_trainer_class(experiment))(
-        experiment=experiment,
+    trainer = make_trainer(
+        experiment,
         loaded=loaded,
         splits=splits,
-        encoder=encoder,
+        renderer=encoder,
         tokens=tokens,
         out_dir=out_dir,
         callbacks=[
@@ -124,8 +129,20 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
     )
     sharding.check_sharding(trainer.accelerator, experiment)
     sharding.enter_zero3(trainer.args, yes=False)
-    trainer.remove_callback(PrinterCallback)  # Watch shows the numbers
+    trainer.remove_callback(PrinterCallback)  # ProgressCallback shows the numbers
     return loaded, encoder, trainer
+
+
+def make_trainer(experiment: Experiment, **parts: Any) -> Any:
+    """The trainer of `experiment.method`: ours with the method as its objective, or the method's own where it trains on drawn answers."""
+    from lexalign.training.objective import Objective
+
+    method_class = get_method_class(experiment)
+    if not issubclass(method_class, Objective):
+        return method_class(experiment=experiment, **parts)
+    from lexalign.training.trainer import MethodTrainer
+
+    return MethodTrainer(objective=method_class(experiment.method, parts["renderer"]), experiment=experiment, **parts)
 
 
 def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], *, rows: int) -> dict[str, Any]:
@@ -138,7 +155,7 @@ def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], 
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     assert trainable, "nothing would be trained"
     log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
-    trainer.watch_over(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})
+    trainer.checkpointing.watch(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})
     checkpoint = None if experiment.resume in ("auto", "never") else experiment.resume
     if checkpoint:
         log.info("Going on from %s", checkpoint)
@@ -149,26 +166,21 @@ def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], 
 
 
 def restore_start_model(trainer: Any, loaded: Any) -> Any:
-    """Gives the model the run started from, while a `with` block lasts: the policy with its adapter switched off, or with TRL's copy of an
-    adapter that was trained on; None where training changed that model itself."""
+    """Gives the model the run started from, while a `with` block lasts: a copy of it, or the policy with its adapter switched off or with
+    the frozen copy of an adapter that was trained on; None where training changed that model itself."""
     from peft import PeftModel
-    from trl.trainer.utils import use_adapter
+
+    from lexalign.models.adapters import COPY, use_start_model
 
     model = trainer.model
-    other = getattr(trainer, "ref_model", None)
+    other = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
     if other is not None:
         return lambda: contextlib.nullcontext(other)
-    copy = "ref" if "ref" in getattr(model, "peft_config", {}) else None
-    if not isinstance(model, PeftModel) or (copy is None and isinstance(loaded.model, PeftModel)):
+    has_copy = COPY in getattr(model, "peft_config", {})
+    if not isinstance(model, PeftModel) or (not has_copy and isinstance(loaded.model, PeftModel)):
         log.info("KL to the model before training: not measured, training changed that model itself; stage=evaluate loads it again")
         return None
-
-    @contextlib.contextmanager
-    def switched() -> Iterator[Any]:
-        with use_adapter(model, copy):
-            yield model
-
-    return switched
+    return lambda: use_start_model(model)
 
 
 def make_evaluator(experiment: Experiment, splits: Any, encoder: Any, trainer: Any) -> Any:
@@ -193,11 +205,13 @@ def describe_rewards(experiment: Experiment) -> dict[str, Any] | None:
     of the model's own, which have rewards by name."""
     if experiment.stage.name != "align" or isinstance(experiment.method, RewardMethod):
         return None
-    return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_trainer_class(experiment), "shared_belief", True)}
+    return {"beta": getattr(experiment.method, "beta", 1.0), "shared_belief": getattr(get_method_class(experiment), "shared_belief", True)}
 
 
-def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> dict[str, Any]:
+def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any, encoder: Any) -> dict[str, Any]:
     """What the artifact, and each checkpoint, is made of, for its manifest."""
+    from lexalign.models.renderers import record_rendering
+
     made_of = fingerprint.describe_inputs(experiment)
     return {
         "seed": experiment.seed,
@@ -206,14 +220,15 @@ def describe_run(experiment: Experiment, base: dict[str, Any], splits: Any) -> d
         "rows_sha256": fingerprint.digest_rows(splits.train),
         "counts": splits.counts,
         "rewards": describe_rewards(experiment),
+        "rendering": record_rendering(encoder),
         "settings": made_of["settings"],
         "surroundings": fingerprint.describe_environment(experiment),
         "git_diff": fingerprint.get_git_diff(),
     }
 
 
-def get_trainer_class(experiment: Experiment) -> Any:
-    """The class that `method._target_` names."""
+def get_method_class(experiment: Experiment) -> Any:
+    """The class that `method._target_` names: an `Objective`, or a trainer."""
     assert experiment.method is not None
     return get_class(experiment.method.target)
 

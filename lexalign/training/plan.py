@@ -11,12 +11,12 @@ from lexalign.artifacts.result import Result
 from lexalign.config import hardware
 from lexalign.config.schema import Experiment, RewardMethod
 from lexalign.data import lengths
-from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Splits
 from lexalign.errors import HubError, first_line
 from lexalign.evaluation import summary
 from lexalign.models import adapters, loading
 from lexalign.models.precision import resolve_precision, resolve_weight_dtype
+from lexalign.models.renderers import make_renderer
 from lexalign.training import memory
 
 
@@ -25,7 +25,7 @@ def show_plan(experiment: Experiment, splits: Splits) -> Result:
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None and experiment.method is not None and experiment.model.path is not None
     found = loading.find_source(experiment.model.path, experiment.model.revision)
-    encoder = Renderer(loading.load_tokenizer(experiment, found), experiment.data)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, found))
     tokens = lengths.fit_lengths(
         splits, lengths.measure_one_by_one(encoder), max_length=train.max_length, drawn=lengths.count_drawn_tokens(experiment)
     )

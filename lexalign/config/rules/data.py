@@ -1,11 +1,14 @@
 """The columns and beliefs of the data, held against the files themselves, and options that nothing would read."""
 
+import datetime
 from collections.abc import Iterator
+from pathlib import Path
 
 from lexalign.config.paths import find_data
 from lexalign.config.schema import Experiment
 from lexalign.data import first_row
-from lexalign.data.columns import find_sft_shape, list_needed_columns, list_wanted_columns, suggest_column
+from lexalign.data.chat_template import CHAT_WORDS
+from lexalign.data.columns import ROW_COLUMNS, find_sft_shape, list_needed_columns, list_wanted_columns, suggest_column
 
 OF_TRAINING = frozenset({"train", "preflight", "adapter", "method"})
 UNREAD = {
@@ -54,6 +57,8 @@ def check_columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
             yield str(error)
             continue
         for ours, theirs in wanted.items():
+            if ours in ROW_COLUMNS and f"data.columns.{ours}" not in typed:
+                continue  # a row may lack it, and so may all of them
             if theirs not in found.columns and (ours in needed or split == chosen.split):
                 yield (
                     f"data.columns.{ours}={theirs}: {found.file} has no column {theirs!r}; it has {', '.join(found.columns)}"
@@ -100,20 +105,37 @@ def check_labels(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
         )
 
 
-def check_system(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """A system message stands before a prompt that becomes a chat turn, and nowhere else."""
-    if experiment.data.system is None or experiment.stage.name == "download":
+def check_rendering(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
+    """A template of one's own is a file, a date is a day, and nothing is said to a template that is not used."""
+    data = experiment.data
+    if data.template_date is not None:
+        try:
+            datetime.date.fromisoformat(data.template_date)
+        except ValueError:
+            yield f"data.template_date={data.template_date}: is no day; type it as in data.template_date=2026-11-29"
+    if experiment.stage.name == "download":
         return
-    if experiment.data.chat_template == "never":
-        yield "data.system: is not read with data.chat_template=never; leave one of them out"
-    if experiment.stage.name != "sft":
+    if data.chat_template not in CHAT_WORDS and not Path(data.chat_template).expanduser().is_file():
+        yield (
+            f"data.chat_template={data.chat_template}: is no file with a chat template, nor one of {', '.join(CHAT_WORDS)}; "
+            "type data.chat_template=auto to use the tokenizer's own"
+        )
+    unread = ["system"] if data.system is not None else []
+    unread += ["template_arguments"] if data.template_arguments else []
+    unread += [name for name in ("template_date", "allow_template_changes") if f"data.{name}" in typed and getattr(data, name)]
+    if data.chat_template == "never":
+        yield from (f"data.{name}: is not read with data.chat_template=never; leave one of them out" for name in unread)
+    if experiment.stage.name != "sft" or experiment.method is None:
         return
     try:
         shape = find_sft_shape(experiment)
     except ValueError:
-        return  # `columns` says so
-    if shape != "prompt/completion":
-        yield f"data.system: stands before prompts, and the data have {shape}; put it into the rows, or type data.system=null"
+        return  # `check_columns` says so
+    if data.system is not None and shape == "text":
+        yield "data.system: stands before prompts and conversations, and the data have text; put it into the rows, or type data.system=null"
+    loss_on = getattr(experiment.method, "loss_on", "auto")
+    if shape == "text" and loss_on not in ("auto", "all"):
+        yield f"method.loss_on={loss_on}: rows of text have no answer, all of their tokens are trained; type method.loss_on=auto"
 
 
 def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
@@ -129,4 +151,4 @@ def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
             yield f"{key}: is not read by stage={stage}; {f'{instead}, or ' if instead else ''}leave it out"
 
 
-RULES = (check_columns, check_beliefs, check_labels, check_system, check_unread)
+RULES = (check_columns, check_beliefs, check_labels, check_rendering, check_unread)

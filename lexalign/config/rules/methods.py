@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 from lexalign.config import hardware
 from lexalign.config.parsing import suggest_nearest
-from lexalign.config.schema import Columns, DpoMethod, Experiment, GdpoMethod, KtoMethod, SftMethod
+from lexalign.config.schema import Columns, DpoMethod, Experiment, GdpoMethod, KtoMethod, RewardMethod, SftMethod
 from lexalign.evaluation.metrics import DIRECTIONS
 
 UNTRAINING = ("download", "evaluate", "export", "chat")
 """Stages that train nothing."""
+HEADS = ("lm_head", "embed_out")
+"""What families call the output head."""
 LABEL_SMOOTHING_READERS = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 
@@ -49,6 +51,9 @@ def check_adapter(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
             yield f"adapter.{name}=null: adapter={chosen.kind} needs it; leave it out to have the value of conf/adapter/{chosen.kind}.yaml"
     if chosen.target_modules == []:
         yield "adapter.target_modules=[]: nothing would be trained; name layers, or type adapter.target_modules=auto"
+    heads = [name for name in chosen.target_modules or () if name.rpartition(".")[2] in HEADS] if chosen.target_modules != "auto" else []
+    if heads and isinstance(method, RewardMethod):
+        yield f"adapter.target_modules: method={method.name} reads the output head past an adapter; leave {heads[0]} out"
     yield from check_quantization(experiment)
 
 

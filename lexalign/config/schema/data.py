@@ -1,7 +1,7 @@
 """The rows a run reads."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lexalign.config.parsing import MayBeEmpty
 from lexalign.config.schema.ranges import Count, Share
@@ -36,6 +36,12 @@ class Columns:
     """Probability that the chosen response is preferred, 0 to 1 (gdpo_soft, cdpo_soft)."""
     label: str | None
     """Whether the completion is desirable: true or false, 1 or 0 (kto)."""
+    tools: str | None
+    """The tools that the assistant was offered: a list of JSON schemas, or that list as JSON text. A row may lack it."""
+    system: str | None
+    """A system message of the row's own, put before its turns. A row may lack it."""
+    template_arguments: str | None
+    """Arguments of the chat template for this row, as in `data.template_arguments`. A row may lack it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,15 @@ class Data:
     """How a belief stands before its response: `{index}` and `{text}` are filled in."""
     converter: str | None
     """Dotted path of a function that turns one row as stored into one row of our columns, several, or None to leave it out (counted)."""
-    chat_template: Literal["auto", "always", "never"]
-    """Whether prompts and responses become chat turns; auto = where the tokenizer has a chat template."""
+    chat_template: str
+    """Whether prompts and responses become chat turns: auto = where the tokenizer has a chat template; always; never; or the path of a
+    template of your own, which takes the place of the tokenizer's and is saved with the model."""
     system: Annotated[str, MayBeEmpty()] | None
-    """A system message put before every prompt that becomes a chat turn."""
+    """A system message put before every prompt that becomes a chat turn, where the row has none of its own."""
+    template_arguments: dict[str, Any] | None
+    """Arguments passed to the chat template with every row, as in {enable_thinking: false}; null = none."""
+    template_date: str | None
+    """The day that a chat template takes for today, as in 2026-11-29; null = the day on which the run began. A template that asks for no
+    date does not see it. A model is measured, exported and spoken to with the day that it was trained with."""
+    allow_template_changes: bool
+    """Train rows of whose answers the chat template leaves out text (reasoning, tool calls); false = refuse them."""

@@ -41,6 +41,8 @@ class Evaluate:
     """Rows a device scores or answers at once."""
     max_new_tokens: Annotated[int, Range(least=1)]
     """Longest answer that is generated."""
+    strip_reasoning: bool
+    """Compare answers without the reasoning in front of them (`<think>…</think>`): exact_match."""
     samples: Annotated[int, NotNegative]
     """Generated samples shown and recorded."""
     draws: Annotated[int, NotNegative]

@@ -39,9 +39,10 @@ class Method:
 class SftMethod(Method):
     """Supervised fine-tuning."""
 
-    loss_on: Literal["auto", "completion", "assistant", "all"]
-    """Tokens that are trained: auto = the completion of prompt/completion rows, every assistant turn of conversations whose chat
-    template marks them, all tokens of plain text."""
+    loss_on: Literal["auto", "completion", "assistant", "last_turn", "all"]
+    """Tokens that are trained: completion = the answer of prompt/completion rows; assistant = every assistant turn, by the
+    chat template's generation marks or by prefixes; last_turn = its last assistant turn; all = all tokens. auto = completion, assistant for
+    conversations, all for plain text; the run says which. A turn's own `weight` or `train` counts beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ class Adapter:
     dropout: Annotated[float, Range(least=0, below=1)] | None
     """Share of the adapter's inputs dropped while training."""
     target_modules: list[str] | Literal["auto"] | None
-    """Names of the layers that get an adapter; auto = every linear layer but the output head."""
+    """Names of the layers that get an adapter, or ends of their full names; auto = every linear layer that text passes through, the weights
+    of experts too, but neither the output head nor routers."""
     bits: int | None
     """Quantization of the frozen base (qlora): 4 (nf4, double quantization) or 8 (int8)."""
 

@@ -75,6 +75,8 @@ class Preflight:
     """Rows that are not cut and train no token that ends a response."""
     max_wrong_bos: AnyShare
     """Rows that begin with two BOS, or with none where the tokenizer puts one."""
+    max_ended_prompts: AnyShare
+    """Rows whose prompt holds, in its own text, a token that ends an answer, or a BOS."""
     max_equal_pairs: AnyShare
     """Pairs whose chosen and rejected sequences are equal, after cutting too."""
     max_overlap: AnyShare

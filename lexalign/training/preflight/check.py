@@ -18,7 +18,7 @@ from lexalign.distributed import collectives
 from lexalign.errors import DataError
 from lexalign.models.loading import LoadedModel
 from lexalign.training import memory
-from lexalign.training.preflight import disk_space, memo, round_trip, rows, sample
+from lexalign.training.preflight import disk_space, memo, prompts, round_trip, rows, sample
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,17 @@ def run_preflight(
     settings = experiment.preflight
     facts: dict[str, str] = {}
     if settings.mode != "skip":
-        found = rows.inspect_rows(trainer, loaded.tokenizer, list_ending_tokens(encoder), max_length=experiment.train.max_length)
+        found = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
         facts |= found.facts()
-        if wrong := rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length) + find_overlap(
-            experiment, splits
-        ):
+        wrong = [
+            *rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length),
+            *prompts.find_ended_prompts(splits.train, encoder, allowed=settings.max_ended_prompts),
+            *find_overlap(experiment, splits),
+        ]
+        if wrong:
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
-        show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
+        count, is_pair = len(found.examples) if settings.mode == "only" else 1, bool(splits.train) and "chosen" in splits.train[0]
+        show_samples(found.examples, loaded.tokenizer, count=count, is_pair=is_pair)
     step = memory.settle_gradient_checkpointing(
         trainer, experiment, try_once=partial(try_first_step, experiment) if settings.mode != "skip" else None
     )
@@ -78,16 +82,9 @@ def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep])
     return memory.TriedStep(**found)
 
 
-def list_ending_tokens(encoder: Renderer) -> set[int]:
-    """The tokens that can end a response: EOS, and what the chat template writes there."""
-    eos = encoder.tokenizer.eos_token_id
-    special = set(encoder.tokenizer.all_special_ids)
-    return {token for token in (eos, *encoder.ids(encoder.ending())) if token is not None and (token == eos or token in special)}
-
-
 def get_first_ids(found: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
     """Some tokens of the data."""
-    return found.examples[0][0].ids if found.examples else encoder.prompt(splits.train[0]["prompt"])
+    return found.examples[0][0].ids if found.examples else encoder.render_row(splits.train[0])[0].ids
 
 
 def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
@@ -104,13 +101,13 @@ def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
     ]
 
 
-def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int) -> None:
+def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int, is_pair: bool) -> None:
     """The first rows on the terminal, what is trained in colour."""
     console = Console(file=sys.stdout, highlight=False)
     if examples:
         console.print("What is trained (bold green) of the first rows:" if count > 1 else "What is trained (bold green) of the first row:")
     for row in examples[:count]:
-        console.print(sample.colour_row(row, tokenizer))
+        console.print(sample.colour_row(row, tokenizer, is_pair=is_pair))
 
 
 def show_facts(facts: dict[str, str]) -> None:

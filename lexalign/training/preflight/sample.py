@@ -9,31 +9,45 @@ from lexalign.training.preflight.sequences import Sequence
 
 READ, TRAINED = "dim", "bold green"
 NAMES = ("chosen", "rejected")
-LONGEST = 700
-"""Characters of a sequence that are shown."""
+LONGEST = 1000
+"""Characters of a sequence that are shown, shared out among its runs of trained and read tokens."""
+SHORTEST = 160
+"""Characters that are shown of any run."""
 
 
-def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
-    """The sequences of a row, decoded; trained tokens in bold green, the others dim; what is too long to show is counted."""
+def colour_row(row: list[Sequence], tokenizer: Any, *, is_pair: bool) -> Text:
+    """The sequences of a row (two of a pair, several of a packed row), decoded; trained tokens in bold green, the others dim.
+
+    What is too long to show is counted.
+    """
     text = Text()
-    for name, sequence in zip(NAMES if len(row) == 2 else ("row",), row, strict=True):
+    for name, sequence in zip(NAMES if is_pair else ("row",) * len(row), row, strict=True):
         text.append(f"{name}: ", style="bold")
-        shown = decode_runs(sequence, tokenizer)
-        if len(shown) > LONGEST:
-            shown = shown[:LONGEST].append(f" … and {len(shown) - LONGEST} characters more", style="italic")
-        text.append(shown).append("\n")
+        runs = decode_runs(sequence, tokenizer)
+        each = max(SHORTEST, LONGEST // max(1, len(runs)))
+        for said, style in runs:
+            text.append(shorten_middle(said, each), style=style)
+        text.append("\n")
     return text
 
 
-def decode_runs(sequence: Sequence, tokenizer: Any) -> Text:
-    """The tokens of a sequence as text, without secrets and with visible control characters; without colours where a secret spans two."""
+def shorten_middle(text: str, length: int) -> str:
+    """A text with its middle left out and counted, where it is longer than `length`: its ends show what stands next to it."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]} […{len(text) - 2 * (length // 2):,} characters…] {text[-(length // 2) :]}"
+
+
+def decode_runs(sequence: Sequence, tokenizer: Any) -> list[tuple[str, str]]:
+    """The tokens of a sequence as texts with their styles, without secrets and with visible control characters; one text without colours
+    where a secret spans two."""
     runs = [
         (tokenizer.decode(ids, clean_up_tokenization_spaces=False), TRAINED if trained else READ) for trained, ids in group_runs(sequence)
     ]
     whole = redact("".join(text for text, _ in runs))
     if whole != "".join(redact(text) for text, _ in runs):
-        return Text(escape_control(whole), style=READ)
-    return Text.assemble(*((clean(text), style) for text, style in runs))
+        return [(escape_control(whole), READ)]
+    return [(clean(text), style) for text, style in runs]
 
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:

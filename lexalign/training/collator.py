@@ -1,0 +1,176 @@
+"""From rendered rows to batches of spans: what every method trains, padded once and cut once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from lexalign.cache.tokens import TokenCache
+from lexalign.data.rendering import RenderedSequence, Renderer, pad_rows
+from lexalign.data.rows import Row
+from lexalign.fast_path.forward import IGNORED
+from lexalign.training.objective import Objective
+
+
+def render_row(row: Row, renderer: Renderer, objective: Objective) -> dict[str, Any]:
+    """A row as the data set holds it: its sequences in order, and the columns that the objective reads."""
+    if objective.rows == "pair":
+        sequences = list(renderer.render_pair(row, shared_belief=objective.shared_belief))
+    else:
+        sequences = [renderer.render_answer(row)]
+    return {"sequences": [store_sequence(one) for one in sequences], **{name: row[name] for name in objective.columns}}
+
+
+def store_sequence(sequence: RenderedSequence) -> dict[str, Any]:
+    """A sequence as plain values."""
+    return {name: getattr(sequence, name) for name in ("context", "belief", "response", "weights")}
+
+
+def make_dataset(
+    rows: Sequence[Row], objective: Objective, renderer: Renderer, tokens: TokenCache, *, max_length: int, step: int, packing: bool
+) -> Dataset:
+    """The data set of a trainer, from the store where it has it: rows as the objective prepares them, packed where asked.
+
+    `step` is the number of rows of an optimizer step. Columns beside the objective's: `sequences`; `size`, the tokens that a row takes in a
+    batch; `shortest`, the response tokens of its shortest sequence within `max_length`; `documents`, the rows of the data that it holds.
+    """
+    settings = {
+        **renderer.settings(),
+        **{name: getattr(objective, name) for name in ("rows", "shared_belief", "columns")},
+        **objective.list_row_settings(step),
+        "max_length": max_length,
+        "packing": packing,
+    }
+
+    def make() -> Dataset:
+        rendered = objective.prepare_rows([render_row(row, renderer, objective) for row in rows], step=step, max_length=max_length)
+        made = pack_rows(rendered, max_length) if packing and rendered else rendered
+        for row in made:
+            row["size"] = count_computed_tokens(row["sequences"], max_length)
+            row["shortest"] = min(count_response_tokens(one, max_length) for one in row["sequences"])
+            row["documents"] = len(row["sequences"]) if objective.rows == "answer" else 1
+        return Dataset.from_list(made) if made else Dataset.from_dict({name: [] for name in ("sequences", "size", "shortest", "documents")})
+
+    return tokens.rows("spans", list(rows), settings, make)
+
+
+def count_response_tokens(sequence: dict[str, Any], max_length: int) -> int:
+    """Tokens of the response that stay within `max_length`."""
+    return max(0, min(len(sequence["response"]), max_length - len(sequence["context"]) - len(sequence["belief"])))
+
+
+def count_computed_tokens(sequences: list[dict[str, Any]], max_length: int) -> int:
+    """Tokens that a row takes in a batch in which responses to one context share it; packed documents share none."""
+    first = sequences[0]
+    before = len(first["context"]) + len(first["belief"])
+    if len(sequences) == 2 and sequences[1]["context"] == first["context"] and sequences[1]["belief"] == first["belief"] and before:
+        return min(before, max_length) + sum(min(len(one["response"]), max(0, max_length - before)) for one in sequences)
+    return sum(min(len(one["context"]) + len(one["belief"]) + len(one["response"]), max_length) for one in sequences)
+
+
+def pack_rows(rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
+    """Rows of several documents, each document a sequence of its own, filled up to `max_length` tokens by TRL's best-fit packing."""
+    from trl import pack_dataset
+
+    flat = []
+    for row in rows:
+        (one,) = row["sequences"]
+        ids, weights = one["context"] + one["belief"] + one["response"], list_weights(one)
+        flat.append({"input_ids": ids, "weights": weights})
+    packed = pack_dataset(Dataset.from_list(flat), max_length, "bfd")
+    found = []
+    for row in packed:
+        sequences, at = [], 0
+        for length in row["seq_lengths"]:
+            ids, weights = row["input_ids"][at : at + length], row["weights"][at : at + length]
+            start = next((place for place, weight in enumerate(weights) if weight), length)
+            sequences.append({"context": ids[:start], "belief": [], "response": ids[start:], "weights": weights[start:]})
+            at += length
+        found.append({"sequences": sequences})
+    return found
+
+
+def list_weights(sequence: dict[str, Any]) -> list[float]:
+    """The weight of each token of a whole sequence: 0 before the response."""
+    own = sequence["weights"]
+    response = [1.0] * len(sequence["response"]) if own is None else list(own)
+    return [0.0] * (len(sequence["context"]) + len(sequence["belief"])) + response
+
+
+@dataclass(kw_only=True)
+class SpanCollator:
+    """B rows to a batch of R sequences padded on the right and cut at the end; of pairs the chosen ones first.
+
+    input_ids, attention_mask, labels (R, T): labels are ignored where nothing is scored. weights (R, T): of response tokens, 0 elsewhere.
+    belief_mask (R, T): belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins. counts: `rows`
+    B, `trained` weight of the tokens that a token-mean loss is taken over, `computed` tokens without padding. The objective's columns
+    (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
+    """
+
+    pad: int
+    max_length: int
+    objective: Objective
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        is_pair = self.objective.rows == "pair"
+        sequences = [one for part in zip(*(row["sequences"] for row in rows), strict=True) for one in part] if is_pair else [
+            one for row in rows for one in row["sequences"]
+        ]  # fmt: skip
+        batch = self.collate(sequences, first=len(rows) if is_pair else len(sequences))
+        batch |= {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in self.objective.columns}
+        if "mismatched" in rows[0]:
+            batch["mismatched"] = self.collate([row["mismatched"] for row in rows], first=0)
+        return batch
+
+    def collate(self, sequences: list[dict[str, Any]], *, first: int) -> dict[str, Any]:
+        """The tensors of sequences; what only the first sequence of a row is scored for is scored for the first `first`."""
+        ids = [(one["context"] + one["belief"] + one["response"])[: self.max_length] for one in sequences]
+        weights = [list_weights(one)[: self.max_length] for one in sequences]
+        beliefs = [
+            ([0] * len(one["context"]) + [1] * len(one["belief"]) + [0] * len(one["response"]))[: self.max_length] for one in sequences
+        ]
+        input_ids, attention = (torch.tensor(part) for part in pad_rows(ids, self.pad))
+        weight = torch.tensor(pad_rows(weights, 0)[0], dtype=torch.float32)  # type: ignore[arg-type]
+        belief = torch.tensor(pad_rows(beliefs, 0)[0])
+        scored, counted = weight > 0, weight.clone()
+        if self.objective.scores_belief:
+            scored[:first] |= belief[:first].bool()
+        if self.objective.scores_prompts:
+            scored[:first] |= attention[:first].bool()
+            counted = torch.where(scored & (weight == 0), 1.0, weight)
+        contexts = [min(len(one["context"]), self.max_length) for one in sequences]
+        starts = [min(len(one["context"]) + len(one["belief"]), self.max_length) for one in sequences]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention,
+            "labels": input_ids.masked_fill(~scored, IGNORED),
+            "weights": weight,
+            "belief_mask": belief,
+            "context_lengths": torch.tensor(contexts),
+            "starts": torch.tensor(starts),
+            "counts": {"rows": first, "trained": float(counted[:first, 1:].sum()), "computed": sum(map(len, ids))},
+        }
+
+
+def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], list[float] | None]]:
+    """The ids before the response, the response's ids and its weights (None where all are 1) of each sequence of a batch."""
+    lengths, starts = batch["attention_mask"].sum(1).tolist(), batch["starts"].tolist()
+    found = []
+    for row, weights, length, start in zip(batch["input_ids"].tolist(), batch["weights"].tolist(), lengths, starts, strict=True):
+        own = weights[start:length]
+        found.append((row[:start], row[start:length], None if all(weight == 1 for weight in own) else own))
+    return found
+
+
+def list_row_spans(row: dict[str, Any], max_length: int) -> list[tuple[list[int], list[int], list[float] | None]]:
+    """What `list_spans` gives of a row's sequences, its mismatched one last."""
+    found = []
+    for one in [*row["sequences"], *([row["mismatched"]] if "mismatched" in row else [])]:
+        before = (one["context"] + one["belief"])[:max_length]
+        room = max_length - len(before)
+        weights = one["weights"][:room] if one["weights"] is not None else None
+        found.append((before, one["response"][:room], None if weights is None or all(weight == 1 for weight in weights) else weights))
+    return found

@@ -1,0 +1,59 @@
+"""Losses in which the rows of an optimizer step are coupled, exact however the step is split into batches.
+
+The step is scored first without gradient. Then each batch computes the loss of all rows, its own with gradient: the gradients of the
+batches add up to that of the whole step (the chain rule at one and the same weights). Cost: one forward more for each batch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor
+
+from lexalign.distributed import collectives
+from lexalign.training.objective import Scores
+
+
+@dataclass(kw_only=True)
+class StepScores:
+    """Sums, lengths and reference sums of all sequences of a step, (3, R_i) for each batch, those of other processes too."""
+
+    parts: list[Tensor]
+    next: int
+    """The part of the batch that comes next."""
+
+    def replace_next(self, scores: Scores) -> Scores:
+        """The scores of the step, with those of the next batch, which have a gradient, in the place of their values."""
+        parts = list(self.parts)
+        parts[self.next] = stack_scores(scores)
+        self.next += 1
+        chosen, rejected = zip(*(part.chunk(2, dim=1) for part in parts), strict=True)
+        sums, lengths, reference = torch.cat([*chosen, *rejected], dim=1)
+        return Scores(
+            log_probs=(sums / lengths)[:, None],
+            weights=lengths[:, None],
+            belief_mask=torch.zeros_like(lengths)[:, None],
+            extras={},
+            reference={"sums": reference},
+        )
+
+
+def stack_scores(scores: Scores) -> Tensor:
+    """(3, R): sums, lengths and reference sums."""
+    reference = scores.reference.get("sums")
+    return torch.stack((scores.sums, scores.lengths, torch.zeros_like(scores.sums) if reference is None else reference))
+
+
+@torch.no_grad()
+def score_step(trainer: Any, batches: list[Any]) -> StepScores:
+    """The scores of the batches of a step, of all processes."""
+    own = []
+    totals = trainer.count_totals(batches, everywhere=False)
+    for batch in batches:
+        batch = send_to_device(batch, trainer.args.device)
+        own.append(stack_scores(trainer.collect_scores(trainer.score(trainer.model, batch, details=False), batch, totals)))
+    everywhere = collectives.all_gather([part.cpu() for part in own])
+    before = sum(len(parts) for parts in everywhere[: collectives.rank()])
+    device = own[0].device
+    return StepScores(parts=[part.to(device) for parts in everywhere for part in parts], next=before)

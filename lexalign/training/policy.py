@@ -1,0 +1,87 @@
+"""The model that is trained: its adapter, its dropout, and the forward that scores tokens."""
+
+import logging
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+
+from lexalign.config import hardware
+from lexalign.config.schema import Experiment
+from lexalign.fast_path import exactness, fused_layers, fused_lora
+from lexalign.fast_path.forward import ROUND, install_forward
+from lexalign.models.adapters import COPY, add_frozen_copy, make_lora_config
+from lexalign.models.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+def get_base_model(model: Any) -> Any:
+    """The causal language model below an adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: bool) -> Any:
+    """The model to train: with a new adapter, with the one that it has, or itself.
+
+    `needs_start`: a frozen copy of an adapter that is trained on is kept beside it, because the reference is the model with it.
+    """
+    assert experiment.adapter is not None
+    if experiment.adapter.kind == "full":
+        return loaded.model
+    if isinstance(loaded.model, PeftModel):
+        if needs_start:
+            add_frozen_copy(loaded.model)
+        return loaded.model
+    # ZeRO-3 gathers the small weights in one buffer of one type.
+    zero = experiment.hardware.strategy == "deepspeed" and experiment.hardware.zero == 3 and experiment.adapter.bits is None
+    return get_peft_model(loaded.model, make_lora_config(experiment.adapter, loaded.model), autocast_adapter_dtype=not zero)
+
+
+def restore_adapter_type(model: Any) -> None:
+    """Undo what TRL does to the adapter of a quantized base: it rounds it to bfloat16, where it is not what its reference (a copy) is any
+    more, and small steps are lost."""
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if weight.requires_grad:
+            weight.data = weights.get(name.replace(".default.", f".{COPY}."), weight).data.to(torch.float32, copy=True)
+
+
+def switch_off_dropout(model: Any) -> None:
+    """Switch off the dropout of the model itself, with which policy and reference would differ; that of the adapter stays as it is set."""
+    own = {id(module) for layer in model.modules() if isinstance(layer, LoraLayer) for module in layer.lora_dropout.values()}
+    dropping = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0 and id(module) not in own]
+    for module in dropping:
+        module.p = 0.0
+    if dropping:
+        log.info("The model's own dropout is off in %d modules: the loss compares log-probabilities", len(dropping))
+
+
+def install_fast_path(models: list[Any], trainer: Any) -> str:
+    """Give the policy, and a reference model of its own behind it, the forward that scores tokens; packed or padded, which is returned.
+
+    Says what is done and what is not, with the reason.
+    """
+    experiment: Experiment = trainer.experiment
+    assert experiment.train is not None
+    alike = 2 if trainer.objective.rows == "pair" else 1  # sequences of a batch that continue one prompt
+    strategy, is_asked = experiment.hardware.strategy, experiment.train.fast_path
+    is_sharded = hardware.is_sharded(experiment.hardware)
+    if is_sharded:  # a layer's weights are there only during its own forward
+        reason: str | None = f"hardware={strategy}"
+    else:
+        reason = exactness.find_padding_reason(get_base_model(models[0])) if is_asked else "train.fast_path=false"
+    fused = low_rank = 0
+    for model in models:
+        install_forward(get_base_model(model), packed=reason is None, alike=alike)
+        if is_asked and not is_sharded:
+            fused = fused_layers.fuse_layers(model)
+    if is_asked and not is_sharded:
+        low_rank = fused_lora.fuse_lora(models[0])
+    packed = "each token computed once, prompts shared" if alike > 1 else "no padding"
+    said = f"padded batches, because {reason}" if reason else packed
+    if trainer.args.bf16 and trainer.args.device.type == "cpu":
+        said += f", idle ones up to a multiple of {ROUND} (bfloat16 on a CPU)"
+    log.info("Fast path: %s; %d LoRA layers fused, %d other modules", said, low_rank, fused)
+    return "padded" if reason else "packed"
