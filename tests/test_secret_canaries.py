@@ -203,3 +203,29 @@ def test_a_setting_with_a_password_is_refused_by_its_key_and_leaves_nothing(tmp_
     )
     assert done.returncode == 2 and key in done.stderr.decode(), done.stderr.decode()[-2000:]
     assert find_leaks({"stdout": done.stdout, "stderr": done.stderr, **read_everything(tmp_path)}) == []
+
+
+def test_names_and_texts_of_rows_do_not_steer_the_terminal(tmp_path):
+    """Titles, colours, clearing, the clipboard, the direction of writing, and a column's name that forges a line of ours."""
+    hostile = "\x1b]0;title\x07\x1b[2J\x1b]52;c;aGk=\x07\u202egnp\x9b5m"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Who? {hostile} {n}", "completion": f"Me {hostile}"}) + "\n" for n in range(20)))
+    columns = tmp_path / "columns.jsonl"
+    columns.write_text(json.dumps({f"pro{hostile}mpt\nFAKE LINE": "a", "completion": "b"}) + "\n")
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "tracking=none",
+        "data=instructions",
+        "hardware.threads=1",
+        f"store={tmp_path / 'store'}",
+    ]
+    for words in ([f"data.path={rows}", "train.max_steps=1", "evaluate.limit=4"], [f"data.path={columns}"]):
+        done = subprocess.run(
+            [*command, *words, f"output_dir={tmp_path / 'out'}"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        raw = [letter for letter in printed if not secrets.is_harmless(letter) and letter != "\r"]
+        assert raw == [] and r"\x1b" in printed, printed[-2000:]
+        assert not any(line.startswith("FAKE LINE") for line in printed.splitlines())
