@@ -127,6 +127,13 @@ def test_a_command_that_does_not_compose_is_noticed(desk, monkeypatch, capsys):
     assert list(read_commands(page)) == [Command("page.md", 4, ("echo", "x && y")), Command("page.md", 4, ("python", "run.py", "seed=1"))]
 
 
+def test_the_error_that_agents_are_shown_is_the_programs(capsys):
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.check_arguments(["stage=align", "method.betta=0.2", "train.epochs=0"])
+    assert f"```\n{capsys.readouterr().err}```" in text
+
+
 @pytest.mark.parametrize("command", OTHERS, ids=str)
 def test_every_other_command_is_known(command):
     program, *words = command.words

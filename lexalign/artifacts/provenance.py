@@ -100,7 +100,11 @@ def make_reference_experiment(
     place, files = find_model(path), past.start.get("files")
     if place.kind == "missing":
         raise ConfigError(f"{setting}={name}: {place.problem}, and the model was trained from it; {instead}")
-    if is_recorded and files is not None and fingerprint.fingerprint_location(place, None, "models").get("files") != files:
+    if (
+        is_recorded
+        and files is not None
+        and fingerprint.fingerprint_location(place, None, "models", digest=fingerprint.digest_bytes).get("files") != files
+    ):
         raise ConfigError(f"{setting}={name}: {path} is not what the model was trained from any more (sha256 differs); {instead}")
     start = dataclasses.replace(experiment.model, path=path, revision=revision if place.kind == "hub" else None)
     return dataclasses.replace(experiment, model=start)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lexalign.config import aliases, rules, schema, targets
-from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
+from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, list_keys, resolve_tree
 from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
     drop_wrong,
@@ -27,6 +27,7 @@ from lexalign.config.overrides import (
     parse_overrides,
 )
 from lexalign.config.parsing import describe_unknown_key, format_value, parse
+from lexalign.config.rules import trust
 from lexalign.errors import ConfigError
 
 
@@ -75,7 +76,10 @@ def check_tree(
     ancestors: tuple[str, ...] = (),
 ) -> Composition:
     """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
-    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values(), *find_resolver_problems(tree)]
+    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values()]
+    found += trust.find_untrusted_settings(tree, overrides, sources)
+    if unreadable := trust.find_resolver_problems(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])):
+        raise ConfigError([*found, *unreadable])  # before anything is resolved
     plain, renamed = aliases.rename_settings(resolve_tree(tree, found))
     aliases.say_renamed(renamed)
     if plain.pop("experiment", None) is not None:
@@ -94,7 +98,8 @@ def check_tree(
     found += types
     if experiment is not None:
         found += rules.find_problems(experiment, list_typed_keys(overrides))
-        found += find_parent_problems(experiment, sources, ancestors=ancestors)
+        typed = list_typed_keys(overrides)
+        found += find_parent_problems(experiment, sources, ancestors=ancestors, is_typed="model.parent_overrides" in typed)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.
         try:
@@ -106,8 +111,9 @@ def check_tree(
     return Composition(experiment=experiment, tree=plain, typed=tuple(overrides))
 
 
-def load_recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composition:
-    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or needs other code than `extensions`.
+def load_recorded(tree: dict[str, Any], experiment: schema.Experiment) -> Composition:
+    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or sets what was not typed in
+    `experiment` and has to be.
 
     Settings that did not exist then get today's defaults, which is said.
     """
@@ -117,6 +123,9 @@ def load_recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Compositio
     if added:
         said = ", ".join(f"{key}={format_value(value)}" for key, value in added.items())
         print(f"settings that the run did not record have today's defaults: {said}", file=sys.stderr)
+    if problems := trust.find_untrusted_records(tree, experiment):
+        raise ConfigError(problems)
+    extensions = experiment.extensions
     return check_tree(OmegaConf.create(tree), [f"extensions=[{','.join(extensions)}]"] if extensions else [])
 
 
@@ -133,11 +142,15 @@ def get_parent_command(experiment: schema.Experiment) -> list[str]:
     return [f"experiment={experiment.model.parent}", *experiment.model.parent_overrides, *extensions]
 
 
-def find_parent_problems(experiment: schema.Experiment, sources: Sources, *, ancestors: tuple[str, ...]) -> list[str]:
+def find_parent_problems(
+    experiment: schema.Experiment, sources: Sources, *, ancestors: tuple[str, ...], is_typed: bool = False
+) -> list[str]:
     """What is wrong with the parent, which would otherwise be found only when it is run."""
     name = experiment.model.parent
     if name is None:
         return []
+    if not is_typed and (forbidden := trust.find_untrusted_overrides(experiment.model.parent_overrides, "model.parent_overrides")):
+        return forbidden
     if name not in sources.list_options("experiment"):
         return [f"model.parent: {sources.describe_missing_option('experiment', name)}"]
     if name in ancestors:

@@ -31,7 +31,7 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
     if date := (then.get("rendering") or {}).get("template_date"):
         tree["data"]["template_date"] = date  # what the chat template took for today
-    composed = compose.load_recorded(tree, experiment.extensions)
+    composed = compose.load_recorded(tree, experiment)
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)

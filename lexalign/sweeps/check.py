@@ -58,8 +58,8 @@ def add_hints(problems: Sequence[str], request: SweepRequest) -> list[str]:
     for problem in problems:
         key = name_key(problem)
         needs_int = key in ends and "whole number" in problem
-        typed = f"'{key}=int(interval({ends[key].start:g},{ends[key].end:g}))'" if needs_int else ""
-        hints.append(f"{problem}; type an interval of whole numbers as {typed}" if needs_int else problem)
+        words = f"'{key}=int(interval({ends[key].start:g},{ends[key].end:g}))'" if needs_int else ""
+        hints.append(f"{problem}; type an interval of whole numbers as {words}" if needs_int else problem)
     return hints
 
 

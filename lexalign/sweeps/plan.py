@@ -60,10 +60,10 @@ class Plan:
             tuple(job.overrides): job.key for job in self.jobs.values() if job.standing in self.unchanged_inputs and job.number is not None
         }
         self.number = max([self.ledger.find_next_number(), *(number + 1 for number in recovery.list_numbers(self.ledger.folder))])
-        kept = {"identity": mine, "command": self.command, "swept": self.request.keys}
-        kept |= {"objectives": list(self.settings.objectives), "created": facts.get("created", time.time())}
-        self.ledger.write_facts(**kept, grounds=self.inputs_by_digest)
-        recovery.note_sweep(self.ledger.folder, **kept)
+        sweep_facts = {"identity": mine, "command": self.command, "swept": self.request.keys}
+        sweep_facts |= {"objectives": list(self.settings.objectives), "created": facts.get("created", time.time())}
+        self.ledger.write_facts(**sweep_facts, grounds=self.inputs_by_digest)
+        recovery.note_sweep(self.ledger.folder, **sweep_facts)
         self.absorb_lost_jobs()
 
     def rebuild_jobs(self) -> list[Job]:
@@ -97,8 +97,8 @@ class Plan:
             words = make_standalone_command(overrides)
             key = self.keys_by_words.get(tuple(words))
             if key is None:
-                read, unread = conditions.drop_unread(tuple(overrides), self.request.sources)
-                overrides, dropped = list(read), dropped | unread
+                point_words, unread = conditions.drop_unread(tuple(overrides), self.request.sources)
+                overrides, dropped = list(point_words), dropped | unread
                 words = make_standalone_command(overrides)
                 key = self.keys_by_words.get(tuple(words))
             self.drops.add(dropped)

@@ -115,8 +115,8 @@ def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> Swe
     groups = read_zips(zips)
     problems += find_zip_problems(groups, axes)
     rows = read_rows(file, problems)
-    taken = {get_key(override) for row in rows for override in row} & {get_key(override) for override in overrides}
-    problems += [f"{key}: stands in sweep.points={file} and on the command line; leave one of them out" for key in sorted(taken)]
+    typed_twice = {get_key(override) for row in rows for override in row} & {get_key(override) for override in overrides}
+    problems += [f"{key}: stands in sweep.points={file} and on the command line; leave one of them out" for key in sorted(typed_twice)]
     keys = [get_key(override) for override in overrides]
     if isinstance(seeds, int) and "seed" in keys:
         problems.append(f"seed and sweep.seeds={seeds}: both choose the seeds; leave one of them out")
@@ -164,10 +164,10 @@ def find_axis_problems(axis: Axis) -> Iterator[str]:
 
 def read_zips(value: Any) -> tuple[tuple[str, ...], ...]:
     """`sweep.zip` as it is read before its type is checked: a list of lists, or one list."""
-    found = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    if not isinstance(found, list) or not found:
+    groups_value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if not isinstance(groups_value, list) or not groups_value:
         return ()
-    groups = found if all(isinstance(item, list) for item in found) else [found]
+    groups = groups_value if all(isinstance(item, list) for item in groups_value) else [groups_value]
     return tuple(tuple(str(key) for key in group) for group in groups if isinstance(group, list) and group)
 
 

@@ -96,9 +96,9 @@ def open_study(
             study.add_trial(copy)
         else:  # an earlier call was stopped in it
             study.enqueue_trial(copy.params)
-    left = sum(bool(trial.params) for trial in trials) - len(taken_over)
+    outside_count = sum(bool(trial.params) for trial in trials) - len(taken_over)
     note = f"the values to search among have changed: {len(taken_over)} earlier points are taken over"
-    return study, [note + (f", {left} lie outside of them and are left as they are" if left else "")]
+    return study, [note + (f", {outside_count} lie outside of them and are left as they are" if outside_count else "")]
 
 
 def make_study(storage: JournalStorage, name: str, settings: Sweep, objectives: Sequence[str], seed: int) -> optuna.Study:

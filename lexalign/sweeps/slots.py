@@ -106,11 +106,11 @@ def lease_gpus(count: int, *, cuda: bool, each: int = 1, leases: Path | None = N
         yield [Slot(max(1, hardware.count_cores() // (slot_count * each)), ",".join(part)) for part in parts]
 
 
-def take_gpus(locks: ExitStack, leases: Path, wanted: int) -> list[str]:
+def take_gpus(locks: ExitStack, leases: Path, count: int) -> list[str]:
     """Leases, at most `wanted`, on GPUs that no other sweep has; `held` keeps them."""
     gpus: list[str] = []
     for gpu in list_visible_gpus():
-        if len(gpus) < wanted:
+        if len(gpus) < count:
             try:
                 locks.enter_context(FileLock(leases / f"{gpu.replace('/', '_')}.lock", timeout=0))
             except Timeout:
