@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 EQUAL = ["stage=align", "model=tiny", "data=tiny_pairs", "tracking=none", "train.epochs=4", "train.batch_size=16", "hardware.threads=1"]
 GATED = "gdpo_flow, alpha = gamma = 1"
-# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; README tells what others did.
+# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; docs/methods/gdpo-flow.md tells what others did.
 ARMS = {
     "dpo": ["method=dpo", "train.learning_rate=1e-4"],
     "gdpo_flow, alpha = gamma = 0.1": ["method=gdpo_flow", "train.learning_rate=1e-4", "method.alpha=0.1", "method.gamma=0.1"],
