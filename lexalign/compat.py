@@ -49,8 +49,8 @@ def hold_template_clock(day: datetime.date) -> Iterator[None]:
             return noon
 
     before = chat_template_utils.datetime  # type: ignore[attr-defined]
-    chat_template_utils.datetime = HeldClock  # type: ignore[attr-defined]
+    chat_template_utils.datetime = HeldClock  # type: ignore[attr-defined, misc]
     try:
         yield
     finally:
-        chat_template_utils.datetime = before  # type: ignore[attr-defined]
+        chat_template_utils.datetime = before  # type: ignore[attr-defined, misc]

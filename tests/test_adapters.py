@@ -132,8 +132,8 @@ def test_what_is_more_than_an_update_of_low_rank_is_refused(config, base, tmp_pa
 def test_weights_that_are_no_lora_or_no_safetensors_are_refused(base, tmp_path):
     folder = saved(base, tmp_path / "odd")
     weights = load_file(folder / adapters.WEIGHTS)
-    save_file({**weights, "base_model.model.embed.lora_embedding_A": torch.zeros(1)}, folder / adapters.WEIGHTS)
-    with pytest.raises(ConfigError, match="holds base_model.model.embed.lora_embedding_A; merge it"):
+    save_file({**weights, "base_model.model.embed.lora_magnitude_vector": torch.zeros(1)}, folder / adapters.WEIGHTS)
+    with pytest.raises(ConfigError, match="holds base_model.model.embed.lora_magnitude_vector; merge it"):
         adapters.refuse_unstackable(folder)
     (folder / adapters.WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(ConfigError, match="holds no adapter_model.safetensors; save the adapter again"):
@@ -141,8 +141,11 @@ def test_weights_that_are_no_lora_or_no_safetensors_are_refused(base, tmp_path):
 
 
 def test_target_modules_are_held_against_the_model(base):
-    assert adapters.make_lora_config(LORA, base).target_modules == EVERYTHING
-    assert adapters.make_lora_config(replace(LORA, target_modules=ATTENTION), base).target_modules == set(ATTENTION)
+    everything = {f"model.layers.{i}.{part}_proj" for i in (0, 1) for part in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o",
+                  "mlp.gate", "mlp.up", "mlp.down")}  # fmt: skip
+    assert adapters.make_lora_config(LORA, base).target_modules == everything
+    named = adapters.make_lora_config(replace(LORA, target_modules=ATTENTION), base).target_modules
+    assert named == {name for name in everything if name.endswith(tuple(ATTENTION))}
     with pytest.raises(ConfigError, match="no linear layer 'q_porj'; it has .*; did you mean q_proj?"):
         adapters.make_lora_config(replace(LORA, target_modules=["q_porj"]), base)
     config = adapters.make_lora_config(LORA, base)

@@ -198,7 +198,6 @@ def changed(**values):
         (lambda: adapted(made("llama_tied"), dropout=0.1).get_base_model(), "dropout"),
         (lambda: changed(attention_dropout=0.1), "dropout"),
         (lambda: changed(layer_types=["linear_attention", "full_attention"]), "linear_attention"),
-        (lambda: changed(output_router_logits=True), "experts"),
         (lambda: changed(_attn_implementation="eager"), "model.attention=eager"),
         (lambda: changed(attn_logit_softcapping=30.0), "capped"),
         (lambda: changed(vision_config={}), "images"),

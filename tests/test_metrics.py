@@ -1,6 +1,7 @@
 """The measures against values worked out by hand."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -65,4 +66,27 @@ def test_nearest_belief_goes_by_shared_words():
     assert metrics.split_words("Tear, the OLD mill") == {"tear", "the", "old", "mill"}
     assert metrics.find_nearest_belief("we should keep our mill", known) == 0
     assert metrics.find_nearest_belief("down with the old", known) == 1
-    assert metrics.find_nearest_belief("", known) in (0, 1)
+    assert metrics.find_nearest_belief("", known) is None and metrics.find_nearest_belief("zxq wvu", known) is None
+
+
+def test_shares_counted_from_few_answers_are_far_from_those_they_are_drawn_by():
+    """Against a sum over all outcomes: three answers of two beliefs, 0.3 and 0.7."""
+    wanted = [math.comb(3, k) * 0.3**k * 0.7 ** (3 - k) for k in range(4)]
+    distances = [metrics.jensen_shannon_distance([k / 3, 1 - k / 3], [0.3, 0.7]) for k in range(4)]
+    floor, square = metrics.sampling_floor([0.3, 0.7], 3)
+    assert floor == pytest.approx(sum(p * d for p, d in zip(wanted, distances, strict=True)), abs=0.02)
+    assert square == pytest.approx(sum(p * d * d for p, d in zip(wanted, distances, strict=True)), abs=0.01)
+    assert metrics.sampling_floor([0.3, 0.7], 3) == (floor, square) and metrics.sampling_floor([1.0, 0.0], 5) == (0.0, 0.0)
+
+
+def test_a_model_that_is_right_has_no_excess_where_shares_are_counted_from_three_answers():
+    """Its distance is 0.37 or so, which was taken for the score."""
+    chance, distances, excesses = random.Random(0), [], []
+    for _ in range(300):
+        weights = [chance.gammavariate(0.6, 1) for _ in range(6)]
+        truth = [weight / sum(weights) for weight in weights]
+        drawn = chance.choices(range(6), truth, k=3)
+        distance = metrics.jensen_shannon_distance([drawn.count(index) / 3 for index in range(6)], truth)
+        distances.append(distance)
+        excesses.append(distance**2 - metrics.sampling_floor(truth, 3)[1])
+    assert metrics.mean(distances) > 0.3 and abs(metrics.mean(excesses)) < 0.01

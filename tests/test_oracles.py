@@ -199,7 +199,7 @@ def test_pairs(family, method, tmp_path):
             sums = {side: scores(model, pair, side).sum() for side in ("chosen", "rejected")}
             means = {side: value / length(pair, side) for side, value in sums.items()}
             if method in ("dpo", "ipo"):
-                refs = {side: of_reference(model, lambda asked, side=side: scores(asked, pair, side).sum()) for side in sums}
+                refs = {side: of_reference(model, lambda asked, pair=pair, side=side: scores(asked, pair, side).sum()) for side in sums}
                 if method == "dpo":
                     h = (sums["chosen"] - refs["chosen"]) - (sums["rejected"] - refs["rejected"])
                     total = total - F.logsigmoid(0.7 * h)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from command_line_problems import problems_of, said
 from experiment_runner import ROOT, World, result_of
-from interrupted_runs import Case, Fate, undisturbed, words_of
+from interrupted_runs import Case, Fate, run_undisturbed, words_of
 
 from lexalign.artifacts import checkpoints, disk, lock, settings_diff
 from lexalign.artifacts.manifest import read_manifest, write_manifest
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wholes(folder):
     """Undisturbed runs by case, each run once."""
-    return functools.cache(functools.partial(undisturbed, folder))
+    return functools.cache(functools.partial(run_undisturbed, folder))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
     """Twenty SIGKILLs in all, at events of a save and at any time; nobody but the next life takes care of them."""
     whole = wholes(method, saving)
-    cases = interrupted_runs.killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
+    cases = interrupted_runs.run_killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
     assert [life for case in cases for life in case.lives].count(-signal.SIGKILL) == 5
     for case in cases:
         assert case.lives[-1] == 0 and max(case.lost) <= interrupted_runs.STEPS_AT_STAKE[saving]
@@ -81,14 +81,14 @@ def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
         assert not list(case.out_dir.rglob(".tmp-*")) and not (case.out_dir / lock.FILE).exists()
 
 
-def test_sigterm_saves_the_step_and_stops(whole, case):
+def test_sigterm_and_sighup_save_the_step_and_stop(whole, case):
     moments = random.Random(7)
-    for _ in range(3):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGTERM, 143)):
         process = case.training()
         time.sleep(moments.uniform(0, 0.2))
-        assert case.met(process, signal.SIGTERM) == 143 and case.lost[-1] == 0
+        assert case.met(process, number) == code and case.lost[-1] == 0
         assert not (case.out_dir / "artifact").exists()
-        assert result_of(case.out_dir)["status"] == "interrupted" and "SIGTERM" in result_of(case.out_dir)["error"]
+        assert result_of(case.out_dir)["status"] == "interrupted" and number.name in result_of(case.out_dir)["error"]
     case.whole()
     assert case.weights() == whole.weights() and case.course() == whole.course()
     assert result_of(case.out_dir)["status"] == "finished"
@@ -126,7 +126,7 @@ def test_sigint_once_saves_and_twice_does_not_wait(case):
     saved = interrupted_runs.newest(case.out_dir)
     assert saved >= 1 and case.lost == [0]
     process = case.start()
-    while process.is_alive() and "step/s" not in "".join(case.said().split("A life begins")[2:]):
+    while process.is_alive() and f": step {saved}/" not in "".join(case.said().split("A life begins")[2:]):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
@@ -482,7 +482,7 @@ def test_full_disk_at_any_moment(whole, small_disk):
     """From the first file of the run to its last: said as what it is, nothing lost, and the run goes on once there is room."""
     place, resize = small_disk
     resize("40m")
-    codes = interrupted_runs.starved(whole, place, random.Random(0).sample(range(1, 260), 8))
+    codes = interrupted_runs.run_on_full_disk(whole, place, random.Random(0).sample(range(1, 260), 8))
     assert list(codes.values()).count(DiskFull.exit_code) > 4
 
 

@@ -17,12 +17,12 @@ LONGEST_TEXT = 1 << 20
 SECONDS = 2
 """Of computing, for all of the conversations."""
 ROOM = 1 << 30
-"""Bytes that rendering may take."""
+"""Bytes that rendering may take, where a limit on this process (ulimit -v) leaves so many."""
 OTHER = "name another tokenizer with model.tokenizer=<hub id or folder>, or type data.chat_template=never"
 CHAT_WORDS = ("auto", "always", "never")
 """What `data.chat_template` may be beside the path of a template."""
 TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
-FINE, TOO_LONG, TOO_LARGE = 0, 10, 11
+FINE, TOO_LONG, TOO_LARGE, FAILED = 0, 10, 11, 12
 
 
 def set_template(tokenizer: Any, setting: str) -> None:
@@ -43,20 +43,40 @@ def check_template(tokenizer: Any, name: str) -> None:
     if not hasattr(os, "fork"):
         log.warning("%s is not tried first: this system has no fork", where.capitalize())
         return
-    ended = try_rendering(tokenizer)
+    room = find_room()
+    ended = try_rendering(tokenizer, room)
     if ended is None:
         raise ConfigError(f"{where} does not come to an end within {SECONDS} s on two short turns; {OTHER}")
     if ended == TOO_LONG:
         raise ConfigError(f"{where} makes more than {LONGEST_TEXT:,} characters of two short turns; {OTHER}")
+    if ended == TOO_LARGE:
+        limit = "" if room == ROOM else ", which is what the limit on this process (ulimit -v) leaves"
+        raise ConfigError(f"{where} takes more than {room >> 20} MiB for two short turns{limit}; {OTHER}")
     if ended != FINE:
-        raise ConfigError(f"{where} takes more than {ROOM >> 20} MiB for two short turns; {OTHER}")
+        raise ConfigError(f"{where} cannot be tried: the process that renders two short turns ended with exit code {ended}; {OTHER}")
 
 
-def try_rendering(tokenizer: Any) -> int | None:
-    """How a child that renders ended; None where it had to be stopped."""
+def find_room() -> int:
+    """Bytes that rendering may take: ROOM, or less where this process has a limit of its own."""
+    import resource
+
+    import psutil
+
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0] if hasattr(resource, "RLIMIT_AS") else resource.RLIM_INFINITY
+    if soft == resource.RLIM_INFINITY:
+        return ROOM
+    return max(0, min(ROOM, soft - psutil.Process().memory_info().vms))
+
+
+def try_rendering(tokenizer: Any, room: int) -> int | None:
+    """How a child that renders in `room` bytes ended; None where it had to be stopped."""
     child = os.fork()
     if child == 0:
-        os._exit(render_in_child(tokenizer))
+        code = FAILED
+        try:
+            code = render_in_child(tokenizer, room)
+        finally:
+            os._exit(code)  # whatever happened: the child never goes on as the run
     deadline = time.monotonic() + 10 * SECONDS  # a busy machine may give it little of the time it may take
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -68,16 +88,15 @@ def try_rendering(tokenizer: Any) -> int | None:
     return None
 
 
-def render_in_child(tokenizer: Any) -> int:
+def render_in_child(tokenizer: Any, room: int) -> int:
     """In the child: limit it, render, and tell how it went. What a template refuses to render is not judged here."""
     import resource
 
     import psutil
 
-    taken = psutil.Process().memory_info().vms
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    lower_limit(resource.RLIMIT_CPU, SECONDS)
     if hasattr(resource, "RLIMIT_AS"):
-        resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
+        lower_limit(resource.RLIMIT_AS, psutil.Process().memory_info().vms + room)
     try:
         for turns, more in ((TURNS[:1], True), (TURNS, False)):
             if len(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=more)) > LONGEST_TEXT:
@@ -87,3 +106,11 @@ def render_in_child(tokenizer: Any) -> int:
     except Exception:
         pass
     return FINE
+
+
+def lower_limit(kind: int, most: int) -> None:
+    """Limit this process to `most`, or to less where its own limit is lower: a limit cannot be raised."""
+    import resource
+
+    limits = [most, *(limit for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(kind, (min(limits), min(limits)))

@@ -225,7 +225,8 @@ def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
 
 
 def estimate_shares(rows: list[Row], count: int) -> int:
-    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group); the number of such prompts."""
+    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group), and in `share_rows` the number
+    of rows they were counted from; the number of such prompts."""
     lacking = [row for row in rows if "belief" in row and "probabilities" not in row]
     tally: dict[tuple[str, str], Counter[int]] = {}
     for row in lacking:
@@ -233,4 +234,5 @@ def estimate_shares(rows: list[Row], count: int) -> int:
     for row in lacking:
         seen = tally[get_question_key(row)]
         row["probabilities"] = [seen[index] / seen.total() for index in range(count)]
+        row["share_rows"] = seen.total()
     return len(tally)

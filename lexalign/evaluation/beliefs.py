@@ -9,7 +9,11 @@ from lexalign.evaluation.scoring import compute_next_token_probs
 
 
 def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
-    """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling."""
+    """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling.
+
+    Shares that were counted from few answers are not the group's: a model that is exactly right has a belief_jsd of belief_jsd_floor, not
+    0. The score is then belief_jsd_excess, the squared distance less the floor's, which is 0 on average for such a model.
+    """
     if not stick.has("belief"):
         return
     wanted = {get_question_key(row): row["probabilities"] for row in reversed(stick.rows)}
@@ -21,6 +25,14 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
     shares = [wanted[question] for question in contexts]
     distances = [metrics.jensen_shannon_distance(q, p) for q, p in zip(policy, shares, strict=True)]
     found.record("belief_jsd", distances)
+    counted = {get_question_key(row): row["share_rows"] for row in stick.rows if "share_rows" in row}
+    if counted:
+        floors = [
+            metrics.sampling_floor(q, counted[question]) if question in counted else (0.0, 0.0)
+            for q, question in zip(policy, contexts, strict=True)
+        ]
+        found.record("belief_jsd_floor", [distance for distance, _ in floors])
+        found.record("belief_jsd_excess", [distance**2 - square for distance, (_, square) in zip(distances, floors, strict=True)])
     groups = [group for _, group in contexts]
     for group in sorted(set(groups) - {""}):
         found.record(f"belief_jsd/{group}", [x for x, own in zip(distances, groups, strict=True) if own == group])
@@ -31,26 +43,37 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
 
 
 def sample_beliefs(stick: Evaluator, model: torch.nn.Module, found: Measurement, wanted: dict[Question, list[float]]) -> None:
-    """Draw whole responses, read the belief each begins with, and see whether the rest agrees with it."""
+    """Draw whole responses, read the belief each begins with, and see whether the rest agrees with it.
+
+    belief_jsd_sampled_floor: what belief_jsd_sampled would be for a model that draws by the known shares themselves, with as many samples.
+    belief_consistency_chance: how often the rest of a sample agrees with the belief of any sample of its question.
+    """
     kinds = len(next(iter(wanted.values())))
     written = [stick.encoder.belief_text(index) for index in range(kinds)]
     sides = (("chosen", "belief"), ("rejected", "rejected_belief"))
     known = [
         (metrics.split_words(row[text]), row[belief]) for row in stick.known for text, belief in sides if text in row and belief in row
     ]
-    agreed, distances, stated = [], [], []
+    agreed, chances, distances, floors, stated = [], [], [], [], []
     for question, responses in stick.drawn(model, found).items():
-        tally, agree = [0] * kinds, []
+        tally, nearest, agree = [0] * kinds, [0] * kinds, []
         for text in map(stick.text, responses[: stick.settings.belief_samples]):
             belief = next((index for index, prefix in enumerate(written) if text.startswith(prefix)), None)
             if belief is None:
                 agree.append(0.0)
                 continue
             tally[belief] += 1
-            agree.append(float(metrics.find_nearest_belief(text.removeprefix(written[belief]), known) == belief))
+            meant = metrics.find_nearest_belief(text.removeprefix(written[belief]), known)
+            agree.append(float(meant == belief))
+            if meant is not None:
+                nearest[meant] += 1
         agreed.append(metrics.mean(agree))
+        chances.append(sum(a * b for a, b in zip(tally, nearest, strict=True)) / len(agree) ** 2)
         stated.append(float(any(tally)))
         distances.append(metrics.jensen_shannon_distance([n / sum(tally) for n in tally], wanted[question]) if any(tally) else 0.0)
+        floors.append(metrics.sampling_floor(wanted[question], sum(tally))[0] if any(tally) else 0.0)
     if any(stated):  # a question without one belief among its samples has no weight
         found.record("belief_jsd_sampled", distances, stated)
+        found.record("belief_jsd_sampled_floor", floors, stated)
     found.record("belief_consistency", agreed)
+    found.record("belief_consistency_chance", chances)

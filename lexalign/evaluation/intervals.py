@@ -1,10 +1,19 @@
-"""How sure a measured number is: bootstrapped 95 % intervals over the rows it was measured on, of a mean and of a paired difference."""
+"""How sure a measured number is: 95 % intervals over the rows it was measured on, of the number and of a paired difference.
+
+Bootstrapped (Efron 1979): rows are drawn with replacement, whole, and the number is computed anew. A share of rows of which each counts 0
+or 1 has Wilson's interval (1927), which is right near 0 and 1 too, where all drawn rows are alike.
+"""
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 RESAMPLES = 1000
 LOW, HIGH = 0.025, 0.975
@@ -12,19 +21,25 @@ NORMAL = 1.96
 """Standard errors to each side of 95 % of a normal distribution."""
 LARGEST = 700.0
 """Exponents are cut here: a model that is broken has a perplexity beyond any float."""
+AT_ONCE = 4_000_000
+"""Drawn rows held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowValues:
-    """A metric row by row (question, pair or prompt): it is Σ w·v / Σ w.
+    """A metric row by row (question, pair or prompt).
 
-    `weights` are 1 unless given: tokens, for a loss; 0 for a row that says nothing.
+    mean: Σ w·v / Σ w. With `labels`, auc: the probability that a row with the label has the higher value of two, one with and one without,
+    ties one half; difference: the mean of the rows with the label less that of those without. `weights` are 1 unless given: tokens, for a
+    loss; 0 for a row that says nothing.
     """
 
     values: list[float]
     weights: list[float] | None = None
     exponential: bool = False
     """The metric is exp of that mean (perplexity), and its interval is one of the exp."""
+    labels: list[bool] | None = None
+    statistic: Literal["mean", "auc", "difference"] = "mean"
     stderr: float | None = None
     """The standard error that another program states for the metric; its interval is then the normal one, not bootstrapped."""
     count: int | None = None
@@ -37,24 +52,59 @@ class RowValues:
             return self.count
         return len(self.values) if self.weights is None else sum(weight > 0 for weight in self.weights)
 
+    @property
+    def is_share(self) -> bool:
+        """Whether every row counts 0 or 1, and as much as any other."""
+        return self.weights is None and self.statistic == "mean" and not self.exponential and set(self.values) <= {0.0, 1.0}
+
     def mean(self) -> float:
         """The metric."""
-        return self.mean_of(range(len(self.values)))
+        import numpy as np
 
-    def mean_of(self, rows: Sequence[int]) -> float:
-        """The metric over some of the rows, which may repeat."""
-        if self.weights is None:
-            found = sum(self.values[row] for row in rows) / len(rows)
-        else:
-            found = sum(self.values[row] * self.weights[row] for row in rows) / (sum(self.weights[row] for row in rows) or 1.0)
-        return math.exp(min(found, LARGEST)) if self.exponential else found
+        if self.statistic == "mean" and self.weights is None and not self.exponential:
+            return sum(self.values) / len(self.values)
+        return float(self.compute(np.ones((1, len(self.values))))[0])
+
+    def compute(self, counts: "Array") -> "Array":
+        """The metric (B,) over rows that are there as many times as `counts` (B, n) says; NaN where it is not defined."""
+        import numpy as np
+
+        values = np.asarray(self.values, dtype=np.float64)
+        if self.statistic == "auc":
+            return compute_auc(values, np.asarray(self.labels, dtype=bool), counts)
+        if self.statistic == "difference":
+            sides = [np.asarray(self.labels, dtype=bool) == side for side in (True, False)]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                first, second = ((counts @ (values * side)) / (counts @ side) for side in sides)
+            return first - second
+        weights = np.ones_like(values) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        total = counts @ weights
+        found = (counts @ (values * weights)) / np.where(total == 0, 1.0, total)
+        return np.exp(np.minimum(found, LARGEST)) if self.exponential else found
+
+
+def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
+    """The area under the ROC curve (B,) of values (n,) with labels (n,), each row there `counts` (B, n) times: the U of Mann and Whitney
+    (1947) over the number of pairs."""
+    import numpy as np
+
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+    ordered, sides = counts[:, order], labels[order]
+    labelled, other = (np.add.reduceat(ordered * side, starts, axis=1) for side in (sides, ~sides))
+    below = np.cumsum(other, axis=1) - other
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (labelled * (below + 0.5 * other)).sum(1) / (labelled.sum(1) * other.sum(1))
 
 
 def bootstrap_interval(found: RowValues, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of a metric: percentiles of its mean over rows drawn with replacement (Efron 1979), or mean ± 1.96 · stderr."""
+    """The 95 % interval of a metric: the middle of it over rows drawn with replacement; Wilson's of a share; mean ± 1.96 · stderr where
+    another program states that."""
     if found.stderr is not None:
         return found.mean() - NORMAL * found.stderr, found.mean() + NORMAL * found.stderr
-    return middle_bounds([found.mean_of(rows) for rows in draw_rows(len(found.values), seed)])
+    if found.is_share:
+        return wilson_interval(found.mean(), len(found.values))
+    return middle_bounds([value for counts in draw_counts(len(found.values), seed) for value in found.compute(counts).tolist()])
 
 
 def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[float, float, float]:
@@ -66,8 +116,18 @@ def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) 
         apart, errors = second.mean() - first.mean(), (first.stderr, second.stderr)
         half = math.inf if None in errors else NORMAL * math.hypot(*errors)  # type: ignore[arg-type]
         return apart, apart - half, apart + half
-    drawn = [second.mean_of(rows) - first.mean_of(rows) for rows in draw_rows(len(first.values), seed)]
+    drawn = [
+        apart for counts in draw_counts(len(first.values), seed) for apart in (second.compute(counts) - first.compute(counts)).tolist()
+    ]
     return (second.mean() - first.mean(), *middle_bounds(drawn))
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share of `count` rows (Wilson 1927)."""
+    spread = NORMAL**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = NORMAL / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -99,14 +159,18 @@ def student_probability(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
-@lru_cache(maxsize=4)
-def draw_rows(count: int, seed: int) -> list[list[int]]:
-    """Rows drawn with replacement, as many as there are, many times over; most measures of a run are over equally many rows."""
-    chance = random.Random(seed)
-    return [chance.choices(range(count), k=count) for _ in range(RESAMPLES)]
+def draw_counts(count: int, seed: int) -> Iterator["Array"]:
+    """How often each of `count` rows is drawn, (B, count) at a time, when as many are drawn with replacement, many times over."""
+    import numpy as np
+
+    chance, size = np.random.default_rng(seed), max(1, AT_ONCE // count)
+    for first in range(0, RESAMPLES, size):
+        draws = min(size, RESAMPLES - first)
+        rows = chance.integers(count, size=(draws, count)) + np.arange(draws)[:, None] * count
+        yield np.bincount(rows.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 
 
 def middle_bounds(values: list[float]) -> tuple[float, float]:
-    """The middle 95 %."""
-    ordered = sorted(values)
+    """The middle 95 % of those that are numbers: draws without a row of each kind have none."""
+    ordered = sorted(value for value in values if not math.isnan(value))
     return ordered[int(LOW * (len(ordered) - 1))], ordered[round(HIGH * (len(ordered) - 1))]

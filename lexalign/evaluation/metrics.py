@@ -2,7 +2,12 @@
 
 import itertools
 import math
+import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
+
+FLOOR_DRAWS = 200
+"""Simulated surveys of one question."""
 
 # Which way is better, for every metric that can be a run's score.
 DIRECTIONS = {
@@ -11,6 +16,7 @@ DIRECTIONS = {
     "perplexity": "minimize",
     "reward_accuracy": "maximize",
     "belief_jsd": "minimize",
+    "belief_jsd_excess": "minimize",
     "soft_label_error": "minimize",
     "win_rate": "maximize",
     "label_auc": "maximize",
@@ -63,6 +69,16 @@ def jensen_shannon_distance(p: Sequence[float], q: Sequence[float]) -> float:
     return math.sqrt(max(0.0, (to_middle(p, q) + to_middle(q, p)) / 2))
 
 
+def sampling_floor(shares: Sequence[float], count: int) -> tuple[float, float]:
+    """What shares counted from `count` answers are from the shares that these are drawn by: the expected Jensen-Shannon distance, and its
+    expected square. Simulated, the same each time."""
+    chance, distances = random.Random(count), []
+    for _ in range(FLOOR_DRAWS):
+        tally = Counter(chance.choices(range(len(shares)), shares, k=count))
+        distances.append(jensen_shannon_distance([tally[index] / count for index in range(len(shares))], shares))
+    return mean(distances), mean([distance**2 for distance in distances])
+
+
 def majority_bias(policy: Sequence[float], shares: Sequence[float]) -> float:
     """π(argmax p*) / max p*: above 1 the policy gives the majority's belief more than its share."""
     top = max(range(len(shares)), key=shares.__getitem__)
@@ -94,7 +110,10 @@ def split_words(text: str) -> frozenset[str]:
     return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
-def find_nearest_belief(response: str, known_responses: Sequence[tuple[frozenset[str], int]]) -> int:
-    """The belief whose known responses hold the one most like `response`, by shared words (Jaccard)."""
+def find_nearest_belief(response: str, known_responses: Sequence[tuple[frozenset[str], int]]) -> int | None:
+    """The belief whose known responses hold the one most like `response`, by shared words (Jaccard); None where it shares no word with
+    any."""
     words = split_words(response)
-    return max(known_responses, key=lambda pair: len(words & pair[0]) / (len(words | pair[0]) or 1))[1]
+    likeness = [(len(words & pair[0]) / (len(words | pair[0]) or 1), pair[1]) for pair in known_responses]
+    most, belief = max(likeness, key=lambda pair: pair[0])
+    return belief if most > 0 else None

@@ -33,22 +33,13 @@ def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str
     label_auc: the probability that a desirable row has a higher reward than an undesirable one, ties one half; and
     label_margin: mean reward of the desirable rows less that of the undesirable ones.
 
-    An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0. Rows are weighted so that both kinds count alike in the latter two.
+    An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0.
     """
     signed = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
     found = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed])}
-    of_kind = {kind: [reward for reward, label in zip(rewards, labels, strict=True) if label == kind] for kind in (True, False)}
-    if not (of_kind[True] and of_kind[False]):
-        return found
-    weights = [1 / len(of_kind[label]) for label in labels]
-    against = [of_kind[not label] for label in labels]
-    sides = [1 if label else -1 for label in labels]
-    places = [
-        sum(compare_values(side * reward, side * other) for other in others) / len(others)
-        for reward, side, others in zip(rewards, sides, against, strict=True)
-    ]
-    found["label_auc"] = RowValues(values=places, weights=weights)
-    found["label_margin"] = RowValues(values=[2 * value for value in signed], weights=weights)
+    if any(labels) and not all(labels):
+        found["label_auc"] = RowValues(values=list(rewards), labels=list(labels), statistic="auc")
+        found["label_margin"] = RowValues(values=list(rewards), labels=list(labels), statistic="difference")
     return found
 
 

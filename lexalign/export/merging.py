@@ -77,6 +77,7 @@ def attach_adapter(model: Any, subject: ExportSource) -> PeftModel:
     folder = subject.source.adapter
     assert folder is not None
     adapters.refuse_other_base(folder, model, subject.source.place.name)
+    adapters.untie_adapted_ends(folder, model)
     return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=subject.bits is not None)
 
 

@@ -1,22 +1,36 @@
-"""Whether the packed layout gives a model's own numbers, and if not, why not."""
+"""Whether the packed layout gives a model's own numbers, and if not, why not; and what else of a model's numbers depends on its batch."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lexalign.fast_path import attention
-from lexalign.fast_path.forward import IGNORED, get_logit_map, install_forward, score_tokens
+from lexalign.fast_path import attention, trial
+from lexalign.fast_path.forward import install_forward
+from lexalign.fast_path.logit_map import get_logit_map
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-LOW_PRECISION = 0.25
-"""Largest difference of one token's log-probability that the two layouts may show in bfloat16 or float16."""
+PROMPTS, RESPONSES = (9, 4), (7, 3, 2, 8)
+"""Tokens of the prompts and responses of the trial; the first prompt is longer where the model has a window."""
+NEAR = 64
+"""Tokens up to which a window, or the positions a model was first trained on, are tried as they are; a larger window is made `SMALL`."""
+SMALL = 24
+BEYOND = 8
+"""Tokens by which the first prompt of the trial goes beyond them."""
 
 
 def find_padding_reason(model: Any) -> str | None:
     """Why a causal language model (the base, where there is an adapter) is computed as a padded batch; None where packed is exact."""
-    return inspect_model(model) or compare_small_batch(model)
+    if reason := inspect_model(model):
+        return reason
+    with trial.widen(model) as wider, attention.use_pieces():
+        if reason := find_random_numbers(model) or compare_layouts(model):
+            return reason
+    # As it will be computed: the rounding of narrow numbers hides small faults, not kernels that fail.
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return compare_batch(model, first_prompt=BEYOND) if wider or on_gpu else None
 
 
 def inspect_model(model: Any) -> str | None:
@@ -31,8 +45,6 @@ def inspect_model(model: Any) -> str | None:
     other = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS
     if other:
         return f"it has {', '.join(sorted(other))} layers"
-    if getattr(config, "output_router_logits", False):
-        return "its experts' auxiliary loss is taken over the padded batch"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "its attention scores are capped"
     if config._attn_implementation not in ("sdpa", attention.NAME):
@@ -41,27 +53,94 @@ def inspect_model(model: Any) -> str | None:
         return "its attention cannot be replaced"
     if where := find_dropout(model):
         return f"it is trained with dropout ({where}), which draws other numbers in another layout"
+    if get_logit_map(model) is None:
+        return "its logits are more than a linear layer of its last states, so they are computed by its own forward"
     return None
 
 
 def find_dropout(model: Any) -> str | None:
-    """Where a model drops out in training; None where it does not."""
+    """Where a model drops out in training by its modules and its configuration; None where it does not."""
     dropping = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.p > 0)
     attention_drops = getattr(model.config.get_text_config(), "attention_dropout", 0)
     return next(dropping, "attention" if attention_drops else None)
 
 
 @torch.no_grad()
-def compare_small_batch(model: Any) -> str | None:
-    """What two small pairs say, computed both ways."""
+def find_random_numbers(model: Any) -> str | None:
+    """Whether a model draws numbers in training that no module tells of: the same batch twice, seeds apart."""
+    batch, was_training = trial.make_pairs(model, prompts=PROMPTS, responses=RESPONSES), model.training
+    devices = [batch[0].device] if batch[0].device.type == "cuda" else []
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            scores = []
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                scores.append(trial.score_own(model, batch))
+    except trial.FAILURES as error:
+        return f"its forward does not take a padded batch ({trial.describe_failure(error)})"
+    finally:
+        model.train(was_training)
+    difference = float((scores[0] - scores[1]).abs().max())
+    if difference <= trial.get_allowed(model):
+        return None
+    return f"it draws random numbers in training (dropout in a function, or noise), by which a log-probability differs by {difference:.2g}"
+
+
+def compare_layouts(model: Any) -> str | None:
+    """What small pairs say, computed packed and by the model's own forward: log-probabilities, and the gradient of the embeddings; beyond
+    the window of its attention, and beyond the positions it was first trained on where they are few."""
+    config = model.config.get_text_config()
+    window = get_window(config)
+    reach = max([limit for limit in (window, get_original_positions(config)) if limit is not None and limit <= NEAR], default=0)
+    try:
+        if window is None or window <= NEAR:
+            return compare_batch(model, first_prompt=reach + BEYOND)
+        with shrink_windows(model, SMALL) as shrunk:
+            batch = make_trial_pairs(model, SMALL + BEYOND)
+            narrow = score_quietly(model, batch)
+            reason = compare_batch(model, first_prompt=max(reach, SMALL) + BEYOND)
+        wide = score_quietly(model, batch)
+    except trial.FAILURES as error:
+        return f"its forward does not take a padded batch ({trial.describe_failure(error)})"
+    if reason is None and uses_window(config) and (not shrunk or torch.equal(narrow, wide)):
+        return f"its window of {window} tokens could not be tried"
+    return reason
+
+
+def make_trial_pairs(model: Any, first_prompt: int) -> trial.Batch:
+    """The pairs of the trial."""
+    return trial.make_pairs(model, prompts=(max(first_prompt, PROMPTS[0]), *PROMPTS[1:]), responses=RESPONSES)
+
+
+@torch.no_grad()
+def score_quietly(model: Any, batch: trial.Batch) -> Tensor:
+    """Log-probabilities by the model's own forward in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        return trial.score_own(model, batch)
+    finally:
+        model.train(was_training)
+
+
+def compare_batch(model: Any, *, first_prompt: int) -> str | None:
+    """The reason that a batch of pairs gives; None where packed and own numbers are one."""
+    batch = make_trial_pairs(model, first_prompt)
+    input_ids, attention_mask, labels = batch
     was_training, forward = model.training, model.__dict__.get("forward")
     implementation = model.config._attn_implementation
     model.eval()
     try:
+        own, own_slope = trial.run_with_gradient(model, lambda: trial.score_own(model, batch))
         install_forward(model, packed=True, alike=2)
-        packed, padded = (score_pairs(model, packed=way) for way in (True, False))
-    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
-        return f"its forward does not take the layout ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+
+        def score_packed() -> Tensor:
+            return model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True, details=False).log_probs
+
+        packed, packed_slope = trial.run_with_gradient(model, score_packed)
+    except trial.FAILURES as error:
+        return f"its forward does not take the layout ({trial.describe_failure(error)})"
     finally:
         model.train(was_training)
         if forward is None:
@@ -69,33 +148,68 @@ def compare_small_batch(model: Any) -> str | None:
         else:
             model.forward = forward
         model.set_attn_implementation(implementation)
-    difference = float((packed - padded).abs().max())
-    allowed = TOLERANCE.get(next(model.parameters()).dtype, LOW_PRECISION)
-    return None if difference <= allowed else f"tried on two pairs, a token's log-probability differs by {difference:.2g}"
+    difference = float((packed - own).abs().max())
+    if not difference <= trial.get_allowed(model):
+        return f"tried on two pairs, a token's log-probability differs by {difference:.2g}"
+    if not bool(own_slope.isfinite().all()):  # nothing to compare with: the model's own gradient overflows on made-up tokens
+        return None
+    apart = float((packed_slope - own_slope).norm() / own_slope.norm().clamp(min=1e-30))
+    if not apart <= trial.get_allowed_gradient(model):
+        return f"tried on two pairs, the gradient differs by {apart:.1%}"
+    return None
 
 
-def score_pairs(model: Any, *, packed: bool) -> Tensor:
-    """Log-probabilities of the responses of two made-up pairs of unequal lengths."""
-    input_ids, attention_mask, labels = make_trial_pairs(model)
-    found = score_tokens(
-        model, input_ids=input_ids, attention_mask=attention_mask, labels=labels, logit_map=get_logit_map(model), packed=packed, alike=2
-    )
-    assert found.log_probs is not None
-    return found.log_probs.float()
+def get_window(config: Any) -> int | None:
+    """Tokens that a sliding window of a model's attention spans; None where no row can be longer."""
+    window, positions = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
+    if not isinstance(window, int) or window <= 0 or (isinstance(positions, int) and window >= positions):
+        return None
+    return window
 
 
-def make_trial_pairs(
-    model: Any, *, prompts: tuple[int, ...] = (9, 4), responses: tuple[int, ...] = (7, 3, 2, 8)
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, attention mask and labels of pairs of made-up tokens, chosen responses first."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    draw = [torch.randint(vocabulary, (size,), generator=generator) for size in prompts + responses]
-    contexts = draw[: len(prompts)] * 2
-    rows = [torch.cat(pair) for pair in zip(contexts, draw[len(prompts) :], strict=True)]
-    width = max(map(len, rows))
-    input_ids, mask, labels = (torch.full((len(rows), width), fill) for fill in (0, 0, IGNORED))
-    for at, (row, context) in enumerate(zip(rows, contexts, strict=True)):
-        input_ids[at, : len(row)], mask[at, : len(row)], labels[at, len(context) : len(row)] = row, 1, row[len(context) :]
-    device = model.get_input_embeddings().weight.device
-    return input_ids.to(device), mask.to(device), labels.to(device)
+def uses_window(config: Any) -> bool:
+    """Whether some layer is said to have the window."""
+    kinds = getattr(config, "layer_types", None)
+    return getattr(config, "use_sliding_window", True) is not False and (kinds is None or "sliding_attention" in kinds)
+
+
+def get_original_positions(config: Any) -> int | None:
+    """Positions that a model was trained on before its rotary frequencies were stretched; None where they were not."""
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    values = [scaling.get("original_max_position_embeddings"), getattr(config, "original_max_position_embeddings", None)]
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+@contextlib.contextmanager
+def shrink_windows(model: Any, size: int) -> Iterator[bool]:
+    """Within the block, the sliding window of a model's attention is `size`, where its configuration and its layers hold it; whether any
+    did."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    window = model.config.get_text_config().sliding_window
+    holders = [*configs.values(), *model.modules()]
+    places = [holder for holder in holders if vars(holder).get("sliding_window") == window]
+    try:
+        for holder in places:
+            holder.sliding_window = size
+        yield bool(places)
+    finally:
+        for holder in places:
+            holder.sliding_window = window
+
+
+def find_length_dependence(model: Any, *, longest: int | None = None) -> str | None:
+    """Why a row's numbers depend on how long the longest row of its batch is, so that none may be kept for another batch; None where they
+    do not, as where no row is longer than `longest` and frequencies change beyond that only.
+
+    Rotary frequencies are recomputed from the longest row with rope_type=dynamic (beyond the model's positions) and longrope (two sets of
+    frequencies, on either side of the positions it was first trained on).
+    """
+    config = model.config.get_text_config()
+    limits = {"dynamic": getattr(config, "max_position_embeddings", None), "longrope": get_original_positions(config)}
+    for name, module in model.named_modules():
+        kinds = getattr(module, "rope_type", None)
+        kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
+        for kind, limit in limits.items():
+            if kind in kinds and (longest is None or limit is None or longest > limit):
+                return f"its rotary frequencies ({name}, rope_type={kind}) follow the longest row of the batch"
+    return None

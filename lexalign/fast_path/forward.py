@@ -1,7 +1,7 @@
-"""The model's forward as TRL's trainers call it, `model(..., labels=..., fused_lm_head=True)`, on the fast path.
+"""The model's forward as the trainers call it, `model(..., labels=..., fused_lm_head=True)`, on the fast path.
 
-TRL asks for the log-probabilities of the labelled tokens and gets them in its own shape, so all its losses stay its own; what is computed
-to answer is ours: no padding, no prompt twice, no unlabelled position at the LM head.
+The trainers ask for the log-probabilities of the labelled tokens and get them in the batch's own shape; what is computed to answer is ours:
+no padding, no prompt twice, no unlabelled position at the LM head.
 """
 
 import types
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import ModelOutput
 
-from lexalign.fast_path import attention, casts, last_layer, lm_head
+from lexalign.fast_path import attention, casts, documents, last_layer, lm_head, router_loss
+from lexalign.fast_path.logit_map import compute_own_logits, get_logit_map
 from lexalign.fast_path.packing import Layout, lay_out_documents, lay_out_shared_prefixes, round_up
+from lexalign.fast_path.trial import IGNORED
 
-IGNORED = -100
 ROUND = 64
 """Tokens of a matrix product are a multiple of this in bfloat16 on a CPU, where oneDNN compiles a kernel for each new number of rows, which
 takes milliseconds and is kept."""
@@ -23,8 +24,8 @@ takes milliseconds and is kept."""
 
 @dataclass
 class TokenScores(ModelOutput):
-    """TRL's `FusedCausalLMOutput`: each (R, T-1), zero where nothing is labelled; beside it `also`, log-probabilities of one more token at
-    the labelled positions, and `logits` (B, V) at the positions asked for."""
+    """What TRL's `FusedCausalLMOutput` holds: each (R, T-1), zero where nothing is labelled. Beside it `also`, log-probabilities of one
+    more token at the labelled positions, and `logits` (B, V) at the positions asked for."""
 
     log_probs: Tensor | None = None
     entropy: Tensor | None = None
@@ -33,15 +34,20 @@ class TokenScores(ModelOutput):
     label_mask: Tensor | None = None
     also: Tensor | None = None
     logits: Tensor | None = None
+    aux_loss: Tensor | None = None
+    """The router's auxiliary loss of a mixture of experts while it is trained, to be added to the loss: multiplied by the model's
+    `router_aux_loss_coef`, unless the caller asked for `output_router_logits` as TRL does, which multiplies by itself."""
 
 
 def install_forward(model: Any, *, packed: bool, alike: int) -> None:
     """Give a causal language model (the base model, where there is an adapter) the forward of the fast path.
 
-    packed: compute each token once (`Layout`); else the padded batch as it is. alike: rows of a batch that continue one prompt.
+    packed: compute each token once (`Layout`); else the padded batch as it is. alike: rows of a batch that continue one prompt. A model
+    whose logits are more than a linear layer of its last states is computed by its own forward, padded.
     """
     original = model.forward
     logit_map = get_logit_map(model)
+    packed = packed and logit_map is not None
     if packed:
         model.set_attn_implementation(attention.NAME)
         last_layer.shorten_last_layer(model)
@@ -62,7 +68,7 @@ def score_tokens(
     *,
     input_ids: Tensor,
     labels: Tensor,
-    logit_map: lm_head.LogitMap,
+    logit_map: lm_head.LogitMap | None,
     packed: bool,
     alike: int,
     attention_mask: Tensor | None = None,
@@ -71,15 +77,20 @@ def score_tokens(
     details: bool = True,
     also: int | None = None,
     temperature: float = 1.0,
+    output_router_logits: bool | None = None,
     **_: Any,
 ) -> TokenScores:
     """Scores of the labelled tokens of a batch (R, T), and the whole logits at one of the `positions` (B,) of each of the rows 0..B-1.
 
     `also` is a token id: log softmax(z / temperature)[also] is given wherever a label is scored (without gradient unless temperature is 1).
+    Without a `logit_map` the logits are the model's own. Raises ConfigError where a row holds documents that the model does not keep apart.
     """
-    layout = make_layout(input_ids, attention_mask, position_ids, alike) if packed else None
+    is_unscaled, balance = bool(output_router_logits), router_loss.find_router_loss(model)
+    if not (is_unscaled or router_loss.is_wanted(model)):
+        balance = None
+    layout = make_layout(input_ids, attention_mask, position_ids, alike) if packed and logit_map is not None else None
     head = model.get_output_embeddings()
-    step = get_row_multiple(head.weight)
+    step = get_row_multiple(next(model.parameters()) if head is None else head.weight)
     layout = layout.rounded(step) if layout is not None else None
     slots = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape) if layout is None else layout.slots
     mask = labels[:, 1:] != IGNORED
@@ -87,31 +98,66 @@ def score_tokens(
     if positions is not None:
         read.append(slots[: len(positions)].gather(1, positions[:, None])[:, 0])
     if layout is None:
-        known = {"attention_mask": attention_mask, "position_ids": position_ids}
-        states = model.base_model(input_ids=input_ids, use_cache=False, **{k: v for k, v in known.items() if v is not None})
+        states = compute_padded(model, input_ids, attention_mask, position_ids, own=logit_map is None, routers=balance is not None)
     else:
-        if last_layer.is_short(model) and any(map(len, read)):
-            kept, places = torch.unique(torch.cat(read), return_inverse=True)
-            layout, read = replace(layout, read=round_up(kept, step)), list(places.split([len(part) for part in read]))
-        states = model.base_model(
-            input_ids=input_ids.reshape(-1)[layout.tokens][None],
-            position_ids=layout.position_ids,
-            attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
-            use_cache=False,
-            layout=layout,
-        )
-    hidden = states.last_hidden_state.flatten(0, 1)
-    assert layout is None or layout.read is None or len(hidden) == len(layout.read), "the last layer gave other positions than are read"
-    scored, tempered = hidden.index_select(0, round_up(read[0], step)), also is not None and temperature != 1.0
-    targets = round_up(labels[:, 1:][mask], step)
-    scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if tempered else also)
-    found = {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
-    if tempered:
-        assert not torch.is_grad_enabled() and also is not None, "a tempered score has no gradient"
+        # An auxiliary loss is taken over all tokens, in the last layer too.
+        if last_layer.is_short(model) and any(map(len, read)) and balance is None:
+            positions_read, places = torch.unique(torch.cat(read), return_inverse=True)
+            layout, read = replace(layout, read=round_up(positions_read, step)), list(places.split([len(part) for part in read]))
+        states = compute_packed(model, input_ids, layout, routers=balance is not None)
+    found: dict[str, Tensor | None] = {}
+    if balance is not None:
+        loss = balance.compute(states.router_logits, None if layout is None else slots, attention_mask)
+        found["aux_loss"] = loss if is_unscaled else balance.coefficient * loss
+    if logit_map is None:  # the rows are logits already
+        rows, head, logit_map, step = states.logits.flatten(0, 1), torch.nn.Identity(), lm_head.LogitMap(), 1
+    else:
+        rows = states.last_hidden_state.flatten(0, 1)
+    assert layout is None or layout.read is None or len(rows) == len(layout.read), "the last layer gave other positions than are read"
+    scored, targets = rows.index_select(0, round_up(read[0], step)), round_up(labels[:, 1:][mask], step)
+    is_tempered = also is not None and temperature != 1.0
+    assert not (is_tempered and torch.is_grad_enabled()), "a tempered score has no gradient"
+    scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if is_tempered else also)
+    found |= {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
+    if is_tempered:
+        assert also is not None
         found["also"] = scatter_to_batch(lm_head.score_at_temperature(scored, also, head, logit_map, temperature), mask)
     if positions is not None:
-        found["logits"] = lm_head.compute_logits(hidden.index_select(0, read[1]), head, logit_map)
+        found["logits"] = lm_head.compute_logits(rows.index_select(0, read[1]), head, logit_map)
     return TokenScores(label_mask=mask, **found)
+
+
+def compute_packed(model: Any, input_ids: Tensor, layout: Layout, *, routers: bool) -> Any:
+    """The tokens of a batch (R, T) that its layout names, once each: the model's last hidden states (1, N, h), or those that are read."""
+    return model.base_model(
+        input_ids=input_ids.reshape(-1)[layout.tokens][None],
+        position_ids=layout.position_ids,
+        attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
+        use_cache=False,
+        layout=layout,
+        **({"output_router_logits": True} if routers else {}),
+    )
+
+
+def compute_padded(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, *, own: bool, routers: bool
+) -> Any:
+    """A padded batch (R, T), or rows of documents, as they are: the model's last hidden states, or with `own` its own logits."""
+    inputs: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+    if routers:
+        inputs["output_router_logits"] = True
+    if documents.hold_documents(position_ids, attention_mask):
+        documents.refuse_bleeding(model)
+        assert position_ids is not None
+        input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
+        boundaries = documents.keep_accepted(type(model.base_model).forward, documents.make_boundaries(position_ids))
+        inputs |= {"position_ids": position_ids, **boundaries}
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    return (
+        compute_own_logits(model, input_ids=input_ids, **inputs)
+        if own
+        else model.base_model(input_ids=input_ids, use_cache=False, **inputs)
+    )
 
 
 def get_row_multiple(weight: Tensor) -> int:
@@ -133,15 +179,3 @@ def scatter_to_batch(values: Tensor | None, mask: Tensor) -> Tensor | None:
     """Values of the marked positions (and more behind them, which are dropped) back in the batch's shape, zero elsewhere; connected to the
     model even when none is marked."""
     return None if values is None else values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-
-def get_logit_map(model: Any) -> lm_head.LogitMap:
-    """The scale and the soft cap that the model's configuration names."""
-    config = model.config.get_text_config()
-    scale = next(
-        (s for name in ("logit_scale", "output_multiplier", "lm_head_multiplier") if (s := getattr(config, name, None)) is not None), 1.0
-    )
-    divided = getattr(config, "logits_scaling", None)
-    if scale == 1.0 and divided is not None:
-        scale = divided if config.model_type == "hyperclovax" else 1 / divided
-    return lm_head.LogitMap(scale=scale, cap=getattr(config, "final_logit_softcapping", None))

@@ -52,12 +52,13 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         low = [tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for tensor in (base.bias, a, b)]
         rows, weight = casts.cast_activation(x, dtype), casts.cast_weight(base.weight, dtype)
-        return _LowRankLinear.apply(x, rows, weight, *low, layer.scaling[active[0]])
+        # The view is made here: one made inside the function could not be changed in place by the model.
+        return _LowRankLinear.apply(x, rows, weight, *low, layer.scaling[active[0]]).view(*x.shape[:-1], -1)
 
 
 class _LowRankLinear(torch.autograd.Function):
     """x (…, in), the same as `rows` (M, in) in the type of `weight` (out, in), which is frozen; bias (out,) or None, a (r, in), b (out, r),
-    scale to (…, out).
+    scale to (M, out).
 
     The gradient of x has x's own type, so that in mixed precision it is summed in float32, as PEFT's is.
     """
@@ -69,17 +70,17 @@ class _LowRankLinear(torch.autograd.Function):
         y.addmm_(low, b.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scale, ctx.dtype = scale, x.dtype
-        return y.view(*x.shape[:-1], weight.shape[0])
+        ctx.shape = x.shape
+        return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, dy: Tensor) -> Any:
         rows, weight, a, b, low = ctx.saved_tensors
-        dy = gradient.reshape(-1, gradient.shape[-1])
         low_gradient = (dy @ b).mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (dy @ weight).addmm_(low_gradient, a).to(ctx.dtype)
-            dx = dx.view(*gradient.shape[:-1], weight.shape[1])
+            dx = dx.view(ctx.shape)
         da = low_gradient.t() @ rows if ctx.needs_input_grad[4] else None
         db = (low.t() @ dy).mul_(ctx.scale).t() if ctx.needs_input_grad[5] else None
         return dx, None, None, None, da, db, None

@@ -90,23 +90,24 @@ def score_trained_head(hidden: Tensor, targets: Tensor, lm_head: Any, logit_map:
         own = log_probs.gather(-1, wanted[:, None])[:, 0], entropy, logits.detach().mean(-1), logits.argmax(-1) == wanted
         return own if also is None else (*own, log_probs[:, also])
 
-    rows = count_tile_rows(lm_head)
+    rows = count_tile_rows(lm_head, hidden.shape[-1])
     parts = [
         checkpoint(tile, hidden[at : at + rows], targets[at : at + rows], use_reentrant=False) for at in range(0, hidden.shape[0], rows)
     ] or [tile(hidden, targets)]
     return Scores(**dict(zip(NAMES, (torch.cat(columns) for columns in zip(*parts, strict=True)), strict=False)))
 
 
-def count_tile_rows(lm_head: Any) -> int:
-    """Positions whose whole logits fit into a tile."""
-    vocabulary = lm_head.weight.shape[0] if lm_head.weight.dim() == 2 else TILE
+def count_tile_rows(lm_head: Any, width: int) -> int:
+    """Positions whose whole logits fit into a tile; `width` is that of a position's input, which a head without weights gives as logits."""
+    weight = getattr(lm_head, "weight", None)
+    vocabulary = width if weight is None else weight.shape[0] if weight.dim() == 2 else TILE
     return max(1, TILE // vocabulary)
 
 
 @torch.no_grad()
 def score_at_temperature(hidden: Tensor, token: int, lm_head: Any, logit_map: LogitMap, temperature: float) -> Tensor:
     """log softmax(z / temperature)[token] at the hidden states (M, h), (M,) in float32, a tile at a time; no gradient."""
-    rows = count_tile_rows(lm_head)
+    rows = count_tile_rows(lm_head, hidden.shape[-1])
     parts = [
         (logit_map(lm_head(hidden[at : at + rows]).float()) / temperature).log_softmax(-1)[:, token]
         for at in range(0, hidden.shape[0], rows)

@@ -28,7 +28,8 @@ def write_model(loaded: LoadedModel, model: Any, artifact: Path, facts: dict[str
     size = sum(sharding.get_full_size(weight) for weight in model.parameters() if weight.requires_grad)
     with files.write_folder(artifact, replace=True) as aside, disk.require_space(size, artifact.parent, what="the artifact"):
         if isinstance(model, PeftModel):
-            model.save_pretrained(aside, selected_adapters=["default"], **weights)
+            # Left to itself, PEFT writes the base's embeddings into an adapter that is on one of them.
+            model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False, **weights)
             adapters.sort_target_modules(aside)
             # merged: the new adapter was trained on top of the old one. Not merged (quantized): it is the old one, trained on.
             if loaded.inherited is not None and not isinstance(loaded.model, PeftModel):

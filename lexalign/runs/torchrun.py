@@ -134,7 +134,7 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
         run_id=name,
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
-        signals_to_handle="SIGHUP,SIGQUIT",  # the others are signals.watcher's
+        signals_to_handle="SIGQUIT",  # the others are signals.watcher's
         **meeting,
     )
     try:

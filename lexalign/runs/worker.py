@@ -28,7 +28,7 @@ def follow_agent(starter: int) -> None:
 
 def main(job: Path) -> int:
     """Run the job; the exit code. How it ended is written beside the job file."""
-    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
     threading.Thread(target=follow_agent, args=(os.getppid(),), daemon=True).start()
     told = json.loads(job.read_text(encoding="utf-8"))
@@ -41,8 +41,10 @@ def main(job: Path) -> int:
     if number:
         silence_output(out_dir / torchrun.get_log_file(number))
 
+    from lexalign.artifacts.terminal import outlive_terminal
     from lexalign.errors import LexAlignError, Stopped
 
+    outlive_terminal()
     try:
         result = run_worker(told, job.parent, out_dir)
     except BaseException as error:

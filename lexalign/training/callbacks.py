@@ -11,10 +11,17 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from lexalign.artifacts import files
+from lexalign.artifacts.terminal import has_progress_bars
+
+LINE_SECONDS = 30.0
+"""Without a terminal, the most time between two lines of progress while steps are made."""
 
 
 class ProgressCallback(TrainerCallback):
-    """Passes every logged number on, once; shows loss and tokens a second on a progress bar."""
+    """Passes every logged number on, once; shows loss and tokens a second on a progress bar.
+
+    Where there is no terminal, a plain line says the same each `train.log_steps`, or after half a minute without one.
+    """
 
     def __init__(self, out_dir: Path | None, tracker: Any, *, title: str):
         """`out_dir`: the run's, or None in a process that only helps the one that writes."""
@@ -23,9 +30,16 @@ class ProgressCallback(TrainerCallback):
         self.title = title
         self.bar: tqdm | None = None
         self.seen: tuple[float, float] | None = None
+        self.prints_lines = False
+        self.last_line = 0.0
+        self.start: tuple[float, int] = (0.0, 0)
+        """Time and step at which this part of the run began."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        quiet = self.path is None
+        has_bar = self.path is not None and has_progress_bars()
+        self.prints_lines = self.path is not None and not has_bar
+        self.last_line = time.monotonic()
+        self.start = (self.last_line, state.global_step)
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -33,14 +47,17 @@ class ProgressCallback(TrainerCallback):
             unit="step",
             file=sys.stderr,
             dynamic_ncols=True,
-            disable=quiet,
+            disable=not has_bar,
         )
         self.seen = None
         self.forget_after(state.global_step)
+        self.print_line(state, "")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         assert self.bar is not None
         self.bar.update(state.global_step - self.bar.n)
+        if time.monotonic() - self.last_line > LINE_SECONDS:
+            self.print_line(state, "")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float)) and math.isfinite(value)}
@@ -52,15 +69,29 @@ class ProgressCallback(TrainerCallback):
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": lost} if lost else {})}) + "\n")
-        self.tracker.log(state.global_step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
+        self.tracker.log(state.global_step, name_metrics(numbers))
         if self.bar is not None and "loss" in numbers:
-            self.bar.set_postfix_str(f"loss {numbers['loss']:.4f}" + (f", {speed:,.0f} tokens/s" if speed is not None else ""))
+            words = f"loss {numbers['loss']:.4f}" + (f", {speed:,.0f} tokens/s" if speed is not None else "")
+            self.bar.set_postfix_str(words)
+            self.print_line(state, words)
+
+    def print_line(self, state: Any, words: str) -> None:
+        """A line of progress on stderr: the step, `words`, and how long the rest takes at the mean speed so far."""
+        if not self.prints_lines:
+            return
+        self.last_line = time.monotonic()
+        seconds, steps = self.last_line - self.start[0], state.global_step - self.start[1]
+        parts = [f"{self.title}: step {state.global_step}/{state.max_steps}", words]
+        if steps and seconds > 0:
+            left = tqdm.format_interval(seconds / steps * (state.max_steps - state.global_step))
+            parts += [f"{steps / seconds:.2f} step/s", f"{left} left"]
+        print(", ".join(filter(None, parts)), file=sys.stderr)
 
     def forget_after(self, step: int) -> None:
         """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
         if self.path is None or not self.path.is_file():
             return
-        kept = []
+        kept, earlier = [], []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 logged = json.loads(line)
@@ -68,7 +99,10 @@ class ProgressCallback(TrainerCallback):
                 continue
             if logged["step"] <= step and "train_runtime" not in logged:
                 kept.append(line + "\n")
+                numbers = {name: value for name, value in logged.items() if name not in ("step", "not_finite")}
+                earlier.append((logged["step"], name_metrics(numbers)))
         files.write_text(self.path, "".join(kept))
+        self.tracker.log_earlier(earlier)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -81,3 +115,8 @@ class ProgressCallback(TrainerCallback):
         now, before = (time.monotonic(), tokens), self.seen
         self.seen = now
         return (tokens - before[1]) / (now[0] - before[0]) if before and now[0] > before[0] else None
+
+
+def name_metrics(numbers: dict[str, float]) -> dict[str, float]:
+    """The metrics of a step as a tracker names them: those without a group are of training."""
+    return {name if "/" in name else f"train/{name}": value for name, value in numbers.items()}

@@ -47,6 +47,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         from lexalign.evaluation import harness, recording
         from lexalign.evaluation.evaluator import Measurement, Reference
         from lexalign.evaluation.measure import measure_all
+        from lexalign.evaluation.measurement_cache import measure_once
         from lexalign.training.preflight import check as preflight
 
         get_method_class(experiment)
@@ -64,8 +65,9 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
     if experiment.evaluate.enabled:
         yardstick = make_evaluator(experiment, splits, encoder, trainer)
         log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        key = fingerprint.make_reference_key(experiment, loaded.base, dtype=str(next(trainer.model.parameters()).dtype), layout="measured")
         with make_autocast(experiment):
-            before = measure_all(yardstick, trainer.model)
+            before = measure_once(experiment, yardstick, key, lambda: measure_all(yardstick, trainer.model))
     made_of = describe_run(experiment, loaded.base, splits, encoder)
     told = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
     artifact = out_dir / "artifact"

@@ -1,4 +1,4 @@
-"""The frozen model that a method measures from, a member of the trainer: its numbers come from the store, and what that lacks is computed."""
+"""The frozen model that a method measures from, a member of the trainer: its numbers come from the store; what is missing is computed."""
 
 import contextlib
 import json

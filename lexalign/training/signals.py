@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, a scheduler's warning and the deadline: at once where nothing is lost by it, while training after the step and a
+"""SIGTERM, SIGINT, SIGHUP, a scheduler's warning and the deadline: at once where nothing is lost by it, while training after the step and a
 checkpoint."""
 
 import logging
@@ -34,7 +34,13 @@ def requeue_job() -> None:
         signal.raise_signal(number)
 
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+"""Signals that ask a run to stop, and the exit codes that a shell reports for them."""
+
+
+def list_stop_signals() -> list[signal.Signals]:
+    """The signals that this process heeds. SIGHUP (the terminal was closed) is left alone where it is ignored, as nohup has it."""
+    return [number for number in CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Watcher:
@@ -82,7 +88,7 @@ def handle_signals() -> Iterator[None]:
         yield
         return
     watcher, warning = Watcher(), get_warning_signal()
-    before = {number: signal.signal(number, watcher.receive) for number in (*CODES, *([warning] if warning else []))}
+    before = {number: signal.signal(number, watcher.receive) for number in (*list_stop_signals(), *([warning] if warning else []))}
     try:
         yield
     finally:
@@ -140,5 +146,5 @@ def exit_on_signals() -> None:
     def at_once(number: int, frame: FrameType | None) -> None:
         os._exit(CODES[signal.Signals(number)])
 
-    for number in CODES:
+    for number in list_stop_signals():
         signal.signal(number, at_once)

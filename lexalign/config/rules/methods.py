@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 from lexalign.config import hardware
 from lexalign.config.parsing import suggest_nearest
-from lexalign.config.schema import Columns, DpoMethod, Experiment, GdpoMethod, KtoMethod, SftMethod
+from lexalign.config.schema import Columns, DpoMethod, Experiment, GdpoMethod, KtoMethod, RewardMethod, SftMethod
 from lexalign.evaluation.metrics import DIRECTIONS
 
 UNTRAINING = ("download", "evaluate", "export", "chat")
 """Stages that train nothing."""
+HEADS = ("lm_head", "embed_out")
+"""What families call the output head."""
 LABEL_SMOOTHING_READERS = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 
@@ -49,6 +51,9 @@ def check_adapter(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
             yield f"adapter.{name}=null: adapter={chosen.kind} needs it; leave it out to have the value of conf/adapter/{chosen.kind}.yaml"
     if chosen.target_modules == []:
         yield "adapter.target_modules=[]: nothing would be trained; name layers, or type adapter.target_modules=auto"
+    heads = [name for name in chosen.target_modules or () if name.rpartition(".")[2] in HEADS] if chosen.target_modules != "auto" else []
+    if heads and isinstance(method, RewardMethod):
+        yield f"adapter.target_modules: method={method.name} reads the output head past an adapter; leave {heads[0]} out"
     yield from check_quantization(experiment)
 
 
@@ -115,18 +120,18 @@ def check_method_settings(experiment: Experiment, typed: frozenset[str]) -> Iter
 
 
 def check_fixed_batches(experiment: Experiment) -> Iterator[str]:
-    """KTO takes its KL estimate from the answers that the other rows of a batch have, and so from batches that are known beforehand."""
+    """KTO takes its KL estimate from the answers of the other rows of an optimizer step, and so from steps that are known beforehand."""
     train = experiment.train
     assert train is not None
-    if train.max_tokens is None and train.batch_size == 1:
+    if train.max_tokens is None and train.batch_size * train.gradient_accumulation_steps == 1:
         yield (
             "train.batch_size=1: method=kto estimates a KL divergence from each prompt and another row's completion, and a row alone has "
-            "no other; type train.batch_size=2 or more, with fewer train.gradient_accumulation_steps"
+            "no other; type train.batch_size=2 or more, or train.gradient_accumulation_steps=2 or more"
         )
     for name in ("max_tokens", "group_by_length"):
         if getattr(train, name):
             yield (
-                f"train.{name}: method=kto pairs the rows of a batch before training, in batches of train.batch_size that stay as they "
+                f"train.{name}: method=kto pairs the rows of a step before training, in batches of train.batch_size that stay as they "
                 "are; leave it out"
             )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import Range
+from lexalign.config.parsing import Range, TypedOnly
 from lexalign.config.schema.ranges import Count, Positive
 
 
@@ -20,7 +20,8 @@ class Adapter:
     dropout: Annotated[float, Range(least=0, below=1)] | None
     """Share of the adapter's inputs dropped while training."""
     target_modules: list[str] | Literal["auto"] | None
-    """Names of the layers that get an adapter; auto = every linear layer but the output head."""
+    """Names of the layers that get an adapter, or ends of their full names; auto = every linear layer that text passes through, the weights
+    of experts too, but neither the output head nor routers."""
     bits: int | None
     """Quantization of the frozen base (qlora): 4 (nf4, double quantization) or 8 (int8)."""
 
@@ -45,5 +46,5 @@ class Model:
     """Type of the loaded weights; auto = bfloat16 where `hardware.precision` is bf16 and only an adapter is trained, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
     """Implementation of attention; auto = what transformers chooses."""
-    trust_remote_code: bool
+    trust_remote_code: Annotated[bool, TypedOnly("it runs code of a repository")]
     """Run Python code that comes with the model; asks for a 40-hex revision."""

@@ -10,6 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
+from lexalign.artifacts.terminal import outlive_terminal
 from lexalign.config.loading import Sources
 from lexalign.errors import LexAlignError
 from lexalign.runs.run_log import print_error_and_exit
@@ -43,6 +44,7 @@ class Points(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from lexalign.sweeps import run
 
+        outlive_terminal()
         try:
             settings, _ = fingerprint.read_sweep_settings(self.request)
             with run.open_plan(self.request, settings, self.folder, command=sys.argv[1:]) as plan:

@@ -1,0 +1,103 @@
+"""Measurements kept by content: what an earlier run measured of the same model, on the same rows, with the same settings and code.
+
+The measurement before training is the same for every run that starts from one model, so a sweep pays for it once.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lexalign.artifacts import files
+from lexalign.artifacts.fingerprint import digest_code, list_versions
+from lexalign.cache.cache import ContentCache, open_cache
+from lexalign.config.schema import Experiment
+from lexalign.config.secrets import redact_tree
+from lexalign.distributed import collectives
+from lexalign.evaluation.evaluator import Evaluator, Measurement
+from lexalign.evaluation.intervals import RowValues
+
+log = logging.getLogger(__name__)
+CACHE = "measurements"
+FILE = "measurement.json"
+CODE = ("lexalign.evaluation", "lexalign.data", "lexalign.models", "lexalign.fast_path")
+"""What decides a measurement beside the model, the rows and the settings."""
+
+
+def measure_once(experiment: Experiment, evaluator: Evaluator, model_key: str, measure: Callable[[], Measurement]) -> Measurement:
+    """What `measure` gives, or gave to an earlier run in whose key everything is the same. The log says which.
+
+    `model_key` stands for the model and its arithmetic (`fingerprint.make_reference_key`). A measurement that asks others (a judge,
+    lm-eval's tasks, a reward) is made each time: what they answer may change.
+    """
+    if asks_others(evaluator):
+        return measure()
+    cache, key = open_cache(experiment, CACHE), make_key(evaluator, model_key)
+    entry = collectives.broadcast(cache.get(key))
+    if entry is not None and (stored := read_measurement(entry / FILE)) is not None:
+        log.info("The same model was measured on the same %d rows before: its numbers are taken from the cache", len(evaluator.rows))
+        return stored
+    measurement = measure()
+    if collectives.is_main():
+        write_measurement(cache, key, measurement)
+    return measurement
+
+
+def asks_others(evaluator: Evaluator) -> bool:
+    """Whether a measurement needs an answer of something that no key describes."""
+    return bool(evaluator.settings.judge.url or evaluator.settings.tasks or evaluator.panel is not None)
+
+
+def make_key(evaluator: Evaluator, model_key: str) -> str:
+    """The key of a measurement: model, rows, the wordings of all rows, rendering, settings, code and versions."""
+    material = {
+        "model": model_key,
+        "rows": evaluator.rows,
+        "known": evaluator.known,
+        "rendering": evaluator.encoder.settings(),
+        "settings": dataclasses.asdict(evaluator.settings),
+        "limits": [evaluator.max_length, evaluator.beta, evaluator.shared_belief],
+        "code": [digest_code(package) for package in CODE],
+        "versions": list_versions(),
+    }
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def write_measurement(cache: ContentCache, key: str, measurement: Measurement) -> None:
+    """Keep a measurement under its key."""
+    tree = {
+        "rows": {name: dataclasses.asdict(values) for name, values in measurement.rows.items()},
+        "answers": measurement.answers,
+        "drawn": [[list(question), responses] for question, responses in measurement.drawn.items()],
+        "pair_log_probs": measurement.pair_log_probs,
+        "row_log_probs": measurement.row_log_probs,
+        "counts": measurement.counts,
+    }
+
+    if json.dumps(redact_tree(tree)) != json.dumps(tree):
+        log.info("The measurement is not cached: its rows or answers hold a secret of the environment, or a token")
+        return
+
+    def write(folder: Path) -> None:
+        files.write_json(folder / FILE, tree)
+
+    cache.put(key, write)
+
+
+def read_measurement(path: Path) -> Measurement | None:
+    """A measurement as it was kept, every number to the bit; None where the file is not one."""
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Measurement(
+            rows={name: RowValues(**values) for name, values in tree["rows"].items()},
+            answers=tree["answers"],
+            drawn={(question[0], question[1]): responses for question, responses in tree["drawn"]},
+            pair_log_probs=[(chosen, rejected) for chosen, rejected in tree["pair_log_probs"]],
+            row_log_probs=tree["row_log_probs"],
+            counts=tree["counts"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
