@@ -76,12 +76,12 @@ def measure_draws(folder: Path, *, questions: int, samples: int) -> dict[str, fl
     manners = [re.compile(re.escape(form).replace(re.escape("{a}"), "(.*)"), re.DOTALL) for form in COURTEOUS]
     measures: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
     for row in rows:
-        spans = [(sequence.context, sequence.response) for sequence in encoder.render_pair(row, shared_belief=False)]
-        (log_probs_of_ids, _), (rejected, _) = score_responses(model, spans, batch_size=2, max_length=1024)
-        measures["preferred share"].append(torch.tensor(log_probs_of_ids - rejected).sigmoid().item())
+        pair = encoder.render_pair(row, shared_belief=False)
+        (chosen, _), (rejected, _) = score_responses(model, pair, batch_size=2, max_length=1024)
+        measures["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
     torch.manual_seed(0)
     for row in rows:
-        context = torch.tensor([encoder.prompt(row["prompt"])])
+        context = torch.tensor([encoder.render_prompt(row["prompt"])])
         out = model.generate(
             context, attention_mask=torch.ones_like(context), max_new_tokens=40, num_return_sequences=samples, output_logits=True,
             return_dict_in_generate=True, pad_token_id=loaded.tokenizer.pad_token_id, **WHOLE_DISTRIBUTION,
