@@ -56,7 +56,8 @@ def find_layers(model: Any) -> AdaptableLayers:
     text = {id(module) for module in decoder.modules()}
     head = model.get_output_embeddings()
     has_experts = read_count(model, model.config.get_text_config(), EXPERTS) is not None
-    modules, experts, routers, other_inputs = {}, [], [], []
+    modules: dict[str, torch.nn.Module] = {}
+    experts, routers, other_inputs = [], [], []
     head_name = next((name for name, module in model.named_modules() if module is head), None)
     sees_more = any(getattr(model.config, f"{kind}_config", None) is not None for kind in ("vision", "audio"))
     for name, module in model.named_modules():
