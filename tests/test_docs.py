@@ -20,7 +20,7 @@ from lexalign import cli
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 MARKERS = [text.partition(":")[0] for text in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
-OTHER_PROGRAMS = {"cd", "docker", "echo", "export", "git", "hf", "mkdocs", "ruff", "trackio", "uv", "wandb"}
+OTHER_PROGRAMS = {"cd", "docker", "echo", "eval", "export", "git", "hf", "mkdocs", "ruff", "trackio", "uv", "wandb"}
 """Programs whose own words are not checked here."""
 SEVERAL_GPUS = re.compile(r"hardware=(ddp|fsdp|deepspeed)|hardware\.strategy=|sweep=slurm")
 
