@@ -39,7 +39,7 @@ class CompositionError(Exception):
 class CachedRepository(CachingConfigRepository):
     """Reads each file once in a process: a command line is composed several times over, and a sweep many times.
 
-    Hydra changes what it reads, so the files are kept as bytes and unpacked anew each time.
+    Hydra changes what it reads, so each file is held as bytes and unpacked anew each time.
     """
 
     def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes], folders: tuple[str, ...]):
