@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 EQUAL = ["stage=align", "model=tiny", "data=tiny_pairs", "tracking=none", "train.epochs=4", "train.batch_size=16", "hardware.threads=1"]
 GATED = "gdpo_flow, alpha = gamma = 1"
-# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; README tells what others did.
+# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; docs/methods/gdpo-flow.md tells what others did.
 ARMS = {
     "dpo": ["method=dpo", "train.learning_rate=1e-4"],
     "gdpo_flow, alpha = gamma = 0.1": ["method=gdpo_flow", "train.learning_rate=1e-4", "method.alpha=0.1", "method.gamma=0.1"],
@@ -34,18 +34,18 @@ ARMS = {
 MEASURES = ("preferred share", "courteous", "nats a token", "nats a response", "different", "reward accuracy")
 
 
-def executed(overrides: list[str], scratch: Path) -> tuple[Path, dict[str, dict[str, float]]]:
+def run_stage(overrides: list[str], scratch: Path) -> tuple[Path, dict[str, dict[str, float]]]:
     """The artifact and the metrics of a run."""
     from lexalign.config.compose import compose
     from lexalign.config.context import RunContext
     from lexalign.runs.execute import execute
 
     out_dir = Path(tempfile.mkdtemp(dir=scratch))
-    found = execute(compose([*overrides, f"output_dir={out_dir}"]), RunContext(out_dir=out_dir, name="bench"))
-    return out_dir / "artifact", found.metrics
+    result = execute(compose([*overrides, f"output_dir={out_dir}"]), RunContext(out_dir=out_dir, name="bench"))
+    return out_dir / "artifact", result.metrics
 
 
-def bilingual(store: Path, scratch: Path) -> Path:
+def make_bilingual(store: Path, scratch: Path) -> Path:
     """A model that answers in both manners: the embedded sft, then sft on both responses of each pair."""
     from lexalign.config.paths import EMBEDDED
 
@@ -54,12 +54,12 @@ def bilingual(store: Path, scratch: Path) -> Path:
     (scratch / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
     data = ["data=instructions", f"data.path={scratch / 'both.jsonl'}", "data.eval_fraction=null", "evaluate.enabled=false"]
     common = ["stage=sft", f"store={store}", "tracking=none", "hardware.threads=1"]
-    return executed(
+    return run_stage(
         [*common, "method=full", "model=tiny_sft", *data, "train.learning_rate=1e-3", "train.epochs=6", "train.batch_size=16"], scratch
     )[0]
 
 
-def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
+def measure_draws(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
     """The measures of a model's own responses."""
     import torch
 
@@ -74,14 +74,14 @@ def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
     loaded, rows = loading.load_model(experiment), load_rows(experiment).held_out[:questions]
     encoder, model = Renderer(loaded.tokenizer, experiment.data), loaded.model.eval()
     manners = [re.compile(re.escape(form).replace(re.escape("{a}"), "(.*)"), re.DOTALL) for form in COURTEOUS]
-    found: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
+    measures: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
     for row in rows:
-        spans = [(sequence.context, sequence.response) for sequence in encoder.render_pair(row, shared_belief=False)]
-        (chosen, _), (rejected, _) = score_responses(model, spans, batch_size=2, max_length=1024)
-        found["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
+        pair = encoder.render_pair(row, shared_belief=False)
+        (chosen, _), (rejected, _) = score_responses(model, pair, batch_size=2, max_length=1024)
+        measures["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
     torch.manual_seed(0)
     for row in rows:
-        context = torch.tensor([encoder.prompt(row["prompt"])])
+        context = torch.tensor([encoder.render_prompt(row["prompt"])])
         out = model.generate(
             context, attention_mask=torch.ones_like(context), max_new_tokens=40, num_return_sequences=samples, output_logits=True,
             return_dict_in_generate=True, pad_token_id=loaded.tokenizer.pad_token_id, **WHOLE_DISTRIBUTION,
@@ -90,11 +90,11 @@ def drawn(folder: Path, *, questions: int, samples: int) -> dict[str, float]:
         alive = ((ids == encoder.end()[0]).cumsum(1) - (ids == encoder.end()[0]).long()) == 0  # the end itself is drawn too
         entropies = torch.distributions.Categorical(logits=torch.stack(out.logits, 1).float()).entropy() * alive
         texts = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        found["courteous"] += [float(any(form.fullmatch(text) for form in manners)) for text in texts]
-        found["different"].append(len(set(texts)) / samples)
-        found["nats a response"] += entropies.sum(1).tolist()
-        found["nats a token"] += entropies[alive].tolist()
-    return {name: statistics.mean(values) for name, values in found.items()}
+        measures["courteous"] += [float(any(form.fullmatch(text) for form in manners)) for text in texts]
+        measures["different"].append(len(set(texts)) / samples)
+        measures["nats a response"] += entropies.sum(1).tolist()
+        measures["nats a token"] += entropies[alive].tolist()
+    return {name: statistics.mean(values) for name, values in measures.items()}
 
 
 def main() -> None:
@@ -108,26 +108,26 @@ def main() -> None:
     args = parser.parse_args()
     table: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     with tempfile.TemporaryDirectory() as scratch:
-        start = bilingual(args.store, Path(scratch))
-        before = {**drawn(start, questions=args.questions, samples=args.samples), "reward accuracy": 0.5}
+        start = make_bilingual(args.store, Path(scratch))
+        before = {**measure_draws(start, questions=args.questions, samples=args.samples), "reward accuracy": 0.5}
         for seed in args.seeds:
             for name, overrides in ARMS.items():
                 command = [*EQUAL, *overrides, f"model.path={start}", f"store={args.store}", f"seed={seed}", "evaluate.samples=0"]
-                artifact, metrics = executed(command, Path(scratch))
-                own = drawn(artifact, questions=args.questions, samples=args.samples)
+                artifact, metrics = run_stage(command, Path(scratch))
+                own = measure_draws(artifact, questions=args.questions, samples=args.samples)
                 table[name].append({**own, "reward accuracy": metrics["after"]["reward_accuracy"]})
     lines = [f"| seeds {', '.join(map(str, args.seeds))} | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
     for name, runs in {"before": [before], **table}.items():
-        lines.append(f"| {name} | {' | '.join(shown(run[measure] for run in runs) for measure in MEASURES)} |")
+        lines.append(f"| {name} | {' | '.join(format_mean(run[measure] for run in runs) for measure in MEASURES)} |")
     print("\n".join(lines))
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
-    if failures := gate(before, table, args.seeds):
+    if failures := find_failures(before, table, args.seeds):
         sys.exit("the gate does not hold:\n" + "\n".join(failures))
     print(f"gate: on every seed {GATED} keeps more entropy than dpo and prefers more than before")
 
 
-def gate(before: dict[str, float], table: dict[str, list[dict[str, float]]], seeds: list[int]) -> list[str]:
+def find_failures(before: dict[str, float], table: dict[str, list[dict[str, float]]], seeds: list[int]) -> list[str]:
     """Where gdpo_flow has no more entropy than dpo, or prefers no more than the model before alignment; both are asked on every seed."""
     problems = []
     for seed, dpo, flow in zip(seeds, table["dpo"], table[GATED], strict=True):
@@ -138,7 +138,7 @@ def gate(before: dict[str, float], table: dict[str, list[dict[str, float]]], see
     return problems
 
 
-def shown(values: Iterable[float]) -> str:
+def format_mean(values: Iterable[float]) -> str:
     """Each seed's value."""
     return " / ".join(f"{value:.2f}" for value in values)
 

@@ -45,7 +45,7 @@ def main() -> None:
         if "beliefs" in args.parts:
             lines, failures = beliefs.compare(desk, args.seeds, args.samples)
         if "betas" in args.parts:
-            lines += beliefs.held_out_losses(desk)
+            lines += beliefs.measure_losses(desk)
         if "labels" in args.parts:
             lines += labels.compare(desk, args.seeds)
     print("\n".join(lines))

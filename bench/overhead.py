@@ -168,9 +168,9 @@ def compare(kind: str, args: argparse.Namespace) -> None:
     if apart > LOSS_TOLERANCE:
         sys.exit(f"{kind}: the two arms did not train alike (losses differ by {apart:.2e}), so their times say nothing")
     step, first = {}, {}
-    for arm, found in runs.items():
-        step[arm] = statistics.median(statistics.median(b - a for a, b in itertools.pairwise(run["cpu"])) for run in found)
-        first[arm] = statistics.median(run["steps"][0] for run in found)
+    for arm, results in runs.items():
+        step[arm] = statistics.median(statistics.median(b - a for a, b in itertools.pairwise(run["cpu"])) for run in results)
+        first[arm] = statistics.median(run["steps"][0] for run in results)
     print(
         f"{kind} | {step['ours']:.4f}, {step['bare']:.4f}, {step['ours'] / step['bare']:.3f} | "
         f"{first['ours']:.2f}, {first['bare']:.2f}, {first['ours'] / first['bare']:.3f} | {apart:.1e}",

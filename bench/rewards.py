@@ -24,7 +24,7 @@ REWARDS = (
 EQUAL = ["data=tiny_beliefs", "train.max_steps=40", "train.learning_rate=2e-3", "train.batch_size=32", "method.generations=8", REWARDS]
 
 
-def measured(overrides: list[str], store: Path, scratch: Path) -> dict[str, dict[str, float]]:
+def measure(overrides: list[str], store: Path, scratch: Path) -> dict[str, dict[str, float]]:
     """The metrics of a run, before and after."""
     from lexalign.config.compose import compose
     from lexalign.config.context import RunContext
@@ -46,9 +46,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in args.seeds:
             for name in ARMS:
-                found = measured([f"method={name}", f"seed={seed}"], args.store, Path(scratch))
-                table[name].append(found["after"])
-            table["before: sft"].append(found["before"])
+                metrics = measure([f"method={name}", f"seed={seed}"], args.store, Path(scratch))
+                table[name].append(metrics["after"])
+            table["before: sft"].append(metrics["before"])
     lines = [f"| seeds {', '.join(map(str, args.seeds))} | correct | words |", "|---|---|---|"]
     for name, runs in table.items():
         lines.append(f"| {name} | " + " | ".join(" / ".join(f"{run[measure]:.2f}" for run in runs) for measure in MEASURES) + " |")

@@ -97,19 +97,19 @@ class Bench:
         return run(commands[arm](), folder, threads=self.args.threads, device=self.args.device)
 
     def interleaved(self, job: Job, repeats: int, arms: str = "ABCD") -> dict[str, list[Seen]]:
-        found: dict[str, list[Seen]] = {arm: [] for arm in arms}
+        measurements: dict[str, list[Seen]] = {arm: [] for arm in arms}
         for repeat in range(repeats):
             for arm in arms if repeat % 2 == 0 else reversed(arms):
-                found[arm].append(self.once(arm, job))
-        return found
+                measurements[arm].append(self.once(arm, job))
+        return measurements
 
-    def alike(self, found: dict[str, list[Seen]], job: Job) -> str | None:
+    def alike(self, measurements: dict[str, list[Seen]], job: Job) -> str | None:
         """The largest difference of any arm's losses from D's, or None (and the bench fails) where it is too large."""
         apart = 0.0
-        for arm, runs in found.items():
+        for arm, runs in measurements.items():
             if arm == "B" and job.kind == "sft":
                 continue  # packed: other batches
-            for theirs, mine in zip(runs, found["D"], strict=True):
+            for theirs, mine in zip(runs, measurements["D"], strict=True):
                 assert len(theirs.losses) == len(mine.losses) == job.steps and mine.norms[0] > 0
                 apart = max(apart, *(abs(a - b) for a, b in zip(theirs.losses, mine.losses, strict=True)))
         if apart > TOLERANCE[job.precision]:
@@ -121,8 +121,8 @@ class Bench:
         """W1 to W3: a step."""
         job = self.job(workload, model, precision, steps=self.args.steps)
         arms = "ABCDE" if self.args.llama_factory and job.kind == "dpo" else "ABCD"
-        found = self.interleaved(job, self.args.repeats, arms)
-        apart = self.alike(found, job)
+        measurements = self.interleaved(job, self.args.repeats, arms)
+        apart = self.alike(measurements, job)
         name = f"{workload} {model} {precision}"
         if apart is None:
             return self.say(f"| {name} | the losses differ: no ratio |")
@@ -131,13 +131,17 @@ class Bench:
         def cost(seen: Seen) -> float:
             return getattr(seen, f"{'token' if job.kind == 'sft' else 'step'}_{clock}")
 
-        ratio = {arm: ratios([cost(x) / cost(d) for x, d in zip(found[arm], found["D"], strict=True)]) for arm in arms if arm != "D"}
-        memory = {arm: statistics.median(x.peak_gb for x in found[arm]) for arm in "ABD"}
-        step = statistics.median(getattr(seen, f"step_{clock}") for seen in found["D"])
+        ratio = {
+            arm: ratios([cost(x) / cost(d) for x, d in zip(measurements[arm], measurements["D"], strict=True)])
+            for arm in arms
+            if arm != "D"
+        }
+        memory = {arm: statistics.median(x.peak_gb for x in measurements[arm]) for arm in "ABD"}
+        step = statistics.median(getattr(seen, f"step_{clock}") for seen in measurements["D"])
         share = "-"
         if precision == "fp32" or job.device == "cuda":
             share = f"{ideal_flops(SHAPES[model], WORKLOADS[workload]) * job.batch / (step * self.rate):.0%}"
-        reference = ", ".join(f"{arm} {found[arm][0].reference_rows}" for arm in "ABD") if job.kind == "dpo" else "-"
+        reference = ", ".join(f"{arm} {measurements[arm][0].reference_rows}" for arm in "ABD") if job.kind == "dpo" else "-"
         self.say(
             f"| {name} | {ratio['A']} | {ratio['B']} | {ratio['C']} | {ratio.get('E', '-')} | {step:.3f} | {share} | {memory['D']:.2f} "
             f"({memory['D'] / memory['A']:.2f}x A, {memory['D'] / memory['B']:.2f}x B) | {reference} | {apart} |"
@@ -148,7 +152,7 @@ class Bench:
         two multiruns on one store."""
         steps = WORKLOADS["W4"].count // BATCH["dpo"]
         job = self.job("W4", "s25", "fp32", steps=steps)
-        found: dict[tuple[str, str], list[list[Seen]]] = {}
+        measurements: dict[tuple[str, str], list[list[Seen]]] = {}
         for repeat in range(repeats):
             store = self.scratch / f"sweep-{repeat}"
             for arm in ("A", "B", "D", "again") if repeat % 2 == 0 else ("D", "again", "B", "A"):
@@ -158,11 +162,13 @@ class Bench:
                     else:
                         out = self.scratch / f"sweep-{repeat}-{arm}-{name.split()[0]}"
                         runs = [run(multirun(job, out, store, axes), self.scratch, threads=self.args.threads)]
-                    found.setdefault((name, arm), []).append(runs)
+                    measurements.setdefault((name, arm), []).append(runs)
         for name, what in itertools.product(SWEEPS, ("cpu", "wall")):
-            cost = {arm: [sum(getattr(seen, what) for seen in runs) for runs in found[name, arm]] for arm in ("A", "B", "D", "again")}
+            cost = {
+                arm: [sum(getattr(seen, what) for seen in runs) for runs in measurements[name, arm]] for arm in ("A", "B", "D", "again")
+            }
             ratio = {arm: ratios([a / d for a, d in zip(cost[arm], cost["D"], strict=True)]) for arm in ("A", "B")}
-            rows = {arm: sum(seen.reference_rows for seen in found[name, arm][0]) for arm in cost}
+            rows = {arm: sum(seen.reference_rows for seen in measurements[name, arm][0]) for arm in cost}
             self.say(
                 f"| W4 s25 fp32, {len(grid(SWEEPS[name]))} runs of {steps} steps, {name}, {what} s | {ratio['A']} | {ratio['B']} | "
                 + " | ".join(f"{arm} {statistics.median(cost[arm]):.1f}, {rows[arm]} reference rows" for arm in ("A", "B", "D"))
@@ -172,10 +178,10 @@ class Bench:
     def start(self, repeats: int) -> None:
         """W6: from nothing to the end of the first optimizer step."""
         job = self.job("W2", "s25", "fp32", steps=1, whole=True)
-        found = self.interleaved(job, repeats, "AD")
-        wall = ratios([d.first_step / a.first_step for a, d in zip(found["A"], found["D"], strict=True)])
-        cpu = ratios([d.cpu / a.cpu for a, d in zip(found["A"], found["D"], strict=True)])
-        first = {arm: statistics.median(seen.first_step for seen in found[arm]) for arm in "AD"}
+        measurements = self.interleaved(job, repeats, "AD")
+        wall = ratios([d.first_step / a.first_step for a, d in zip(measurements["A"], measurements["D"], strict=True)])
+        cpu = ratios([d.cpu / a.cpu for a, d in zip(measurements["A"], measurements["D"], strict=True)])
+        first = {arm: statistics.median(seen.first_step for seen in measurements[arm]) for arm in "AD"}
         self.say(f"| W6 s25 fp32, first step | {wall} of A's wall time ({first['D']:.1f} s, {first['A']:.1f} s) | {cpu} of its CPU time |")
 
     def measure_rate(self) -> None:
@@ -199,8 +205,8 @@ class Bench:
 
 def ratios(values: list[float]) -> str:
     """The median, and the spread where there are several."""
-    shown = f"**{statistics.median(values):.2f}x**"
-    return shown if len(values) == 1 else f"{shown} ({min(values):.2f} to {max(values):.2f})"
+    middle = f"**{statistics.median(values):.2f}x**"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.2f} to {max(values):.2f})"
 
 
 def grid(axes: dict[str, tuple]) -> list[dict]:
@@ -211,9 +217,9 @@ def grid(axes: dict[str, tuple]) -> list[dict]:
 def multirun(job: Job, out: Path, store: Path, axes: dict[str, tuple]) -> list[str]:
     """`run.py -m` over the points of a sweep."""
     python, script, *settings = ours(job, out, fast=True, store=store)
-    varied = {KEYS[name]: ",".join(map(str, values)) for name, values in axes.items()}
-    kept = [setting for setting in settings if setting.partition("=")[0] not in varied]
-    return [python, script, "-m", *kept, *(f"{key}={values}" for key, values in varied.items())]
+    axis_words = {KEYS[name]: ",".join(map(str, values)) for name, values in axes.items()}
+    fixed_words = [setting for setting in settings if setting.partition("=")[0] not in axis_words]
+    return [python, script, "-m", *fixed_words, *(f"{key}={values}" for key, values in axis_words.items())]
 
 
 def main() -> None:

@@ -43,9 +43,9 @@ def call(command: list[str], folder: Path, threads: int | None = None) -> float:
     return time.monotonic() - began
 
 
-def tell(found: str) -> None:
+def tell(line: str) -> None:
     """Something measured, as soon as it is: what follows may take long."""
-    print(f"{found} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+    print(f"{line} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
 
 
 def jobs(folder: Path) -> list[Job]:
@@ -95,9 +95,9 @@ def shared(scratch: Path) -> list[str]:
 def with_trl(folder: Path, sft: Path) -> float:
     """Wall seconds of eight calls of TRL's command line on the same rows, from the merged sft model; merging is not counted."""
     merge(sft, folder / "model")
-    found = find_data("embedded:tiny_pairs").path
-    assert found is not None
-    rows = (found / "train.jsonl").read_text().splitlines(keepends=True)[:96]
+    data_folder = find_data("embedded:tiny_pairs").path
+    assert data_folder is not None
+    rows = (data_folder / "train.jsonl").read_text().splitlines(keepends=True)[:96]
     (folder / "rows").mkdir()
     (folder / "rows/train.jsonl").write_text("".join(rows))
     common = [
@@ -129,11 +129,11 @@ def pruning(scratch: Path) -> list[str]:
         call([*RUN, "-m", *common, "output_dir=grid"], folder)
         call([*RUN, "-m", *common, "output_dir=halving", "sweep.pruner=halving", "store=other"], folder)
         whole, pruned = jobs(folder / "grid"), jobs(folder / "halving")
-        (best, second, *_), (found, *_) = (sorted((j for j in every if j.state == "finished"), key=loss) for every in (whole, pruned))
+        (best, second, *_), (winner, *_) = (sorted((j for j in every if j.state == "finished"), key=loss) for every in (whole, pruned))
         cost = [sum(steps(job) for job in every) for every in (whole, pruned)]
         shares.append(cost[1] / cost[0])
-        missed += best.values != found.values
-        points = f"{named(best)}: {loss(best):.4f} | {loss(second):.4f} | {named(found)}: {loss(found):.4f}"
+        missed += best.values != winner.values
+        points = f"{named(best)}: {loss(best):.4f} | {loss(second):.4f} | {named(winner)}: {loss(winner):.4f}"
         lines.append(f"| {seed} | {points} | {cost[0]} | {cost[1]} ({shares[-1]:.0%}) |")
     lines.append(f"\nSteps: {statistics.mean(shares):.0%} of the grid's; the best point was missed {missed} times.")
     if missed or max(shares) > 0.4:
@@ -147,8 +147,8 @@ def loss(job: Job) -> float:
 
 def steps(job: Job) -> int:
     """Optimizer steps a job did."""
-    logged = [json.loads(line) for line in (Path(job.folder) / "metrics.jsonl").read_text().splitlines()]
-    return max(line["step"] for line in logged)
+    log_lines = [json.loads(line) for line in (Path(job.folder) / "metrics.jsonl").read_text().splitlines()]
+    return max(line["step"] for line in log_lines)
 
 
 def named(job: Job) -> str:

@@ -7,9 +7,7 @@ Types, ranges and meanings come from the dataclasses in lexalign/config/schema, 
 tests/test_docs.py fails while the committed page is older than the code.
 """
 
-import ast
 import dataclasses
-import inspect
 import itertools
 import types
 import typing
@@ -19,9 +17,10 @@ from typing import Any, Literal
 
 import yaml
 
+from lexalign.commands.json_schema import read_field_docs
 from lexalign.config import schema
 from lexalign.config.compose import compose
-from lexalign.config.parsing import Range, get_field_key
+from lexalign.config.parsing import Range, TypedOnly, get_field_key
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -56,28 +55,14 @@ lexalign schema > lexalign.schema.json
 lexalign schema data > data.schema.json
 ```
 
-An unknown key, a wrong type and a value outside its range are
+Settings that are marked **typed only** are refused in a file of `--config-dir` ([Security](security.md)). An unknown key, a wrong
+type and a value outside its range are
 refused with exit code 2, and so is an option that the run would not read.
 
 The defaults below are those of `python run.py` without words, before step 3. "(method)" and "(stage)" say that the chosen method or stage
 sets the value. Text with commas or spaces needs quotes inside
 quotes: `'data.system="Be brief, please"'`. A list is `[a,b]`, nothing is `null`.
 """
-
-
-def read_meanings(cls: type) -> dict[str, str]:
-    """The text below each field of a dataclass, inherited fields included: field name to one line of text."""
-    meanings: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        (node,) = ast.parse(inspect.getsource(base)).body
-        assert isinstance(node, ast.ClassDef)
-        for field, text in itertools.pairwise(node.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                assert isinstance(field.target, ast.Name)
-                meanings[field.target.id] = " ".join(str(text.value.value).split())
-    return meanings
 
 
 def list_options(group: str) -> list[str]:
@@ -101,6 +86,8 @@ def describe_type(hint: Any) -> tuple[str, str]:
     if origin is list:
         words, inner = describe_type(arguments[0])
         return f"list of {words}", inner
+    if origin is dict or hint is dict:
+        return "keys with values", ""
     names = {str: "text", int: "integer", float: "number", bool: "`true`, `false`", type(None): "`null`", Any: "groups of settings"}
     return names.get(hint, getattr(hint, "__name__", str(hint))), ""
 
@@ -119,7 +106,7 @@ def find_group(hint: Any) -> type | None:
 
 def walk_settings(cls: type, where: str) -> Iterator[tuple[str, str, Any]]:
     """(key, meaning, type) of every plain setting of a dataclass and of the groups in it."""
-    hints, meanings = typing.get_type_hints(cls, include_extras=True), read_meanings(cls)
+    hints, meanings = typing.get_type_hints(cls, include_extras=True), read_field_docs(cls)
     for field in dataclasses.fields(cls):
         key = f"{where}.{get_field_key(field)}".lstrip(".")
         group = find_group(hints[field.name])
@@ -158,6 +145,8 @@ def escape(text: str) -> str:
 def write_row(key: str, meaning: str, hint: Any, default: str) -> str:
     """One row of a table of settings."""
     words, bounds = describe_type(hint)
+    marks = [rule.because for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, TypedOnly)]
+    meaning += "".join(f" **Typed only**: {because}." for because in marks)
     return f"| `{key}` | {words}{f'; {bounds}' if bounds else ''} | {default} | {escape(meaning)} |"
 
 
@@ -184,7 +173,7 @@ def write_options(group: str) -> Iterator[str]:
 def write_run(tree: dict[str, Any]) -> Iterator[str]:
     """The settings of the run as a whole."""
     yield from ("## The run", "", *TABLE)
-    hints, meanings = typing.get_type_hints(schema.Experiment, include_extras=True), read_meanings(schema.Experiment)
+    hints, meanings = typing.get_type_hints(schema.Experiment, include_extras=True), read_field_docs(schema.Experiment)
     raw = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     for field in dataclasses.fields(schema.Experiment):
         if find_group(hints[field.name]) is None:

@@ -27,7 +27,7 @@ from lexalign.config.overrides import get_key
 from lexalign.config.packages import register_packages
 from lexalign.config.paths import CONF, find_write_problem
 from lexalign.config.schema import Experiment
-from lexalign.config.secrets import clean, guard_streams, redact
+from lexalign.config.secrets import clean_line, guard_streams, redact
 from lexalign.errors import ConfigError, LexAlignError, Stopped
 from lexalign.runs.run_log import print_error
 from lexalign.training import signals
@@ -152,7 +152,7 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     print(f"{count} in the settings; nothing was run or written:", file=sys.stderr)
     for problem in problems[:SHOWN]:
-        print(clean(f"  - {problem}"), file=sys.stderr)
+        print(f"  - {clean_line(problem)}", file=sys.stderr)
     if len(problems) > SHOWN:
         print(f"  … and {len(problems) - SHOWN} more", file=sys.stderr)
     sys.exit(ConfigError.exit_code)

@@ -1,15 +1,23 @@
-"""A trainer that notes which GPUs its process may use, in a file `$LEASES/<seed>`; tests type `extensions=[gpu_lease_trainer]`."""
+"""A method that notes which GPUs its process may use, in a file `leases/<seed>`; tests type `extensions=[gpu_lease_trainer]`."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from lexalign.trainers.sft import SFTTrainer
+from transformers import TrainerCallback
+
+from lexalign.trainers.sft import SftObjective
 
 
-class GpuLeaseTrainer(SFTTrainer):
+class NoteLease(TrainerCallback):
+    """Writes the note before the first step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (Path(os.environ["LEASES"]) / str(args.seed)).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+
+
+class GpuLeaseTrainer(SftObjective):
     """Trains as sft does."""
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        (Path(os.environ["LEASES"]) / str(self.args.seed)).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-        return super().train(*args, **kwargs)
+    def setup(self, trainer: Any) -> None:
+        trainer.add_callback(NoteLease())

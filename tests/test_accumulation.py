@@ -7,8 +7,6 @@ from method_lab import PAIRS, answer_rows, loss_and_gradient, make_trainer, pair
 from small_models import relative
 
 LABELS = [1, 0, 1, 1, 0, 1, 0, 0]
-BELIEFS = ("data=tiny_beliefs",)
-SHARES = [[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]] * 4
 
 
 def believing_pairs():
@@ -19,7 +17,8 @@ def rows_of(method, trainer):
     if method == "kto":
         return answer_rows(LABELS)
     if method == "lora":
-        return [*answer_rows()[:7], {"sequences": [sequence([1, 2, 3], [4, 5, 6, 7, 8], weights=[1.0, 0.5, 0.0, 0.0, 1.0])]}]
+        weighted = sequence([1, 2, 3], [4, 5, 6, 7, 8], weights=[1.0, 0.5, 0.0, 0.0, 1.0])
+        return [*answer_rows()[:7], {"sequences": [weighted]}]
     if method == "gdpo":
         count = len(trainer.objective.belief_tokens)
         trainer.objective.belief_tokens %= 61  # the very small model knows so many tokens
@@ -30,10 +29,9 @@ def rows_of(method, trainer):
     return pair_rows()
 
 
-METHODS = [
-    "dpo", "dpo method.loss_type=sft", "dpo method.loss_type=aot", "dpo method.loss_type=aot_unpaired", "ipo", "kto", "orpo", "cpo",
-    "simpo", "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora",
-]  # fmt: skip
+LOSS_TYPES = ("sigmoid", "sft", "aot", "aot_unpaired")
+OTHERS = ("ipo", "kto", "orpo", "cpo", "simpo", "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora")
+METHODS = [*(f"dpo method.loss_type={name}" for name in LOSS_TYPES), *OTHERS]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,7 +22,7 @@ from lexalign.embedded.world import documents, make_people
 
 @pytest.fixture(scope="module")
 def animals(tmp_path_factory) -> worlds.World:
-    return worlds.animals(tmp_path_factory.mktemp("animals") / "here")
+    return worlds.make_animals(tmp_path_factory.mktemp("animals") / "here")
 
 
 @pytest.mark.parametrize("arm", beliefs.ARMS)
@@ -37,20 +37,20 @@ def test_every_arm_composes_and_reads_the_second_world(animals, arm):
 
 
 def test_a_beta_for_every_arm_that_prefers(animals):
-    for world in (animals, worlds.embedded()):
+    for world in (animals, worlds.get_embedded()):
         assert set(world.betas) == set(worlds.WITH_BETA) == {arm for arm in beliefs.ARMS if not arm.startswith("calibration")}
     assert set(animals.betas.values()) <= set(choice.BETAS)
 
 
 def test_rows_that_choose_the_beta_are_training_rows(animals):
     tested = {row["prompt"] for row in rows.load_rows(compose(["stage=align", "method=gdpo", *animals.overrides]).experiment).held_out}
-    splits = rows.load_rows(compose(["stage=align", "method=gdpo", *choice.apart(animals.overrides)]).experiment)
+    splits = rows.load_rows(compose(["stage=align", "method=gdpo", *choice.list_overrides_apart(animals.overrides)]).experiment)
     looked_at = {row["prompt"] for row in splits.held_out}
     assert len(looked_at) == round(72 * 0.2) and not looked_at & (tested | {row["prompt"] for row in splits.train})
 
 
 def test_two_of_five_sentences_of_the_second_worlds_sft_are_another_beliefs():
-    spoken = [row["completion"] for row in worlds.opinions(worlds.topics())]
+    spoken = [row["completion"] for row in worlds.make_opinions(worlds.list_topics())]
     slips = 0
     for text in spoken:
         ours = worlds.WORDINGS[int(text[0])]
@@ -64,7 +64,7 @@ def test_the_second_world_passes_the_gate(animals, tmp_path):
     desk = Desk(tmp_path, tmp_path / "store")
     arms = ("dpo", "gdpo")
     found = {arm: [desk.run(*beliefs.settings(animals, arm), "seed=0", "evaluate.belief_samples=8")[0]["after"]] for arm in arms}
-    assert beliefs.gate(found, [0]) == []
+    assert beliefs.find_failures(found, [0]) == []
 
 
 def test_the_second_worlds_sft_tells_nothing_of_the_shares(animals):
@@ -74,7 +74,7 @@ def test_the_second_worlds_sft_tells_nothing_of_the_shares(animals):
     opinions = [row for row in train if row["completion"][0].isdigit()]
     told = [row["completion"].partition("<")[0] for row in opinions]
     assert [told.count(str(belief)) for belief in range(4)] == [worlds.SFT_QUESTIONS * worlds.PHRASINGS_A_TOPIC] * 4
-    asked = worlds.topics()[: worlds.QUESTIONS]
+    asked = worlds.list_topics()[: worlds.QUESTIONS]
     assert len(train) > len(opinions) and not any(topic in row["prompt"] for row in opinions for topic in asked)
 
 
@@ -84,14 +84,14 @@ def test_pre_training_has_read_every_token_that_the_second_world_writes():
 
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tiny")
     read = {token for tokens in tokenizer(list(islice(documents(make_people()), 3000)))["input_ids"] for token in tokens}
-    texts = {row["completion"] for row in worlds.opinions(worlds.topics())}
+    texts = {row["completion"] for row in worlds.make_opinions(worlds.list_topics())}
     unread = {tokenizer.decode([token]) for text in texts for token in tokenizer(text)["input_ids"] if token not in read}
     assert texts and not unread
 
 
 @pytest.mark.parametrize("judges", labels.JUDGES)
 def test_labels_are_shares_of_judges_with_the_majoritys_choice_first(judges, tmp_path):
-    folder, shares = labels.data_set(tmp_path / "labels", judges, seed=0)
+    folder, shares = labels.make_data_set(tmp_path / "labels", judges, seed=0)
     splits = rows.load_rows(compose(["stage=align", "method=gdpo_soft", "data=tiny_soft", f"data.path={folder}"]).experiment)
     assert [row["soft_label"] for row in splits.held_out] == shares and set(shares) == set(PREFERENCES.values())
     drawn = [row["soft_label"] for row in splits.train]
@@ -102,9 +102,9 @@ def test_labels_are_shares_of_judges_with_the_majoritys_choice_first(judges, tmp
 def test_the_gate_of_the_beliefs_names_the_seed_and_what_fails_on_it():
     dpo = {"belief_jsd": 0.40, "belief_consistency": 0.5}
     arms = [{"belief_jsd": 0.19, "belief_consistency": 0.6}, {"belief_jsd": 0.20, "belief_consistency": 0.6}]
-    assert beliefs.gate({"dpo": [dpo], "gdpo": arms[:1]}, [7]) == []
+    assert beliefs.find_failures({"dpo": [dpo], "gdpo": arms[:1]}, [7]) == []
     tied = {"belief_jsd": 0.19, "belief_consistency": 0.5}
-    found = beliefs.gate({"dpo": [dpo, dpo, dpo], "gdpo": [*arms, tied]}, [7, 8, 9])
+    found = beliefs.find_failures({"dpo": [dpo, dpo, dpo], "gdpo": [*arms, tied]}, [7, 8, 9])
     assert [(seed, problem.split(" of gdpo")[0]) for seed, problem in found] == [(8, "JSD"), (9, "consistency")]
 
 
@@ -113,7 +113,7 @@ def test_the_gate_of_the_flow_asks_for_entropy_and_for_preference(measure):
     before = {"preferred share": 0.7, "nats a token": 2.0, "nats a response": 20.0}
     dpo = {"preferred share": 0.9, "nats a token": 0.4, "nats a response": 4.0}
     good = {"preferred share": 0.8, "nats a token": 0.5, "nats a response": 5.0}
-    assert flow.gate(before, {"dpo": [dpo], flow.GATED: [good]}, [3]) == []
+    assert flow.find_failures(before, {"dpo": [dpo], flow.GATED: [good]}, [3]) == []
     bound = before if measure == "preferred share" else dpo
-    (problem,) = flow.gate(before, {"dpo": [dpo, dpo], flow.GATED: [good, {**good, measure: bound[measure]}]}, [3, 4])
+    (problem,) = flow.find_failures(before, {"dpo": [dpo, dpo], flow.GATED: [good, {**good, measure: bound[measure]}]}, [3, 4])
     assert problem.startswith(f"seed 4: {measure} of gdpo_flow")

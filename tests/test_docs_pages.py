@@ -11,6 +11,7 @@ from manual import BLOCK, DOCS, GROUPS, PAGES, ROOT, list_keys, list_options, lo
 
 from lexalign import errors
 from lexalign.config import schema
+from lexalign.evaluation.metrics import DIRECTIONS
 from lexalign.training import signals
 
 
@@ -102,6 +103,18 @@ def test_the_exit_codes_are_those_of_the_errors():
     listed = {int(code) for row in read_table(DOCS / "running.md", "exit code") for code in re.findall(r"\d+", row[0])}
     classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, errors.LexAlignError)]
     assert listed == {0} | {cls.exit_code for cls in classes} | set(signals.CODES.values())
+
+
+def test_every_metric_that_a_search_can_take_is_explained():
+    text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in DIRECTIONS if f"`{name}`" not in text] == []
+
+
+def test_the_messages_on_the_page_of_troubles_are_the_programs():
+    sources = " ".join(file.read_text(encoding="utf-8") for file in (ROOT / "lexalign").rglob("*.py"))
+    quoted = [text for row in read_table(DOCS / "troubleshooting.md", "what you see") for text in re.findall(r'"([^"]+)"', row[0])]
+    assert len(quoted) > 5
+    assert [text for text in quoted for part in text.split("…") if part.strip() not in sources] == []
 
 
 def test_the_twenty_tasks_lead_to_files():

@@ -136,3 +136,6 @@ def test_rotary_frequencies_that_follow_the_longest_row_are_said(rope, depends):
     reason = exactness.find_length_dependence(model)
     assert bool(reason) == depends == (not torch.allclose(alone, beside, atol=1e-4))
     assert reason is None or f"rope_type={rope['rope_type']}" in reason
+    assert (
+        exactness.find_length_dependence(model, longest=32) is None and bool(exactness.find_length_dependence(model, longest=60)) == depends
+    )

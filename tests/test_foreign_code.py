@@ -96,7 +96,7 @@ FILES = {
     "resolver_unknown": ("store: ${eval:1}", "store: ${eval:…} may not be used in settings"),
     "sweeper": ("hydra: {sweeper: {_target_: os.system}}", "hydra.sweeper._target_=os.system"),
     "launcher": ("hydra: {launcher: {_target_: subprocess.run}}", "hydra.launcher._target_=subprocess.run"),
-    "sweeper_argument": ("hydra: {sweeper: {command: touch pwned}}", "hydra.sweeper.command: is no setting of ours"),
+    "sweeper_argument": ("hydra: {sweeper: {command: touch pwned}}", "hydra.sweeper.command: is not read"),
     "formatter": (
         "hydra: {job_logging: {version: 1, formatters: {x: {'()': os.system, command: touch pwned}}}}",
         "hydra.job_logging.formatters.x.()=os.system",

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from experiment_runner import World
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -17,7 +15,6 @@ from tokenizers.processors import TemplateProcessing
 import lexalign
 from lexalign.errors import ArtifactError, DataError, DiskFull
 from lexalign.models import adapters
-from lexalign.training.preflight import sequences
 
 EMBEDDED = Path(lexalign.__file__).parent / "embedded"
 SHORT = ["evaluate.enabled=false", "train.max_steps=2", "train.batch_size=4", "hardware.threads=1"]
@@ -80,16 +77,33 @@ def conversations(world: World, name: str, lengths: list[int]) -> list[str]:
     return ["stage=sft", "model=tiny", "data=messages", f"data.path={file}", "data.eval_fraction=null", "method.loss_on=assistant"]
 
 
+def mute(world: World, words: list[str], rows: int) -> list[str]:
+    """The same words, and of the first rows of their file no turn is trained."""
+    file = world.folder / next(word for word in words if word.startswith("data.path=")).rpartition("/")[2]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines[:rows]:
+        line["messages"][1]["weight"] = 0
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return words
+
+
 def test_rows_without_a_trained_token(world):
-    words = [*conversations(world, "some", [1] * 6 + [12] * 2), "train.max_length=60", "preflight.max_truncated=1"]
+    words = mute(world, conversations(world, "some", [1] * 8), 2)
     assert "2 of 8 training rows have no token that is trained" in refused(world, *words)
     result, _ = world.run(*SHORT, *words, "preflight.max_untrained=0.25")
     assert result.counts["train_rows_without_trained_token"] == 2
 
 
 def test_no_trained_token_at_all(world):
-    words = [*conversations(world, "all", [12] * 8), "train.max_length=60", "preflight=skip"]
-    assert "8 of 8 training rows have no trained token within train.max_length=60" in refused(world, *words)
+    words = [*mute(world, conversations(world, "all", [1] * 8), 8), "preflight=skip"]
+    assert "8 of 8 train rows have no trained token within train.max_length=" in refused(world, *words)
+
+
+def test_conversations_whose_questions_fill_the_room_are_left_out(world):
+    words = [*conversations(world, "long", [1] * 6 + [12] * 2), "train.max_length=60"]
+    result, folder = world.run(*SHORT, *words)
+    assert result.counts["train_rows_dropped_prompt_too_long"] == 2
+    assert "2 of 8 train rows are left out" in (folder / "run.log").read_text()
 
 
 def test_a_template_that_never_ends_a_response(world):
@@ -203,13 +217,3 @@ def test_what_a_run_alike_has_tried_is_not_tried_again(tmp_path):
     for file in (tmp_path / "shared" / "store" / "preflight").glob("*/found.json"):
         file.write_text("torn")
     assert run()[0] == (False, False) and run()[0] == (True, True)
-
-
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.data())
-def test_flattened_sequences_come_apart_again(lengths, data):
-    ids = torch.arange(sum(lengths))
-    scored = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))))
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    found = list(sequences.split_documents(ids, scored, positions))
-    assert [len(one.ids) for one in found] == lengths
-    assert sum((one.ids for one in found), []) == ids.tolist() and sum((one.trained for one in found), []) == scored.tolist()

@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import lexalign.embedded
@@ -44,13 +44,23 @@ def without_template() -> Any:
     return tokenizer
 
 
+def end(encoder: Renderer, text: str) -> list[int]:
+    """The ids of a response with what ends it."""
+    return encoder.ids(text + encoder.ending())
+
+
+def believe(encoder: Renderer, index: int) -> list[int]:
+    """The ids of a belief as written."""
+    return encoder.ids(encoder.belief_text(index))
+
+
 @quick
 @given(prompt=TEXTS | TURNS, response=TEXTS, system=st.none() | TEXTS)
 def test_prompt_and_response_are_what_the_template_writes(data, prompt, response, system):
     encoder = Renderer(TOKENIZER, dataclasses.replace(data, system=system))
     whole = [*encoder.turns(prompt), {"role": "assistant", "content": response}]
     rendered = TOKENIZER.apply_chat_template(whole, tokenize=False)
-    spans = encoder.prompt(prompt) + encoder.response(response)
+    spans = encoder.render_prompt(prompt) + end(encoder, response)
     assert TOKENIZER.decode(spans) == rendered
     # The template puts a special token between them, so the tokens of the parts are the tokens of the whole.
     assert spans == TOKENIZER.apply_chat_template(whole, return_dict=False) == encoder.ids(rendered)
@@ -61,7 +71,7 @@ def test_prompt_and_response_are_what_the_template_writes(data, prompt, response
 def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
     answer = encoder.belief_text(belief) + response
     rendered = TOKENIZER.apply_chat_template([*encoder.turns(prompt), {"role": "assistant", "content": answer}], tokenize=False)
-    assert TOKENIZER.decode(encoder.prompt(prompt) + encoder.belief(belief) + encoder.response(response)) == rendered
+    assert TOKENIZER.decode(encoder.render_prompt(prompt) + believe(encoder, belief) + end(encoder, response)) == rendered
     assert encoder.belief_text(belief) == f"{belief}<{encoder.data.beliefs[belief]}>"
 
 
@@ -69,8 +79,8 @@ def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
 @given(prompt=TEXTS, response=TEXTS)
 def test_plain_text_without_a_template(data, prompt, response):
     encoder = Renderer(TOKENIZER, dataclasses.replace(data, chat_template="never"))
-    assert TOKENIZER.decode(encoder.prompt(prompt), skip_special_tokens=True) == prompt
-    assert TOKENIZER.decode(encoder.response(response)) == response + TOKENIZER.eos_token
+    assert TOKENIZER.decode(encoder.render_prompt(prompt), skip_special_tokens=True) == prompt
+    assert TOKENIZER.decode(end(encoder, response)) == response + TOKENIZER.eos_token
 
 
 def test_what_a_tokenizer_without_a_template_cannot_do(data):
@@ -79,26 +89,23 @@ def test_what_a_tokenizer_without_a_template_cannot_do(data):
     with pytest.raises(DataError, match="type data.chat_template=never"):
         Renderer(tokenizer, dataclasses.replace(data, chat_template="always"))
     with pytest.raises(DataError, match="holds chat turns, but the tokenizer has no chat template"):
-        Renderer(tokenizer, data).prompt([{"role": "user", "content": "a"}])
+        Renderer(tokenizer, data).render_prompt([{"role": "user", "content": "a"}])
 
 
-class WithBos:
-    """A tokenizer that, like Llama's, puts a BOS before whatever it is asked to encode."""
-
-    def __init__(self, chat_template: str | None):
-        self.chat_template, self.eos_token = chat_template, "$"
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [0] * add_special_tokens + [ord(character) for character in text]}
-
-    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool = False) -> str:
-        return "^" + "".join(f"[{turn['content']}]" for turn in turns) + "[" * add_generation_prompt
-
-
-def test_a_sequence_has_one_bos(data):
-    plain, chat = Renderer(WithBos(None), data), Renderer(WithBos("a template, which writes its own"), data)
-    assert plain.prompt("a") + plain.belief(0)[:1] + plain.response("b") == [0, *map(ord, "a0b$")]
-    assert chat.prompt("a") + chat.belief(0)[:1] + chat.response("b") == [*map(ord, "^[a][0b]")]
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_sequence_has_one_bos(data, chat):
+    """A tokenizer that, like Llama's, puts a BOS before whatever it encodes, and a template that writes its own."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    renderer = Renderer(tokenizer, data if chat else dataclasses.replace(data, chat_template="never"))
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "belief": 0}
+    for shared in (True, False):
+        for sequence in renderer.render_pair(row, shared_belief=shared):
+            assert [at for at, token in enumerate(sequence.ids) if token == tokenizer.bos_token_id] == [0]
+    assert tokenizer(renderer.render_prompt_text("a"))["input_ids"] == renderer.render_prompt("a")
 
 
 def test_two_system_messages_are_refused(data):
@@ -234,9 +241,13 @@ def test_control_tokens_in_texts_are_counted_and_named(caplog):
 
 def test_lengths_count_what_is_trained(encoder):
     pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
-    prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
-    longest = len(prompt) + max(len(chosen), len(rejected))
-    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, 2 * len(prompt) + len(chosen) + len(rejected))
-    plain = Renderer(without_template(), SimpleNamespace(chat_template="auto"))
+    prompt, chosen, rejected = (
+        encoder.render_prompt("a"),
+        believe(encoder, 0) + end(encoder, "b c"),
+        believe(encoder, 1) + end(encoder, "d"),
+    )
+    longest, total = len(prompt) + max(len(chosen), len(rejected)), 2 * len(prompt) + len(chosen) + len(rejected)
+    assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, total, max(prompt + chosen + rejected))
+    plain = Renderer(without_template(), encoder.data)
     with pytest.raises(DataError, match="data.columns.messages holds chat turns, but the tokenizer has no chat template"):
         lengths.measure_lengths({"messages": [{"role": "user", "content": "a"}]}, plain)

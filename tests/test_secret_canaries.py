@@ -1,5 +1,6 @@
 """Secrets that enter a run anywhere leave it nowhere: every byte of folder, store, offline W&B files and output is searched."""
 
+import ast
 import json
 import os
 import shutil
@@ -203,3 +204,49 @@ def test_a_setting_with_a_password_is_refused_by_its_key_and_leaves_nothing(tmp_
     )
     assert done.returncode == 2 and key in done.stderr.decode(), done.stderr.decode()[-2000:]
     assert find_leaks({"stdout": done.stdout, "stderr": done.stderr, **read_everything(tmp_path)}) == []
+
+
+WITHOUT_SECRETS = {
+    "artifacts/files.py", "artifacts/fingerprint.py", "artifacts/lock.py", "cache/cache.py", "tracking/trackio_tracker.py",  # digests, ids
+    "export/folder.py",  # the card, which is redacted when it is made
+    "models/adapters.py",  # PEFT's settings of an adapter
+    "embedded/pretrain.py", "embedded/reasoning.py", "embedded/world.py", "surveys/folder.py",  # data sets, made on request
+}  # fmt: skip
+"""Modules that write a file without `artifacts.files`."""
+
+
+def test_there_is_one_writer():
+    """Whatever else writes texts would pass secrets by the redaction."""
+    others = set()
+    for file in (ROOT / "lexalign").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            call = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+            if call is not None and call.attr in ("write_text", "write_bytes") and ast.unparse(call.value) != "files":
+                others.add(str(file.relative_to(ROOT / "lexalign")))
+    assert others <= WITHOUT_SECRETS | {"sweeps/job.py"}  # a task for the process that follows, removed when it is read
+
+
+def test_names_and_texts_of_rows_do_not_steer_the_terminal(tmp_path):
+    """Titles, colours, clearing, the clipboard, the direction of writing, and a column's name that forges a line of ours."""
+    hostile = "\x1b]0;title\x07\x1b[2J\x1b]52;c;aGk=\x07\u202egnp\x9b5m"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Who? {hostile} {n}", "completion": f"Me {hostile}"}) + "\n" for n in range(20)))
+    columns = tmp_path / "columns.jsonl"
+    columns.write_text(json.dumps({f"pro{hostile}mpt\nFAKE LINE": "a", "completion": "b"}) + "\n")
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "tracking=none",
+        "data=instructions",
+        "hardware.threads=1",
+        f"store={tmp_path / 'store'}",
+    ]
+    for words in ([f"data.path={rows}", "train.max_steps=1", "evaluate.limit=4"], [f"data.path={columns}"]):
+        done = subprocess.run(
+            [*command, *words, f"output_dir={tmp_path / 'out'}"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        raw = [letter for letter in printed if not secrets.is_harmless(letter) and letter != "\r"]
+        assert raw == [] and r"\x1b" in printed, printed[-2000:]
+        assert not any(line.startswith("FAKE LINE") for line in printed.splitlines())

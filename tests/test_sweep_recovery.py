@@ -100,6 +100,8 @@ def test_a_lost_ledger_is_rebuilt_from_the_folders(sweep, capsys, damage: Callab
 def test_points_that_are_added_get_numbers_of_their_own(sweep):
     """Folders of points that this line does not ask for keep their numbers, also where nothing tells what they hold."""
     (sweep / "7").mkdir()
+    (sweep / "7" / "config.yaml").touch()
+    (sweep / "9").mkdir()
     (sweep / LEDGER).unlink()
     _, jobs = open_points(sweep, "stage=sft", "tracking=none", "train.weight_decay=0.1,0.9")
     assert [job.number for job in jobs] == [1, 8]
@@ -114,7 +116,7 @@ def test_a_folder_without_a_note_is_known_by_its_result(sweep):
     job = open_points(sweep)[1][0]
     write_result(sweep / "0", Result(status="finished", stage="sft", key=job.key, score=0.25, command=job.overrides))
     (sweep / LEDGER).unlink()
-    assert [(job.number, job.state) for job in open_points(sweep)[1]] == [(0, "finished"), (3, "waiting"), (4, "waiting")]
+    assert [(job.number, job.state) for job in open_points(sweep)[1]] == [(0, "finished"), (2, "waiting"), (3, "waiting")]
 
 
 def test_another_sweep_is_refused_though_the_ledger_is_lost(sweep):

@@ -248,3 +248,52 @@ def test_settings_name_the_run_and_long_names_are_cut(tmp_path):
         pass
     (run,) = records(run_files(tmp_path)[0], "run")
     assert (run["display_name"], len(run["run_group"])) == ("mine", MAX_NAME)
+
+
+def test_variables_win_over_settings_that_were_not_typed(tmp_path, monkeypatch, said):
+    for name, value in {
+        "WANDB_PROJECT": "theirs", "WANDB_ENTITY": "team", "WANDB_NAME": "myname", "WANDB_RUN_GROUP": "mygroup", "WANDB_JOB_TYPE": "myjob",
+        "WANDB_TAGS": "t1, t2", "WANDB_NOTES": "notes", "WANDB_DIR": str(tmp_path / "wd"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    (tmp_path / "wd").mkdir()
+    with tracker(tmp_path / "out", group=None) as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+    (file,) = run_files(tmp_path / "wd")
+    (run,) = records(file, "run")
+    assert [run[key] for key in ("project", "entity", "display_name", "run_group", "job_type", "notes")] == [
+        "theirs", "team", "myname", "mygroup", "myjob", "notes",
+    ]  # fmt: skip
+    assert run["tags"] == ["t1", "t2", "tiny"]
+    assert any("WANDB_PROJECT and WANDB_ENTITY and WANDB_NAME" in line and "are used" in line for line in said.lines)
+
+
+def test_a_typed_setting_wins_over_a_variable_and_jobs_keep_their_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_NAME", "one for all")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mygroup")
+    with tracker(tmp_path / "out", typed=["tracking.project=lex"]) as tracked:
+        tracked.log(1, {"train/loss": 1.0})
+    (run,) = records(run_files(tmp_path / "out")[0], "run")
+    assert (run["project"], run["display_name"], run["run_group"]) == ("lex", "method=dpo", "mygroup")
+
+
+def test_an_offline_run_that_goes_on_holds_the_whole_curve(tmp_path, said):
+    with tracker(tmp_path / "out") as tracked:
+        tracked.log(1, {"train/loss": 3.0})
+        tracked.log(2, {"train/loss": 2.0})
+    with tracker(tmp_path / "out") as tracked:
+        tracked.log_earlier([(1, {"train/loss": 3.0}), (2, {"train/loss": 2.0})])
+        tracked.log(3, {"train/loss": 1.0})
+    newest = max(run_files(tmp_path / "out"), key=lambda file: len(records(file, "history")))
+    steps = [item["step"] for item in (row["item"] for row in records(newest, "history")) if "train/loss" in item]
+    assert steps == [1, 2, 3]
+    assert any("metrics up to step 2 are logged into it again" in line for line in said.lines)
+
+
+def test_an_online_run_that_goes_on_is_not_logged_twice(tmp_path, server):
+    with tracker(tmp_path) as tracked:
+        tracked.log_earlier([(1, {"train/loss": 3.0})])
+        tracked.log(2, {"train/loss": 2.0})
+    (run,) = server.runs().values()
+    assert [row["step"] for row in run.history if "train/loss" in row] == [2]

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ class Said:
         return shlex.split(command)
 
 
-def tracker(out_dir: Path, *, name: str = "method=dpo", group: str | None = "sweep-1", **changes: Any) -> WandbTracker:
+def tracker(
+    out_dir: Path, *, name: str = "method=dpo", group: str | None = "sweep-1", typed: Sequence[str] = (), **changes: Any
+) -> WandbTracker:
     """A tracker as a run would make it."""
     config = {"seed": 1, "method": {"beta": 0.1}}
-    return WandbTracker(dataclasses.replace(SETTINGS, **changes), out_dir, config, name, group, "align")
+    return WandbTracker(dataclasses.replace(SETTINGS, **changes), out_dir, config, name, group, "align", typed)
 
 
 def run_files(out_dir: Path) -> list[Path]:

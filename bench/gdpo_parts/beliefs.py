@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from gdpo_parts import choice, worlds
-from gdpo_parts.runs import Desk, rendered, shown
+from gdpo_parts.runs import Desk, format_mean, format_table
 
 EQUAL = ["train.learning_rate=3e-3", "train.epochs=3", "train.batch_size=8"]
 SFT = "before: sft"
@@ -21,11 +21,11 @@ def compare(desk: Desk, seeds: list[int], samples: int) -> tuple[list[str], list
     """The tables of both worlds, and where the gate of arXiv 2412.20299's claim does not hold."""
     lines: list[str] = []
     failures: list[str] = []
-    for world in (worlds.embedded(), worlds.animals(Path(desk.scratch) / "animals")):
-        found = measured(desk, world, seeds, samples)
-        cells = {name: [shown([run.get(measure, math.nan) for run in runs]) for measure in MEASURES] for name, runs in found.items()}
-        lines += ["", *rendered(f"{world.name}; seeds {', '.join(map(str, seeds))}", MEASURES, cells)]
-        failures += [f"{world.name}, seed {seed}: {problem}" for seed, problem in gate(found, seeds)]
+    for world in (worlds.get_embedded(), worlds.make_animals(Path(desk.scratch) / "animals")):
+        table = measure_world(desk, world, seeds, samples)
+        cells = {name: [format_mean([run.get(measure, math.nan) for run in runs]) for measure in MEASURES] for name, runs in table.items()}
+        lines += ["", *format_table(f"{world.name}; seeds {', '.join(map(str, seeds))}", MEASURES, cells)]
+        failures += [f"{world.name}, seed {seed}: {problem}" for seed, problem in find_failures(table, seeds)]
     return lines, failures
 
 
@@ -35,15 +35,15 @@ def settings(world: worlds.World, arm: str) -> list[str]:
     return [*world.overrides, *EQUAL, *ARMS[arm], *([] if beta is None else [f"method.beta={beta}"])]
 
 
-def held_out_losses(desk: Desk) -> list[str]:
+def measure_losses(desk: Desk) -> list[str]:
     """The table that the second world's beta was chosen from."""
-    world = worlds.animals(Path(desk.scratch) / "choice")
-    found = {name: choice.losses(desk, world.overrides, [*EQUAL, *ARMS[name]]) for name in worlds.WITH_BETA}
-    cells = {name: [f"{loss:.2f}" for loss in row] for name, row in found.items()}
-    return ["", *rendered(f"{world.name}; seed {choice.SEED}", tuple(f"beta {beta:g}" for beta in choice.BETAS), cells)]
+    world = worlds.make_animals(Path(desk.scratch) / "choice")
+    losses = {name: choice.measure_losses(desk, world.overrides, [*EQUAL, *ARMS[name]]) for name in worlds.WITH_BETA}
+    cells = {name: [f"{loss:.2f}" for loss in row] for name, row in losses.items()}
+    return ["", *format_table(f"{world.name}; seed {choice.SEED}", tuple(f"beta {beta:g}" for beta in choice.BETAS), cells)]
 
 
-def measured(desk: Desk, world: worlds.World, seeds: list[int], samples: int) -> dict[str, list[dict[str, float]]]:
+def measure_world(desk: Desk, world: worlds.World, seeds: list[int], samples: int) -> dict[str, list[dict[str, float]]]:
     """The metrics of each arm on each seed."""
     table: dict[str, list[dict[str, float]]] = {SFT: [], **{name: [] for name in ARMS}}
     for seed in seeds:
@@ -56,7 +56,7 @@ def measured(desk: Desk, world: worlds.World, seeds: list[int], samples: int) ->
     return table
 
 
-def gate(table: dict[str, list[dict[str, float]]], seeds: list[int]) -> list[tuple[int, str]]:
+def find_failures(table: dict[str, list[dict[str, float]]], seeds: list[int]) -> list[tuple[int, str]]:
     """Seeds on which JSD(gdpo) < JSD(dpo) / 2 and consistency(gdpo) > consistency(dpo) does not hold."""
     problems = []
     for seed, dpo, gdpo in zip(seeds, table["dpo"], table["gdpo"], strict=True):

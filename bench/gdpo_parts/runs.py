@@ -25,14 +25,14 @@ class Desk:
         """The metrics of an align run before and after, and its measurements row by row."""
         from lexalign.evaluation.compare import FILE
 
-        out_dir, result = self.executed(*overrides)
+        out_dir, result = self.execute(*overrides)
         return result.metrics, json.loads((out_dir / FILE).read_text(encoding="utf-8"))
 
-    def artifact(self, *overrides: str) -> Path:
+    def make_artifact(self, *overrides: str) -> Path:
         """The model that an align run ends in."""
-        return self.executed(*overrides)[0] / "artifact"
+        return self.execute(*overrides)[0] / "artifact"
 
-    def executed(self, *overrides: str) -> tuple[Path, Any]:
+    def execute(self, *overrides: str) -> tuple[Path, Any]:
         """An align run's folder and result."""
         from lexalign.config.compose import compose
         from lexalign.config.context import RunContext
@@ -43,17 +43,17 @@ class Desk:
         return out_dir, execute(compose(command), RunContext(out_dir=out_dir, name="bench"))
 
 
-def shown(values: list[float]) -> str:
+def format_mean(values: list[float]) -> str:
     """Each seed's value, and the mean with its 95 % interval over the seeds where there are three or more; `none` where nothing was
     to be measured, as where no sample begins with a belief."""
-    listed = " / ".join("none" if math.isnan(value) else f"{value:.3f}" for value in values)
+    numbers = " / ".join("none" if math.isnan(value) else f"{value:.3f}" for value in values)
     if len(values) < 3 or any(map(math.isnan, values)):
-        return listed
+        return numbers
     half = STUDENT.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{listed} ({statistics.mean(values):.3f} ± {half:.3f})"
+    return f"{numbers} ({statistics.mean(values):.3f} ± {half:.3f})"
 
 
-def rendered(first: str, columns: tuple[str, ...], rows: dict[str, list[str]]) -> list[str]:
+def format_table(first: str, columns: tuple[str, ...], rows: dict[str, list[str]]) -> list[str]:
     """A table as Markdown."""
     lines = [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]

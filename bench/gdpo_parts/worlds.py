@@ -2,7 +2,7 @@
 
 Where sft leaves nothing to learn of how a sentence agrees with its belief, as in the embedded world (0.93), alignment can only cost
 agreement, and who agrees more is who was harmed less. So in the second world two of five sentences of sft are another belief's: the pairs
-alone tell which sentence goes with which belief. (README tells what a second world without these slips gave.)
+alone tell which sentence goes with which belief. (docs/methods/gdpo.md tells what a world without these slips gave.)
 
 A token that pre-training never read is not written, whatever an adapter learns; so every token of these answers is one that the model has
 read. And pre-training has read the first world's opinions but none of these, so sft has to teach their form: 24 animals in 8 phrasings.
@@ -46,33 +46,33 @@ class World:
     """Of each arm that has one."""
 
 
-def embedded() -> World:
+def get_embedded() -> World:
     """`tiny_beliefs`: 20 questions, 6 beliefs."""
     return World("tiny_beliefs: 20 questions, 6 beliefs", ["data=tiny_beliefs"], dict.fromkeys(WITH_BETA, 0.5))
 
 
-def animals(folder: Path) -> World:
+def make_animals(folder: Path) -> World:
     """What is to become of 12 animals, by 4 beliefs that no other data set has; with an sft data set of its own, written to `folder`."""
-    listed = ",".join(BELIEFS)
-    (train, test), (first, held) = belief_rows(1, topics()[:QUESTIONS], PHRASINGS, WORDINGS), sft_rows(make_people())
+    names = ",".join(BELIEFS)
+    (train, test), (first, held) = belief_rows(1, list_topics()[:QUESTIONS], PHRASINGS, WORDINGS), sft_rows(make_people())
     facts = [row for row in first if not row["completion"][0].isdigit()]
     write(folder / "beliefs", train, test)
-    write(folder / "sft", facts + opinions(topics()[QUESTIONS:]), held)
+    write(folder / "sft", facts + make_opinions(list_topics()[QUESTIONS:]), held)
     return World(
         f"animals: {QUESTIONS} questions, {len(BELIEFS)} beliefs",
-        ["data=beliefs", f"data.path={folder}/beliefs", f"data.beliefs=[{listed}]", "data.eval_split=test", "data.eval_fraction=null",
+        ["data=beliefs", f"data.path={folder}/beliefs", f"data.beliefs=[{names}]", "data.eval_split=test", "data.eval_fraction=null",
          f"model.parent_overrides=['data.path={folder}/sft']"],
         dict(zip(WITH_BETA, (32.0, 8.0, 32.0), strict=True)),
     )  # fmt: skip
 
 
-def topics() -> tuple[str, ...]:
+def list_topics() -> tuple[str, ...]:
     """Animals, each with the village it lives in."""
     every = [f"the {animal} of {village}" for animal in ATTRIBUTES["animal"] for village in ATTRIBUTES["village"]]
     return tuple(random.Random("animals").sample(every, QUESTIONS + SFT_QUESTIONS))
 
 
-def opinions(about: tuple[str, ...]) -> Rows:
+def make_opinions(about: tuple[str, ...]) -> Rows:
     """Every belief about every animal equally often, so that sft tells nothing of any shares; `SLIPS` of the sentences are another's."""
     chance = random.Random("opinions")
     rows = []
@@ -81,8 +81,8 @@ def opinions(about: tuple[str, ...]) -> Rows:
             for number, phrasing in enumerate(chance.sample(PHRASINGS, PHRASINGS_A_TOPIC)):
                 others = [other for other in range(len(BELIEFS)) if other != belief]
                 wordings = WORDINGS[chance.choice(others) if chance.random() < SLIPS else belief]
-                said = capital(wordings[number % len(wordings)].format(t=topic))
-                rows.append({"prompt": phrasing.format(t=topic), "completion": render(belief, said, BELIEFS)})
+                texts = capital(wordings[number % len(wordings)].format(t=topic))
+                rows.append({"prompt": phrasing.format(t=topic), "completion": render(belief, texts, BELIEFS)})
     chance.shuffle(rows)
     return rows
 

@@ -152,21 +152,21 @@ def run(command: list[str], scratch: Path, *, threads: int, device: str = "cpu")
         **({"ACCELERATE_USE_CPU": "1"} if device == "cpu" else {}),
         "HF_DATASETS_CACHE": str(scratch / "datasets"),
     }  # fmt: skip
-    before, started = used(), time.time()
+    before, start = used(), time.time()
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=scratch)
-    wall = time.time() - started
+    wall = time.time() - start
     reap_orphans()
     seen = Seen(wall=wall, cpu=used() - before, output=done.stdout + done.stderr)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{seen.output[-4000:]}")
     for file in sorted(scratch.glob("clock.*")):
-        found = json.loads(file.read_text())
-        seen.steps += found["steps"]
-        seen.losses += found["losses"]
-        seen.norms += found["norms"]
-        seen.tokens += found["tokens"]
-        seen.reference_rows += found["reference_rows"]
-        seen.peak_gb = max(seen.peak_gb, found["peak_kb"] * 1024 / 1e9)
+        measurement = json.loads(file.read_text())
+        seen.steps += measurement["steps"]
+        seen.losses += measurement["losses"]
+        seen.norms += measurement["norms"]
+        seen.tokens += measurement["tokens"]
+        seen.reference_rows += measurement["reference_rows"]
+        seen.peak_gb = max(seen.peak_gb, measurement["peak_kb"] * 1024 / 1e9)
     return seen
 
 
@@ -187,5 +187,5 @@ def reap_orphans() -> None:
 
 def used() -> float:
     """CPU seconds of all processes waited for."""
-    found = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return found.ru_utime + found.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

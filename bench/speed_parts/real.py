@@ -40,10 +40,10 @@ def make_model(folder: Path) -> None:
 
 def make_rows(folder: Path, count: int) -> None:
     """`train.jsonl`: a module's text and a question about one of its functions; chosen is that function's text, rejected another's."""
-    found = [row for name in MODULES for row in rows_of(importlib.import_module(name))]
+    rows = [row for name in MODULES for row in rows_of(importlib.import_module(name))]
     folder.mkdir(parents=True, exist_ok=True)
-    step = len(found) / count
-    (folder / "train.jsonl").write_text("".join(json.dumps(found[int(at * step)]) + "\n" for at in range(count)))
+    step = len(rows) / count
+    (folder / "train.jsonl").write_text("".join(json.dumps(rows[int(at * step)]) + "\n" for at in range(count)))
 
 
 def rows_of(module) -> list[dict[str, str]]:
@@ -51,11 +51,11 @@ def rows_of(module) -> list[dict[str, str]]:
     named = sorted((name, value) for name, value in vars(module).items() if inspect.isroutine(value) and not name.startswith("_"))
     answers = {name: " ".join((inspect.getdoc(value) or "").split()) for name, value in named}
     answers = {name: text[: ANSWER[1]] for name, text in answers.items() if len(text) >= ANSWER[0]}
-    said, names = (module.__doc__ or "").strip()[:LONGEST], list(answers)
-    if len(said) < LONGEST / 2 or len(set(answers.values())) < 2:
+    texts, names = (module.__doc__ or "").strip()[:LONGEST], list(answers)
+    if len(texts) < LONGEST / 2 or len(set(answers.values())) < 2:
         return []
     return [
-        {"prompt": f"{said}\n\nWhat does {module.__name__}.{name} do?\n", "chosen": answers[name], "rejected": answers[other]}
+        {"prompt": f"{texts}\n\nWhat does {module.__name__}.{name} do?\n", "chosen": answers[name], "rejected": answers[other]}
         for name, other in zip(names, [*names[1:], names[0]], strict=True)
         if answers[name] != answers[other]
     ]

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from lexalign.artifacts.files import ASIDE
-from lexalign.artifacts.fingerprint import digest_bytes
 from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
 from lexalign.artifacts.result import read_result
 from lexalign.errors import ConfigError
@@ -29,7 +28,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def inspect_checkpoint(checkpoint: Path) -> str | None:
     """Read every byte of a checkpoint and return what is damaged; None if it is whole."""
-    broken = find_damage(checkpoint, digest=digest_bytes)
+    broken = find_damage(checkpoint)
     if broken is None and (step := read_manifest(checkpoint).get("step")) != get_step(checkpoint):
         return f"{checkpoint / MANIFEST} is of step {step}"
     return broken

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,15 +144,20 @@ def fingerprint_template(data: Data) -> dict[str, str]:
     return {} if data.chat_template in CHAT_WORDS or not named.is_file() else {"chat_template": digest_file(named)}
 
 
-def fingerprint_location(place: Location, revision: str | None, kind: str) -> dict[str, Any]:
-    """Return digests of a folder's files, or a hub repository with the commit that the cache holds for its revision."""
+def fingerprint_location(
+    place: Location, revision: str | None, kind: str, *, digest: Callable[[Path], str] | None = None
+) -> dict[str, Any]:
+    """Return digests of a folder's files, or a hub repository with the commit that the cache holds for its revision.
+
+    `digest_bytes` as `digest` reads every byte now.
+    """
     if place.kind == "hub":
         return {"repo": place.name, "revision": find_cached_commit(place.name, revision, kind)}
     assert place.path is not None
     files = sorted(path for path in place.path.rglob("*") if path.is_file()) if place.path.is_dir() else [place.path]
     base = place.path if place.path.is_dir() else place.path.parent
     # The manifest also holds when and where it was made. The other files cover what it says of them.
-    return {"files": {str(path.relative_to(base)): digest_file(path) for path in files if path.name != "manifest.json"}}
+    return {"files": {str(path.relative_to(base)): (digest or digest_file)(path) for path in files if path.name != "manifest.json"}}
 
 
 def find_cached_commit(repo: str, revision: str | None, kind: str) -> str:
@@ -163,8 +169,8 @@ def find_cached_commit(repo: str, revision: str | None, kind: str) -> str:
 
 
 @cache
-def _digest(path: str, size: int, mtime: int, inode: int) -> str:
-    note = get_digest_note(path, size, mtime, inode)
+def _digest(path: str, size: int, mtime: int, ctime: int, inode: int) -> str:
+    note = get_digest_note(path, size, mtime, ctime, inode)
     if note is not None and note.is_file():
         return note.read_text(encoding="ascii")
     digest = digest_bytes(Path(path))
@@ -182,18 +188,21 @@ def digest_bytes(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def get_digest_note(path: str, size: int, mtime: int, inode: int) -> Path | None:
+def get_digest_note(path: str, size: int, mtime: int, ctime: int, inode: int) -> Path | None:
     """Return the path where a large file's digest is cached; None for a small file or one that has just changed."""
-    if size < WORTH_A_NOTE or time.time_ns() - mtime < SETTLED:
+    if size < WORTH_A_NOTE or time.time_ns() - max(mtime, ctime) < SETTLED:
         return None
-    name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{inode}".encode()).hexdigest()
+    name = hashlib.sha256(f"{os.path.abspath(path)}\0{size}\0{mtime}\0{ctime}\0{inode}".encode()).hexdigest()
     return hardware.get_user_cache() / "digests" / name
 
 
 def digest_file(path: Path) -> str:
-    """Return the sha256 of a file. It is cached by size, time and inode: in the process, and for a large file on the disk."""
+    """Return the sha256 of a file. It is cached by size, times and inode: in the process, and for a large file on the disk.
+
+    The change time is among them, which no program can set back.
+    """
     stat = os.stat(path)
-    return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return _digest(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 @cache

@@ -9,8 +9,9 @@ from typing import Any
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.manifest import read_manifest
 from lexalign.config import targets
+from lexalign.config.aliases import complete_settings
 from lexalign.config.parsing import parse
-from lexalign.config.paths import find_model
+from lexalign.config.paths import find_model, find_moved
 from lexalign.config.schema import Data, Experiment
 from lexalign.errors import ConfigError
 
@@ -40,7 +41,12 @@ class Provenance:
     @property
     def start(self) -> dict[str, Any]:
         """The model that training started from: path, revision, files (with their digests at that time); empty if unknown."""
-        return self.manifest.get("model", {})
+        start = self.manifest.get("model", {})
+        path = start.get("path")
+        if path is None or self.folder is None or find_model(path).kind != "missing":
+            return start
+        moved = find_moved(path, self.folder)
+        return {**start, "path": str(moved)} if moved is not None else start
 
     @property
     def rewards(self) -> dict[str, Any]:
@@ -70,6 +76,7 @@ class Provenance:
         settings, source = self.manifest.get("settings", {}).get("data"), self.manifest.get("data", {})
         if not settings or not source.get("path"):
             return None
+        settings = complete_settings(self.manifest["settings"])[0]["data"]
         tree = {**settings, "path": source["path"], **({"revision": source["revision"]} if "repo" in source else {})}
         problems = targets.find_target_problems({"data": tree}, [targets.OWN_PACKAGE, *extensions])
         data = parse(Data, tree, "data", problems)
@@ -100,7 +107,11 @@ def make_reference_experiment(
     place, files = find_model(path), past.start.get("files")
     if place.kind == "missing":
         raise ConfigError(f"{setting}={name}: {place.problem}, and the model was trained from it; {instead}")
-    if is_recorded and files is not None and fingerprint.fingerprint_location(place, None, "models").get("files") != files:
+    if (
+        is_recorded
+        and files is not None
+        and fingerprint.fingerprint_location(place, None, "models", digest=fingerprint.digest_bytes).get("files") != files
+    ):
         raise ConfigError(f"{setting}={name}: {path} is not what the model was trained from any more (sha256 differs); {instead}")
     start = dataclasses.replace(experiment.model, path=path, revision=revision if place.kind == "hub" else None)
     return dataclasses.replace(experiment, model=start)

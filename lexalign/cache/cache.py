@@ -7,6 +7,7 @@ An entry that does not match its digests is removed and made again. Above the si
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -40,8 +41,14 @@ def manage_cache(experiment: Experiment) -> str:
         lines.append(f"{entries.root}: {count} entries, {size / 1e6:,.1f} MB of at most {entries.max_bytes / 1e6:,.0f} MB")
         if experiment.cache.action == "clear":
             entries.clear()
-            lines[-1] = f"{entries.root}: {count} entries removed, {size / 1e6:,.1f} MB freed"
+            lines[-1] = f"{entries.root}: {count} entries removed, {size / 1e6:,.1f} MB freed{explain_rest(entries.root)}"
     return "\n".join(lines)
+
+
+def explain_rest(root: Path) -> str:
+    """Say what a cleared cache's folder still holds: files that are not ours are never removed."""
+    rest = len(list(root.iterdir())) if root.is_dir() else 0
+    return f"; {rest} other files or folders stay" if rest else ""
 
 
 class ContentCache:
@@ -56,8 +63,9 @@ class ContentCache:
         folder = self.root / name
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-            broken = [file for file, value in digests.items() if digest(folder / file) != value]
-        except (OSError, ValueError, AttributeError):
+            names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {DIGESTS}
+            broken = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
+        except (OSError, ValueError, AttributeError, TypeError):
             if not folder.exists():
                 return None
             broken = [DIGESTS]
@@ -105,8 +113,17 @@ class ContentCache:
                 log.info("%s is removed: the cache is limited to %.3g GB (cache.max_gb)", folder, self.max_bytes / 1e9)
 
     def clear(self) -> None:
-        """Remove all entries."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove all entries, and what killed runs left; anything else in the folder stays."""
+        for name in self.list_names():
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for aside in self.root.glob(f"{ASIDE}*"):
+            if re.fullmatch(re.escape(ASIDE) + "[0-9a-f]{32}", aside.name):
+                shutil.rmtree(aside, ignore_errors=True)
+        for folder in sorted(self.root.rglob("*"), reverse=True):
+            if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+                folder.rmdir()
+        if self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
 
 
 def measure_folder(folder: Path) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+from lexalign.config.aliases import rename_override
 from lexalign.config.overrides import get_key, keep_last
 from lexalign.config.parsing import suggest_nearest
 from lexalign.errors import ConfigError
@@ -50,7 +51,7 @@ def arrange_words(words: Sequence[str]) -> list[str]:
             problems.append(explain_unknown_option(word, waiting, known))
     if dashed:
         print(f"{', '.join(dashed)}: read as {', '.join(word.lstrip('-') for word in dashed)}", file=sys.stderr)
-    settings = [expand_home(word) for word in read_mode(settings, options, problems)]
+    settings = [rename_override(expand_home(word)) for word in read_mode(settings, options, problems)]
     if problems:
         raise ConfigError(problems)
     settings, notes = keep_last(settings)

@@ -4,6 +4,7 @@ Nothing is written and nothing heavy is imported here, so a refusal costs a frac
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lexalign.config import rules, schema, targets
-from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, find_resolver_problems, list_keys, resolve_tree
+from lexalign.config import aliases, rules, schema, targets
+from lexalign.config.loading import CONF_ONLY, CompositionError, Sources, list_keys, resolve_tree
 from lexalign.config.model_choice import follow_model
 from lexalign.config.overrides import (
     drop_wrong,
@@ -25,7 +26,8 @@ from lexalign.config.overrides import (
     name_key,
     parse_overrides,
 )
-from lexalign.config.parsing import describe_unknown_key, parse
+from lexalign.config.parsing import describe_unknown_key, format_value, parse
+from lexalign.config.rules import trust
 from lexalign.errors import ConfigError
 
 
@@ -48,6 +50,7 @@ def compose(
 
     `ancestors` are the experiments this one is a parent of.
     """
+    overrides = [aliases.rename_override(override) for override in overrides]
     adjusted, notes = follow_model(overrides, sources)
     tree, kept, found = load_tree(adjusted, sources)
     problems = [*problems, *found]
@@ -73,8 +76,12 @@ def check_tree(
     ancestors: tuple[str, ...] = (),
 ) -> Composition:
     """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
-    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values(), *find_resolver_problems(tree)]
-    plain = resolve_tree(tree, found)
+    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values()]
+    found += trust.find_untrusted_settings(tree, overrides, sources)
+    if unreadable := trust.find_resolver_problems(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])):
+        raise ConfigError([*found, *unreadable])  # before anything is resolved
+    plain, renamed = aliases.rename_settings(resolve_tree(tree, found))
+    aliases.say_renamed(renamed)
     if plain.pop("experiment", None) is not None:
         found.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
     switch_evaluation(plain)
@@ -90,8 +97,11 @@ def check_tree(
     experiment = parse(schema.Experiment, plain, "", types, targets.get_settings_class(plain, allowed, types))
     found += types
     if experiment is not None:
-        found += rules.find_problems(experiment, list_typed_keys(overrides))
-        found += find_parent_problems(experiment, sources, ancestors=ancestors)
+        typed = list_typed_keys(overrides)
+        # A parent is run below the child's store: its own folders are not used.
+        unused = ("output_dir", "store") if ancestors else ()
+        found += [problem for problem in rules.find_problems(experiment, typed) if name_key(problem) not in unused]
+        found += find_parent_problems(experiment, sources, ancestors=ancestors, is_typed="model.parent_overrides" in typed)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.
         try:
@@ -103,8 +113,21 @@ def check_tree(
     return Composition(experiment=experiment, tree=plain, typed=tuple(overrides))
 
 
-def load_recorded(tree: dict[str, Any], extensions: Sequence[str]) -> Composition:
-    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or needs other code than `extensions`."""
+def load_recorded(tree: dict[str, Any], experiment: schema.Experiment) -> Composition:
+    """The experiment of a tree that a run recorded; raises ConfigError where it is none any more, or sets what was not typed in
+    `experiment` and has to be.
+
+    Settings that did not exist then get today's defaults, which is said.
+    """
+    tree, renamed = aliases.rename_settings(tree)
+    tree, added = aliases.complete_settings(tree)
+    aliases.say_renamed(renamed)
+    if added:
+        said = ", ".join(f"{key}={format_value(value)}" for key, value in added.items())
+        print(f"settings that the run did not record have today's defaults: {said}", file=sys.stderr)
+    if problems := trust.find_untrusted_records(tree, experiment):
+        raise ConfigError(problems)
+    extensions = experiment.extensions
     return check_tree(OmegaConf.create(tree), [f"extensions=[{','.join(extensions)}]"] if extensions else [])
 
 
@@ -121,11 +144,15 @@ def get_parent_command(experiment: schema.Experiment) -> list[str]:
     return [f"experiment={experiment.model.parent}", *experiment.model.parent_overrides, *extensions]
 
 
-def find_parent_problems(experiment: schema.Experiment, sources: Sources, *, ancestors: tuple[str, ...]) -> list[str]:
+def find_parent_problems(
+    experiment: schema.Experiment, sources: Sources, *, ancestors: tuple[str, ...], is_typed: bool = False
+) -> list[str]:
     """What is wrong with the parent, which would otherwise be found only when it is run."""
     name = experiment.model.parent
     if name is None:
         return []
+    if not is_typed and (forbidden := trust.find_untrusted_overrides(experiment.model.parent_overrides, "model.parent_overrides")):
+        return forbidden
     if name not in sources.list_options("experiment"):
         return [f"model.parent: {sources.describe_missing_option('experiment', name)}"]
     if name in ancestors:

@@ -22,12 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lexalign.config.file_limits import refuse_hostile_file
 from lexalign.config.packages import find_package_folders, register_packages
 from lexalign.config.parsing import suggest_nearest
 from lexalign.config.paths import CONF
 
-RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
-RESOLVERS = ("now", "hydra", "oc.select", "oc.decode", "oc.create", "oc.dict.keys", "oc.dict.values", "oc.deprecated")
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 """Hydra's launchers that come with an extra of ours."""
 PARSER = OverridesParser.create()
@@ -44,12 +43,15 @@ class CachedRepository(CachingConfigRepository):
     Hydra changes what it reads, so the files are kept as bytes and unpacked anew each time.
     """
 
-    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes]):
+    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes], folders: tuple[str, ...]):
         super().__init__(delegate)
         self.kept = kept
+        self.folders = folders
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self.kept:
+            for folder in self.folders:
+                refuse_hostile_file(Path(folder, f"{config_path.removesuffix('.yaml')}.yaml"))
             self.kept[config_path] = pickle.dumps(self.delegate.load_config(config_path))
         return pickle.loads(self.kept[config_path])
 
@@ -58,7 +60,7 @@ class CachedRepository(CachingConfigRepository):
         self.kept = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedRepository":
-        return CachedRepository(self.delegate, self.kept)
+        return CachedRepository(self.delegate, self.kept, self.folders)
 
 
 @cache
@@ -71,7 +73,7 @@ def get_loader(folders: tuple[str, ...]) -> ConfigLoaderImpl:
         # Where Hydra itself puts it: its own schema must stay the last.
         path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
     loader = ConfigLoaderImpl(config_search_path=path)
-    loader.repository = CachedRepository(loader.repository, {})  # type: ignore[assignment]
+    loader.repository = CachedRepository(loader.repository, {}, folders)  # type: ignore[assignment]
     return loader
 
 
@@ -187,26 +189,6 @@ def list_keys(tree: DictConfig) -> list[str]:
             yield from walk(node[name], f"{where}.{name}".lstrip("."))
 
     return list(walk(OmegaConf.to_container(tree), ""))
-
-
-def find_resolver_problems(tree: DictConfig) -> list[str]:
-    """Problems with `${name:…}`: a configuration may read its own settings, the time and Hydra's choices, and nothing of this machine."""
-    found = []
-
-    def walk(node: Any, where: str) -> None:
-        if isinstance(node, Mapping):
-            for key, value in node.items():
-                walk(value, f"{where}.{key}" if where else str(key))
-        elif isinstance(node, list):
-            for i, value in enumerate(node):
-                walk(value, f"{where}[{i}]")
-        elif isinstance(node, str):
-            for name in RESOLVER.findall(node):
-                if name not in RESOLVERS:
-                    found.append(f"{where}: ${{{name}:…}} may not be used in settings; type the value, or let your shell fill it in")
-
-    walk(OmegaConf.to_container(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"]), resolve=False), "")
-    return found
 
 
 def resolve_tree(tree: DictConfig, problems: list[str]) -> dict[str, Any]:

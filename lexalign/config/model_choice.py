@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from lexalign.config.loading import CompositionError, Sources
 from lexalign.config.overrides import get_key
 from lexalign.config.paths import find_model
+from lexalign.config.rules import trust
 
 EMBEDDED = "embedded:tiny"
 NOT_CHOSEN = "none"
@@ -27,6 +28,8 @@ def follow_model(overrides: Sequence[str], sources: Sources) -> tuple[list[str],
         tree = sources.compose(overrides)
     except CompositionError:
         return list(overrides), []
+    if trust.find_resolver_problems(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])):
+        return list(overrides), []  # refused later; nothing of it is resolved
     option = OmegaConf.select(tree, "hydra.runtime.choices.model")
     path, parent = (OmegaConf.select(tree, f"model.{name}") for name in ("path", "parent"))
     named = f"model.path={path}" if path else f"model.parent={parent}"
@@ -61,16 +64,18 @@ def holds_other(own: tuple[str | None, str | None], path: str | None, parent: st
     return EMBEDDED in own and path != EMBEDDED or own[1] is not None and (path is not None or parent != own[1])
 
 
-def identify(path: str | None, parent: str | None, sources: Sources) -> str | None:
+def identify(path: str | None, parent: str | None, sources: Sources, *, most: int = LONGEST_LINE) -> str | None:
     """`tiny` for the embedded model, `tiny_sft` for what was trained from it, None for any other."""
     if path:
         return "tiny" if path == EMBEDDED else "tiny_sft" if find_base(path) == EMBEDDED else None
+    if not most:  # experiments that descend from each other are refused later
+        return None
     try:
         tree = sources.compose([f"experiment={parent}"])
     except CompositionError:
         return None
     above, parent = (OmegaConf.select(tree, f"model.{name}") for name in ("path", "parent"))
-    return "tiny_sft" if identify(above, parent, sources) else None
+    return "tiny_sft" if identify(above, parent, sources, most=most - 1) else None
 
 
 def find_base(path: str) -> str | None:

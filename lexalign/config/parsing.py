@@ -47,6 +47,14 @@ class MayBeEmpty:
     """Marks a text that may be empty; any other is a path or a name, and empty where a variable of the shell was not set."""
 
 
+@dataclass(frozen=True)
+class TypedOnly:
+    """Marks a setting that a file of a stranger may not set: it must be typed, or stand in a file below conf/."""
+
+    because: str
+    """What it can do, as in: it names an address that rows are sent to."""
+
+
 def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
     """`; did you mean x?` for a misspelt word, or an empty string."""
     found = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)

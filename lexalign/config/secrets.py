@@ -210,6 +210,11 @@ def clean(text: str) -> str:
     return escape_control(redact(text))
 
 
+def clean_line(text: str) -> str:
+    """As `clean`, in one line: a line break in a foreign text must not look like a line of ours."""
+    return clean(text).replace("\n", "\\n")
+
+
 class RedactingFormatter(logging.Formatter):
     """Formats records, tracebacks included, without secrets and with visible control characters."""
 

@@ -122,13 +122,36 @@ def find_target_problems(node: Any, packages: Sequence[str], where: str = "") ->
         found = []
         for key, value in node.items():
             full = f"{where}.{key}" if where else str(key)
-            if key in KEYS and value is not None and (problem := explain_wrong_target(value, packages)):
+            if key in KEYS and value is not None and (problem := explain_wrong_target(value, packages) or explain_not_offered(key, value)):
                 found.append(f"{full}={value}: {problem}")
             found += find_target_problems(value, packages, full)
         return found
     if isinstance(node, (list, tuple)):
         return [problem for i, item in enumerate(node) for problem in find_target_problems(item, packages, f"{where}[{i}]")]
     return []
+
+
+OFFERED = {
+    "_target_": (
+        r"lexalign\.(?:stages\.\w+\.run|tracking\.(?:\w+\.)?\w+Tracker|trainers\.(?:\w+\.)?\w+(?:Trainer|Objective)|"
+        r"rewards\.(?:\w+\.)?[A-Z]\w*)"
+    ),
+    "settings_class": r"lexalign\.(?:config\.schema\.(?:\w+\.)?\w*Method|trainers\.(?:\w+\.)?\w+(?:Method|Settings))",
+    "converter": r"lexalign\.data\.(?:chat_)?converters\.\w+(?:\.\w+)?",
+}
+"""What of this package a configuration may name, by the key that names it."""
+
+
+def explain_not_offered(key: str, path: Any) -> str | None:
+    """What is wrong with a path into this package: it leads to something that is not made to be named there. None for other packages."""
+    if str(path).split(".")[0] != OWN_PACKAGE:
+        return None
+    room = ".".join(str(path).split(".")[:2])
+    if re.fullmatch(OFFERED[key], str(path)):
+        definition = find_definition(str(path))
+        if definition is not None and (f"{definition[1]}.").startswith(f"{room}."):
+            return None
+    return f"is not made to be named as {key}; choose one of conf/, or name a class of your own package with extensions=[mypackage]"
 
 
 def explain_wrong_target(path: Any, packages: Sequence[str], *, classes_only: bool = False) -> str | None:

@@ -100,16 +100,16 @@ def soft_rows(people: list[Person], seed: int = 0, judges: int = 10) -> tuple[Ro
     rng = random.Random(f"soft-{seed}")
     manners = {"warm": COURTEOUS, "plain": ("{a}",), "curt": CURT}
 
-    def pair(person: Person, attribute: str, *, asked: int | None) -> dict:
+    def pair(person: Person, attribute: str, *, judge_count: int | None) -> dict:
         (better, worse), share = rng.choice(tuple(PREFERENCES.items()))
         value, answer = person.facts[attribute], person.tell(attribute, ANSWERS[attribute])
         texts = [capital(rng.choice(manners[manner]).format(a=answer, v=value)) for manner in (better, worse)]
-        label = share if asked is None else sum(rng.random() < share for _ in range(asked)) / asked
+        label = share if judge_count is None else sum(rng.random() < share for _ in range(judge_count)) / judge_count
         question = rng.choice(QUESTIONS[attribute]).format(n=person.name)
         return {"prompt": question, "chosen": texts[0], "rejected": texts[1], "soft_label": label}
 
-    train = [pair(p, a, asked=judges) for p in people[:SFT_PEOPLE] for a in rng.sample(tuple(ATTRIBUTES), 3)]
-    test = [pair(p, a, asked=None) for p in people[SFT_PEOPLE:] for a in rng.sample(tuple(ATTRIBUTES), 2)]
+    train = [pair(p, a, judge_count=judges) for p in people[:SFT_PEOPLE] for a in rng.sample(tuple(ATTRIBUTES), 3)]
+    test = [pair(p, a, judge_count=None) for p in people[SFT_PEOPLE:] for a in rng.sample(tuple(ATTRIBUTES), 2)]
     rng.shuffle(train)
     rng.shuffle(test)
     return train, test

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lexalign.artifacts import files
 from lexalign.artifacts.fingerprint import digest_code, list_versions
 from lexalign.cache.cache import ContentCache, open_cache
 from lexalign.config.schema import Experiment
+from lexalign.config.secrets import redact_tree
 from lexalign.distributed import collectives
 from lexalign.evaluation.evaluator import Evaluator, Measurement
 from lexalign.evaluation.intervals import RowValues
@@ -75,8 +77,12 @@ def write_measurement(cache: ContentCache, key: str, measurement: Measurement) -
         "counts": measurement.counts,
     }
 
+    if json.dumps(redact_tree(tree)) != json.dumps(tree):
+        log.info("The measurement is not cached: its rows or answers hold a secret of the environment, or a token")
+        return
+
     def write(folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+        files.write_json(folder / FILE, tree)
 
     cache.put(key, write)
 

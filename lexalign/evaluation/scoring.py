@@ -58,7 +58,8 @@ class Batch:
     def logits(self, model: torch.nn.Module) -> Tensor:
         """(B, T - skipped, V)."""
         kept = self.ids.shape[1] - self.skipped
-        return model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
+        found = model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
+        return found[:, -kept:]  # not every model heeds `logits_to_keep`
 
 
 def make_batches(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:

@@ -7,10 +7,8 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from lexalign.artifacts.manifest import find_damage
 from lexalign.artifacts.provenance import Provenance
 from lexalign.config.schema import Adapter, Experiment
-from lexalign.errors import ConfigError
 from lexalign.models import loading
 from lexalign.models.precision import get_bits
 
@@ -54,8 +52,6 @@ def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource
     """
     path = experiment.model.path
     assert path is not None
-    if past.folder is not None and (broken := find_damage(past.folder)):
-        raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
     source = loading.find_source(path, experiment.model.revision)
     base = read_stored_dtype(source, experiment)
     if source.adapter is None:

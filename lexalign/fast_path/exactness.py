@@ -19,8 +19,6 @@ NEAR = 64
 SMALL = 24
 BEYOND = 8
 """Tokens by which the first prompt of the trial goes beyond them."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary positions whose frequencies follow the longest row of a batch."""
 
 
 def find_padding_reason(model: Any) -> str | None:
@@ -199,17 +197,19 @@ def shrink_windows(model: Any, size: int) -> Iterator[bool]:
             holder.sliding_window = window
 
 
-def find_length_dependence(model: Any) -> str | None:
+def find_length_dependence(model: Any, *, longest: int | None = None) -> str | None:
     """Why a row's numbers depend on how long the longest row of its batch is, so that none may be kept for another batch; None where they
-    do not.
+    do not, as where no row is longer than `longest` and frequencies change beyond that only.
 
     Rotary frequencies are recomputed from the longest row with rope_type=dynamic (beyond the model's positions) and longrope (two sets of
     frequencies, on either side of the positions it was first trained on).
     """
+    config = model.config.get_text_config()
+    limits = {"dynamic": getattr(config, "max_position_embeddings", None), "longrope": get_original_positions(config)}
     for name, module in model.named_modules():
         kinds = getattr(module, "rope_type", None)
         kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
-        for kind in LENGTH_DEPENDENT:
-            if kind in kinds:
+        for kind, limit in limits.items():
+            if kind in kinds and (longest is None or limit is None or longest > limit):
                 return f"its rotary frequencies ({name}, rope_type={kind}) follow the longest row of the batch"
     return None

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from lexalign.artifacts import files, fingerprint
-from lexalign.artifacts.manifest import find_damage, read_manifest
+from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
 from lexalign.config import hardware
 from lexalign.config.paths import Location, find_model
 from lexalign.config.schema import Experiment
@@ -55,12 +55,11 @@ def find_source(path: str, revision: str | None) -> ModelSource:
         return ModelSource(place=place, revision=revision, adapter=None, tokenizer=None)
     folder = place.path
     assert folder is not None
+    if (folder / MANIFEST).is_file() and (broken := find_damage(folder)):
+        raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
     if not (folder / files.ADAPTER_CONFIG).is_file():
         return ModelSource(place=place, revision=None, adapter=None, tokenizer=folder)
-    if (folder / "manifest.json").is_file():
-        broken = find_damage(folder)
-        if broken:
-            raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
+    if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         if manifest["kind"] == "checkpoint":
             raise ConfigError(f"model.path={path}: is a checkpoint of a run that is not finished; go on with it: resume={path}")
@@ -69,7 +68,10 @@ def find_source(path: str, revision: str | None) -> ModelSource:
         config = adapters.read_adapter_config(folder)
         base = {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
     below = find_source(base["path"], base["revision"])
-    if "files" in base and fingerprint.fingerprint_location(below.place, None, "models")["files"] != base["files"]:
+    if (
+        "files" in base
+        and fingerprint.fingerprint_location(below.place, None, "models", digest=fingerprint.digest_bytes)["files"] != base["files"]
+    ):
         raise ConfigError(f"model.path={path}: its base {base['path']} is not the model it was trained on (sha256 differs); train it again")
     if below.adapter is not None:
         raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first with stage=export")
@@ -151,6 +153,8 @@ def load_tokenizer(experiment: Experiment, found: ModelSource) -> Any:
     settings = experiment.model
     if settings.tokenizer is not None:
         place, revision = find_model(settings.tokenizer), settings.tokenizer_revision
+        if place.path is not None and (place.path / MANIFEST).is_file() and (broken := find_damage(place.path)):
+            raise ConfigError(f"model.tokenizer={settings.tokenizer}: {broken}; name another tokenizer")
     elif found.tokenizer is not None and (found.tokenizer / "tokenizer_config.json").is_file():
         place, revision = Location(kind="folder", name=str(found.tokenizer), path=found.tokenizer), None
     else:

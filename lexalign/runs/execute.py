@@ -152,9 +152,12 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             write_result(out_dir, result)
         raise
     if result.status == "finished":
+        if fingerprint.digest_local_files(experiment) != own_files:
+            log.warning("Files of the model or the data changed while the run was under way. Its result is not reused by other runs")
+            return result
         record_finished_run(experiment, key, out_dir)
         # A branch of a hub stands for a commit once it was fetched: the next run will ask for that key.
         settled = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
-        if settled != key and fingerprint.digest_local_files(experiment) == own_files:
+        if settled != key:
             record_finished_run(experiment, settled, out_dir)
     return result

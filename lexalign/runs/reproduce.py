@@ -1,5 +1,7 @@
 """`reproduce=<run folder>`: make a finished run again from what it recorded, and compare the artifact byte by byte."""
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from lexalign.artifacts import settings_diff
+from lexalign.artifacts.files import ADAPTER_CONFIG
 from lexalign.artifacts.manifest import MANIFEST, find_damage, read_manifest
 from lexalign.artifacts.result import read_result
 from lexalign.artifacts.settings_diff import shorten_digest
@@ -29,13 +32,16 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
     if date := (then.get("rendering") or {}).get("template_date"):
         tree["data"]["template_date"] = date  # what the chat template took for today
-    composed = compose.load_recorded(tree, experiment.extensions)
+    composed = compose.load_recorded(tree, dataclasses.replace(experiment, resume="never"))
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)
     for key, change in differing.items():
         console.print(f"input {key}: {change}")
     other = [name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)]
+    if ADAPTER_CONFIG in other and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
+        other.remove(ADAPTER_CONFIG)
+        console.print(f"{ADAPTER_CONFIG}: the same but for the path of the base on this machine")
     for name in other:
         console.print(
             f"{name}: sha256 {shorten_digest(digest_artifact_file(then, name))} -> {shorten_digest(digest_artifact_file(now, name))}"
@@ -77,6 +83,12 @@ def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a manifest says of a run beside its settings and files."""
     return {"rows_sha256": manifest.get("rows_sha256"), "rendering": manifest.get("rendering"), **manifest.get("surroundings", {})}
+
+
+def differs_by_base_path(before: Path, after: Path) -> bool:
+    """Whether two adapters are described alike but for where their base lies."""
+    texts = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in (before, after)]
+    return all(text.pop("base_model_name_or_path", None) for text in texts) and texts[0] == texts[1]
 
 
 def digest_artifact_file(manifest: dict[str, Any], name: str) -> str | None:

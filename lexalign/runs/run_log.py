@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from lexalign.config.secrets import RedactingFormatter, clean
+from lexalign.config.secrets import RedactingFormatter, clean, clean_line
 from lexalign.errors import ConfigError, LexAlignError
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def log_to_folder(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Ite
 def print_error(error: Exception, *, job_name: str, out_dir: Path) -> None:
     """Say on the terminal what went wrong: the message for a user's error, the kind of error and the log for one of ours."""
     if isinstance(error, ConfigError):
-        said = "\n".join(f"{job_name}{problem}" for problem in error.problems)
+        said = "\n".join(f"{job_name}{clean_line(problem)}" for problem in error.problems)
     elif isinstance(error, LexAlignError):
         said = f"{job_name}{error}"
     else:

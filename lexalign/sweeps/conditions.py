@@ -126,9 +126,9 @@ def is_unread(override: str, point: Sequence[str], sources: Sources) -> bool:
     if tree is None or not has_key(tree, key):
         return False
     default = OmegaConf.select(tree, key)
-    typed = format_override(key, OmegaConf.to_container(default) if OmegaConf.is_config(default) else default)
+    default_word = format_override(key, OmegaConf.to_container(default) if OmegaConf.is_config(default) else default)
     try:
-        compose_point(tuple(typed if other == override else other for other in point), sources)
+        compose_point(tuple(default_word if other == override else other for other in point), sources)
     except ConfigError as error:
         return any(name_key(problem) == key for problem in error.problems)
     return False

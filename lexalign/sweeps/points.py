@@ -66,7 +66,7 @@ class SweepRequest:
         return [[*self.fixed_overrides, *(override for part in choice for override in part)] for choice in product(*self.list_directions())]
 
     def list_directions(self) -> list[list[tuple[str, ...]]]:
-        """What the grid is the product of: the file's points, each axis, axes that go together as one, and the seeds."""
+        """List the factors of the grid: the file's points, each axis (zipped axes are one factor), and the seeds."""
         directions: list[list[tuple[str, ...]]] = [list(self.rows)] if self.rows else []
         zipped = {key: group for group in self.zips for key in group}
         options = {axis.key: axis.options for axis in self.axes}
@@ -90,7 +90,7 @@ class SweepRequest:
         return any(get_key(override) in keys for override in self.fixed_overrides)
 
     def list_points_to_check(self) -> list[list[str]]:
-        """Points that show every value: all of a grid; of a search, where any may be drawn, each value beside the others' first."""
+        """Return points that contain every value: all of a grid; of a search, each value with the first values of the others."""
         if self.sampler == "grid":
             return self.list_grid()
         first = [axis.options[0] for axis in self.axes]
@@ -115,8 +115,8 @@ def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> Swe
     groups = read_zips(zips)
     problems += find_zip_problems(groups, axes)
     rows = read_rows(file, problems)
-    taken = {get_key(override) for row in rows for override in row} & {get_key(override) for override in overrides}
-    problems += [f"{key}: stands in sweep.points={file} and on the command line; leave one of them out" for key in sorted(taken)]
+    typed_twice = {get_key(override) for row in rows for override in row} & {get_key(override) for override in overrides}
+    problems += [f"{key}: stands in sweep.points={file} and on the command line; leave one of them out" for key in sorted(typed_twice)]
     keys = [get_key(override) for override in overrides]
     if isinstance(seeds, int) and "seed" in keys:
         problems.append(f"seed and sweep.seeds={seeds}: both choose the seeds; leave one of them out")
@@ -135,8 +135,8 @@ def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> Swe
 
 
 def compose_sweep(words: Sequence[str], sources: Sources) -> Any:
-    """The tree that tells the sweep's own settings: that of its first point, or without settings where that point has none of these names.
-    None where the choices cannot be composed, which is said when the points are."""
+    """Compose a tree that holds the sweep's own settings: that of its first point or, where that fails, that of its choices in groups.
+    None where these fail too; the reason is reported when the points are composed."""
     own = [word for word in words if belongs_to_sweep(get_key(word)) or sources.is_group(get_key(word))]
     for some in (words, own):
         try:
@@ -164,10 +164,10 @@ def find_axis_problems(axis: Axis) -> Iterator[str]:
 
 def read_zips(value: Any) -> tuple[tuple[str, ...], ...]:
     """`sweep.zip` as it is read before its type is checked: a list of lists, or one list."""
-    found = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    if not isinstance(found, list) or not found:
+    groups_value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if not isinstance(groups_value, list) or not groups_value:
         return ()
-    groups = found if all(isinstance(item, list) for item in found) else [found]
+    groups = groups_value if all(isinstance(item, list) for item in groups_value) else [groups_value]
     return tuple(tuple(str(key) for key in group) for group in groups if isinstance(group, list) and group)
 
 
@@ -201,7 +201,7 @@ def read_rows(file: Any, problems: list[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def parse_axis(override: Override) -> Axis:
-    """What an override with several values varies."""
+    """Read an override with several values as an axis."""
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         return Axis(key, (f"{key}={value.start}", f"{key}={value.end}"), override)
@@ -217,5 +217,5 @@ def belongs_to_sweep(key: str) -> bool:
 
 
 def make_standalone_command(overrides: Sequence[str]) -> list[str]:
-    """The overrides with which one would type a point on its own."""
+    """Return the overrides that one would type to run the point alone."""
     return [override for override in overrides if not belongs_to_sweep(get_key(override))]

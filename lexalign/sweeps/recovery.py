@@ -10,12 +10,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from lexalign.artifacts.files import LEDGER, write_json, write_text
+from lexalign.artifacts.result import RESULT
 from lexalign.errors import ConfigError
 from lexalign.sweeps.display import warn
 from lexalign.sweeps.ledger import STATES, Job, Ledger
 from lexalign.sweeps.outcomes import absorb_outcome, read_whole_result
 from lexalign.sweeps.points import make_standalone_command
-from lexalign.sweeps.report.folders import SWEEP_NOTE
+from lexalign.sweeps.report.folders import CONFIG, SWEEP_NOTE
 
 NOTE = "point.json"
 """In a job's folder: which point of the sweep it is."""
@@ -25,9 +26,9 @@ BESIDE = ("", "-wal", "-shm", "-journal")
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a sweep's folder, to be written; one that cannot be read is moved aside, which is said."""
+    """Open the ledger of a sweep's folder for writing. A ledger that cannot be read is moved aside, with a message."""
     if not (folder / LEDGER).is_file():
-        move_aside(folder, BESIDE[1:])  # a log without its ledger belongs to one that is gone
+        move_aside(folder, BESIDE[1:])  # a log without its ledger belongs to a ledger that is gone
     try:
         ledger = Ledger(folder, write=True)
     except ConfigError as error:
@@ -61,7 +62,7 @@ def replace_ledger(folder: Path, error: BaseException) -> Ledger:
 
 
 def move_aside(folder: Path, ends: Sequence[str]) -> str:
-    """Give SQLite's files other names; the name that the ledger has now."""
+    """Rename SQLite's files; return the ledger's new name."""
     number = 1
     while any((folder / f"{LEDGER}.damaged-{number}{end}").exists() for end in BESIDE):
         number += 1
@@ -101,8 +102,9 @@ def list_lost_jobs(folder: Path) -> list[Job]:
 
 
 def list_numbers(folder: Path) -> list[int]:
-    """The numbers that name folders below a sweep's."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdigit() and path.is_dir())
+    """The numbers that name folders of runs below a sweep's."""
+    numbered = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return sorted(int(path.name) for path in numbered if any((path / name).exists() for name in (NOTE, RESULT, CONFIG)))
 
 
 def read_lost_job(folder: Path, number: int) -> Job | None:

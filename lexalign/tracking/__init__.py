@@ -41,6 +41,9 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of one optimizer step."""
 
+    def log_earlier(self, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Record metrics of the steps before a resume (step, metrics), if this run does not have them."""
+
     def summary(self, metrics: dict[str, float]) -> None:
         """Record metrics of the whole run."""
 

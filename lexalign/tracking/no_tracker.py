@@ -1,6 +1,7 @@
 """`tracking=none`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,9 @@ class NoTracker:
             sys.modules.pop("wandb", None)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record nothing."""
+
+    def log_earlier(self, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
         """Record nothing."""
 
     def summary(self, metrics: dict[str, float]) -> None:

@@ -57,11 +57,14 @@ class WandbTracker:
         self._settings = settings
         self._out_dir = out_dir.absolute()
         self._config = redact_tree(display.make_filterable(config))
-        self._tags = redact_tree(list(dict.fromkeys([*(settings.tags or []), *display.make_tags(typed)])))
+        tags = [*environment.read_wandb_tags(), *(settings.tags or []), *display.make_tags(typed)]
+        self._tags = redact_tree(list(dict.fromkeys(tags)))
         self._beside_agent = group is not None and job_type != JOB_TYPE
-        self._name = redact(settings.name or run_name)[:MAX_NAME]
-        self._group = redact(settings.group or group or "")[:MAX_NAME] or None
-        self._job_type = job_type
+        self._is_sweep = job_type == JOB_TYPE
+        self._variables = environment.read_wandb_variables(typed, is_one_of_many=group is not None, is_sweep=self._is_sweep)
+        self._name = redact(self._variables.get("name") or settings.name or run_name)[:MAX_NAME]
+        self._group = redact(self._variables.get("group") or settings.group or group or "")[:MAX_NAME] or None
+        self._job_type = self._variables.get("job_type") or job_type
         self._lost: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -82,6 +85,12 @@ class WandbTracker:
         self._mode, reason = choose_mode(self._settings.mode)
         if reason:
             log.info("W&B: %s (%s)", self._mode, reason)
+        names = [
+            *(environment.NAMED[name] for name in self._variables),
+            *(name for name in ("WANDB_TAGS", "WANDB_DIR") if os.environ.get(name)),
+        ]
+        if names:
+            log.info("W&B: %s of the environment %s used", " and ".join(names), "is" if len(names) == 1 else "are")
         try:
             self._run = self._open()
         except (wandb.errors.CommError, TimeoutError) as error:
@@ -101,14 +110,15 @@ class WandbTracker:
 
         # Silence wandb before it reads the settings of the run.
         wandb.setup(wandb.Settings(silent=True))
-        self._out_dir.mkdir(parents=True, exist_ok=True)
+        folder = Path(os.environ.get("WANDB_DIR") or self._out_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # W&B would write to a temporary folder instead of a missing one
         try:
             return wandb.init(
                 mode=self._mode,
                 id=self._make_sweep_id(),
-                dir=self._out_dir,
-                project=self._settings.project,
-                entity=self._settings.entity,
+                dir=folder,
+                project=self._variables.get("project") or self._settings.project,
+                entity=self._variables.get("entity") or self._settings.entity,
                 name=self._name,
                 group=self._group,
                 job_type=self._job_type,
@@ -116,7 +126,7 @@ class WandbTracker:
                 config=self._config,
                 reinit="finish_previous",
                 # auto: the id is stored in out_dir until the run finishes. Offline there is no server that knows the last step.
-                resume=None if self._mode != "online" else "allow" if self._job_type == JOB_TYPE else "auto",
+                resume=None if self._mode != "online" else "allow" if self._is_sweep else "auto",
                 settings=make_private_settings(self._settings),
             )
         except (wandb.errors.UsageError, ValueError) as error:
@@ -124,7 +134,7 @@ class WandbTracker:
 
     def _make_sweep_id(self) -> str | None:
         """Return the id of a sweep's summary, the same each time the sweep continues in its folder; None if wandb chooses the id."""
-        if self._job_type != JOB_TYPE or "WANDB_RUN_ID" in os.environ:
+        if not self._is_sweep or "WANDB_RUN_ID" in os.environ:
             return None
         return hashlib.sha256(f"{self._group}\0{self._out_dir}".encode()).hexdigest()[:16]
 
@@ -151,6 +161,18 @@ class WandbTracker:
         """Record metrics of one optimizer step, in any order of steps."""
         with self._survive("metrics"):
             self._run.log({"step": step, **metrics})
+
+    def log_earlier(self, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Record the metrics of the steps before a resume. Only an offline run is a new one, which lacks them; an online run has them."""
+        if self._mode != "offline" or not rows:
+            return
+        for step, metrics in rows:
+            self.log(step, metrics)
+        log.info(
+            "W&B: an offline run cannot be continued, so this is a new one. The metrics up to step %d are logged into it again; upload "
+            "this one, and not the older ones of this folder",
+            rows[-1][0],
+        )
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Record metrics of the whole run."""

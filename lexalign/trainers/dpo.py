@@ -58,6 +58,10 @@ class DpoObjective(Objective):
         """AOT sorts the rows of a step."""
         return self.method.loss_type in ("aot", "aot_unpaired")
 
+    @property
+    def start_loss(self) -> float | None:
+        return losses.LOG_2 if self.method.loss_type == "sigmoid" else None
+
     def compute(self, scores: Scores) -> LossOutput:
         rewards = self.method.beta * scores.log_ratios.detach()
         if self.method.loss_type == "sft":

@@ -69,7 +69,7 @@ class ProgressCallback(TrainerCallback):
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": lost} if lost else {})}) + "\n")
-        self.tracker.log(state.global_step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
+        self.tracker.log(state.global_step, name_metrics(numbers))
         if self.bar is not None and "loss" in numbers:
             words = f"loss {numbers['loss']:.4f}" + (f", {speed:,.0f} tokens/s" if speed is not None else "")
             self.bar.set_postfix_str(words)
@@ -91,7 +91,7 @@ class ProgressCallback(TrainerCallback):
         """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
         if self.path is None or not self.path.is_file():
             return
-        kept = []
+        kept, earlier = [], []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 logged = json.loads(line)
@@ -99,7 +99,10 @@ class ProgressCallback(TrainerCallback):
                 continue
             if logged["step"] <= step and "train_runtime" not in logged:
                 kept.append(line + "\n")
+                numbers = {name: value for name, value in logged.items() if name not in ("step", "not_finite")}
+                earlier.append((logged["step"], name_metrics(numbers)))
         files.write_text(self.path, "".join(kept))
+        self.tracker.log_earlier(earlier)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -112,3 +115,8 @@ class ProgressCallback(TrainerCallback):
         now, before = (time.monotonic(), tokens), self.seen
         self.seen = now
         return (tokens - before[1]) / (now[0] - before[0]) if before and now[0] > before[0] else None
+
+
+def name_metrics(numbers: dict[str, float]) -> dict[str, float]:
+    """The metrics of a step as a tracker names them: those without a group are of training."""
+    return {name if "/" in name else f"train/{name}": value for name, value in numbers.items()}

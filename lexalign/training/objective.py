@@ -131,6 +131,11 @@ class Objective:
         return {}
 
     @property
+    def start_loss(self) -> float | None:
+        """The loss where policy and reference are one model, which step 0 checks; None where it is not known beforehand."""
+        return None
+
+    @property
     def end_token(self) -> int:
         """The id of the token that ends a response (with `scores_end`)."""
         raise NotImplementedError

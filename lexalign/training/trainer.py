@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from lexalign.config.schema import DpoMethod, Experiment
 from lexalign.data.rendering import Renderer
 from lexalign.data.rows import Splits
 from lexalign.distributed import collectives, sharding
+from lexalign.fast_path import exactness
 from lexalign.models.loading import LoadedModel
 from lexalign.training import arguments, batches, coupling, policy
 from lexalign.training.checkpointing import Checkpointing
@@ -27,6 +29,8 @@ from lexalign.training.collator import SpanCollator, make_dataset
 from lexalign.training.metrics import MetricWindow, note_details
 from lexalign.training.objective import LossOutput, Objective, Scores
 from lexalign.training.reference import Reference
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -79,6 +83,8 @@ class MethodTrainer(Trainer):
         self.computed_tokens = 0
         """Tokens of this process's training batches, prompts of both responses counted."""
         is_stored = not isinstance(method, DpoMethod) or method.precompute_reference
+        if objective.reference is not None and is_stored:
+            is_stored = not self.depends_on_lengths(train.max_length)
         own_model = None
         if objective.reference is not None and not is_stored and experiment.adapter.kind == "full":
             own_model = copy.deepcopy(self.model).requires_grad_(False).eval()
@@ -86,6 +92,13 @@ class MethodTrainer(Trainer):
         self.reference = Reference(self, loaded, is_stored=is_stored, model=own_model) if objective.reference is not None else None
         self.checkpointing = Checkpointing(self)
         objective.setup(self)
+
+    def depends_on_lengths(self, longest: int) -> bool:
+        """Whether a row's numbers depend on the other rows of its batch, so that the reference's are of no use to another batch; said."""
+        reason = exactness.find_length_dependence(policy.get_base_model(self.model), longest=longest)
+        if reason is not None:
+            log.info("Reference log-probabilities: computed at each step and not stored, because %s", reason)
+        return reason is not None
 
     @property
     def has_reference(self) -> bool:
@@ -187,10 +200,9 @@ class MethodTrainer(Trainer):
             loss = processes * (loss - loss.detach()) + loss.detach() / len(totals.batches)
         else:
             loss = self.combine(output, totals) * (processes if is_step else 1)  # the processes' gradients are averaged
-        if (aux := getattr(found, "aux_loss", None)) is not None:
-            coefficient = getattr(policy.get_base_model(self.model).config.get_text_config(), "router_aux_loss_coef", 0.0)
-            loss = loss + coefficient * aux * inputs["counts"]["rows"] / totals.rows * (processes if is_step else 1)
-            self.metrics[self.mode].add("aux_loss", aux)
+        if found.aux_loss is not None:  # of experts, while they are trained; multiplied by the model's own coefficient
+            loss = loss + found.aux_loss * inputs["counts"]["rows"] / totals.rows * (processes if is_step else 1)
+            self.metrics[self.mode].add("loss/router", found.aux_loss)
         self.note(inputs, found, scores, output, totals)
         return (loss, scores) if return_outputs else loss
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import Range
+from lexalign.config.parsing import Range, TypedOnly
 from lexalign.config.schema.ranges import Count, NotNegative, Positive
 
 
@@ -11,11 +11,11 @@ from lexalign.config.schema.ranges import Count, NotNegative, Positive
 class Judge:
     """A model behind an OpenAI-compatible endpoint that compares answers."""
 
-    url: str | None
+    url: Annotated[str | None, TypedOnly("it names an address that rows are sent to")]
     """Where it is, up to /chat/completions: http://localhost:8000/v1; null = nothing is judged."""
     model: str | None
     """Its name there."""
-    key_env: str | None
+    key_env: Annotated[str | None, TypedOnly("it names a variable of the environment whose value is sent")]
     """Name of the environment variable that holds its key; null = none is sent."""
     prompts: Count
     """At most so many held-out prompts, each asked about twice."""
@@ -64,5 +64,5 @@ class Evaluate:
     """Who compares the answers; nobody unless its url is named."""
     tasks: list[str]
     """Tasks of EleutherAI's lm-eval to run as well (pip install -e '.[lm-eval]')."""
-    task_dir: str | None
+    task_dir: Annotated[str | None, TypedOnly("it names code that is run")]
     """Folder with YAML files of tasks of your own for lm-eval."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import Range
+from lexalign.config.parsing import Range, TypedOnly
 from lexalign.config.schema.cache import Cache
 from lexalign.config.schema.data import Data
 from lexalign.config.schema.evaluate import Evaluate
@@ -26,30 +26,30 @@ class Experiment:
     """Print the plan and stop."""
     verbose: bool
     """Log the libraries' own messages too."""
-    resume: str
+    resume: Annotated[str, TypedOnly("it names a checkpoint that is loaded")]
     """auto = go on with the run in its folder, from its newest whole checkpoint; never = refuse a folder that holds a run; else the run or
     checkpoint to start from, as long as the run has none of its own."""
     resume_allow: list[str]
     """Settings (or groups of them; `model` and `data` for the files they name) that may differ from those the run was begun with."""
-    output_dir: str
+    output_dir: Annotated[str, TypedOnly("it names a folder that is written to")]
     """The run's folder (the sweep's, in a multirun)."""
-    store: str
+    store: Annotated[str, TypedOnly("it names a folder that is written to and cleared")]
     """Folder of what runs share: finished parents, tokenised rows and reference log-probabilities, all by content."""
-    compare: list[str]
+    compare: Annotated[list[str], TypedOnly("it reads other folders instead of running")]
     """Folders of finished runs: compare their measurements on the same rows instead of running."""
-    reproduce: str | None
+    reproduce: Annotated[str | None, TypedOnly("it runs what another folder recorded")]
     """Folder of a finished run: make it again from what it recorded and compare the artifact byte by byte, instead of running."""
-    report: str | list[str] | None
+    report: Annotated[str | list[str] | None, TypedOnly("it reads and writes other folders")]
     """Folder of a sweep, or folders of sweeps and runs: write report.html and print its table instead of running. One sweep's is written
     into its folder, any other into `output_dir`."""
-    report_csv: str | None
+    report_csv: Annotated[str | None, TypedOnly("it names a file that is written")]
     """File.csv for all jobs of that report, a column each setting and each metric."""
     deterministic: Literal["off", "warn", "strict"]
     """Only algorithms that give the same bits each time: strict = refuse others, warn = say where others are used, off = torch's choice
     (on the CPU the same, as far as is known; on CUDA some backward passes add in any order)."""
     cache: Cache
     """How much of that is kept."""
-    extensions: list[str]
+    extensions: Annotated[list[str], TypedOnly("it names code that is run")]
     """Packages of the user's own whose classes `_target_` may name; read from the command line only."""
     stage: Stage
     """What the run does."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from lexalign.config.parsing import TypedOnly
 from lexalign.config.schema.ranges import Count, NotNegative
 
 
@@ -27,7 +28,7 @@ class Hardware:
     """Machines; the same command is typed on each."""
     node: Annotated[int, NotNegative] | None
     """Which of the nodes this is, from 0; null = what Slurm says."""
-    rendezvous: str | None
+    rendezvous: Annotated[str | None, TypedOnly("it names an address that the processes connect to")]
     """host:port of node 0, where the nodes meet; slurm = in a job of Slurm's, as it says."""
     patience: Count
     """Seconds that a node waits for the others."""

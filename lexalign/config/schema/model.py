@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import Range
+from lexalign.config.parsing import Range, TypedOnly
 from lexalign.config.schema.ranges import Count, Positive
 
 
@@ -46,5 +46,5 @@ class Model:
     """Type of the loaded weights; auto = bfloat16 where `hardware.precision` is bf16 and only an adapter is trained, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
     """Implementation of attention; auto = what transformers chooses."""
-    trust_remote_code: bool
+    trust_remote_code: Annotated[bool, TypedOnly("it runs code of a repository")]
     """Run Python code that comes with the model; asks for a 40-hex revision."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lexalign.config.parsing import MayBeEmpty, Range
+from lexalign.config.parsing import MayBeEmpty, Range, TypedOnly
 from lexalign.config.schema.ranges import Count, NotNegative, Positive
 
 
@@ -27,7 +27,7 @@ class Download:
     """File patterns to fetch; empty = all."""
     exclude: list[str]
     """File patterns to leave out."""
-    output_dir: str | None
+    output_dir: Annotated[str | None, TypedOnly("it names a folder that is written to")]
     """Folder for the files; null = the hub's own cache, where sft and align find them."""
     workers: Count
     """Files fetched at once."""
@@ -47,10 +47,10 @@ class Export:
     """Type of the exported weights; auto = the base's own on the disk."""
     format: Literal["safetensors", "gguf"]
     """How the weights are written; gguf is refused with the llama.cpp command that makes it of the exported folder."""
-    push: str | None
+    push: Annotated[str | None, TypedOnly("it names a repository that the model is sent to")]
     """Repository on the hub (owner/name) that the exported folder is uploaded to; null = none. The token comes from HF_TOKEN or
     `hf auth login`."""
-    private: bool
+    private: Annotated[bool, TypedOnly("it can make an uploaded model public")]
     """Whether that repository is made private."""
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from lexalign.config.parsing import TypedOnly
 from lexalign.config.schema.ranges import Positive
 
 
@@ -12,9 +13,9 @@ class Tracking:
 
     target: str
     """Dotted path of the tracker class."""
-    project: str | None
+    project: Annotated[str | None, TypedOnly("it names a place that settings and numbers are sent to")]
     """Project of W&B, or of trackio."""
-    entity: str | None
+    entity: Annotated[str | None, TypedOnly("it names an account that settings and numbers are sent to")]
     """W&B user or team; null = the account's own."""
     mode: Literal["auto", "online", "offline"] | None
     """auto = online where a key is configured, offline otherwise."""
@@ -27,7 +28,7 @@ class Tracking:
     link_artifacts: bool | None
     """Link a run to the artifacts it starts from and leaves, so that their lineage is drawn. By reference: the address of the manifest on
     this machine and the folder's path are sent, no other file."""
-    folder: str | None
+    folder: Annotated[str | None, TypedOnly("it names a folder that is written to")]
     """Where trackio keeps its database; null = where `trackio show` looks for it (TRACKIO_DIR, else below HF_HOME)."""
     init_timeout: Annotated[float, Positive] | None
     """Seconds to wait for the server at the start."""

@@ -50,7 +50,8 @@ def run_preflight(
         ]
         if wrong:
             raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
-        show_samples(found.examples, loaded.tokenizer, count=len(found.examples) if settings.mode == "only" else 1)
+        count, is_pair = len(found.examples) if settings.mode == "only" else 1, bool(splits.train) and "chosen" in splits.train[0]
+        show_samples(found.examples, loaded.tokenizer, count=count, is_pair=is_pair)
     step = memory.settle_gradient_checkpointing(
         trainer, experiment, try_once=partial(try_first_step, experiment) if settings.mode != "skip" else None
     )
@@ -100,13 +101,13 @@ def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
     ]
 
 
-def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int) -> None:
+def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int, is_pair: bool) -> None:
     """The first rows on the terminal, what is trained in colour."""
     console = Console(file=sys.stdout, highlight=False)
     if examples:
         console.print("What is trained (bold green) of the first rows:" if count > 1 else "What is trained (bold green) of the first row:")
     for row in examples[:count]:
-        console.print(sample.colour_row(row, tokenizer))
+        console.print(sample.colour_row(row, tokenizer, is_pair=is_pair))
 
 
 def show_facts(facts: dict[str, str]) -> None:

@@ -15,10 +15,13 @@ SHORTEST = 160
 """Characters that are shown of any run."""
 
 
-def colour_row(row: list[Sequence], tokenizer: Any) -> Text:
-    """The sequences of a row, decoded; trained tokens in bold green, the others dim; what is too long to show is counted."""
+def colour_row(row: list[Sequence], tokenizer: Any, *, is_pair: bool) -> Text:
+    """The sequences of a row (two of a pair, several of a packed row), decoded; trained tokens in bold green, the others dim.
+
+    What is too long to show is counted.
+    """
     text = Text()
-    for name, sequence in zip(NAMES if len(row) == 2 else ("row",), row, strict=True):
+    for name, sequence in zip(NAMES if is_pair else ("row",) * len(row), row, strict=True):
         text.append(f"{name}: ", style="bold")
         runs = decode_runs(sequence, tokenizer)
         each = max(SHORTEST, LONGEST // max(1, len(runs)))
