@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 EQUAL = ["stage=align", "model=tiny", "data=tiny_pairs", "tracking=none", "train.epochs=4", "train.batch_size=16", "hardware.threads=1"]
 GATED = "gdpo_flow, alpha = gamma = 1"
-# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; README tells what others did.
+# A learning rate each, chosen on seed 0 for what is preferred while sentences stay whole; docs/methods/gdpo-flow.md tells what others did.
 ARMS = {
     "dpo": ["method=dpo", "train.learning_rate=1e-4"],
     "gdpo_flow, alpha = gamma = 0.1": ["method=gdpo_flow", "train.learning_rate=1e-4", "method.alpha=0.1", "method.gamma=0.1"],
@@ -76,12 +76,12 @@ def measure_draws(folder: Path, *, questions: int, samples: int) -> dict[str, fl
     manners = [re.compile(re.escape(form).replace(re.escape("{a}"), "(.*)"), re.DOTALL) for form in COURTEOUS]
     measures: dict[str, list[float]] = {name: [] for name in MEASURES[:-1]}
     for row in rows:
-        spans = [(sequence.context, sequence.response) for sequence in encoder.render_pair(row, shared_belief=False)]
-        (log_probs_of_ids, _), (rejected, _) = score_responses(model, spans, batch_size=2, max_length=1024)
-        measures["preferred share"].append(torch.tensor(log_probs_of_ids - rejected).sigmoid().item())
+        pair = encoder.render_pair(row, shared_belief=False)
+        (chosen, _), (rejected, _) = score_responses(model, pair, batch_size=2, max_length=1024)
+        measures["preferred share"].append(torch.tensor(chosen - rejected).sigmoid().item())
     torch.manual_seed(0)
     for row in rows:
-        context = torch.tensor([encoder.prompt(row["prompt"])])
+        context = torch.tensor([encoder.render_prompt(row["prompt"])])
         out = model.generate(
             context, attention_mask=torch.ones_like(context), max_new_tokens=40, num_return_sequences=samples, output_logits=True,
             return_dict_in_generate=True, pad_token_id=loaded.tokenizer.pad_token_id, **WHOLE_DISTRIBUTION,

@@ -20,7 +20,7 @@ import yaml
 from lexalign.commands.json_schema import read_field_docs
 from lexalign.config import schema
 from lexalign.config.compose import compose
-from lexalign.config.parsing import Range, get_field_key
+from lexalign.config.parsing import Range, TypedOnly, get_field_key
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -55,7 +55,8 @@ lexalign schema > lexalign.schema.json
 lexalign schema data > data.schema.json
 ```
 
-An unknown key, a wrong type and a value outside its range are
+Settings that are marked **typed only** are refused in a file of `--config-dir` ([Security](security.md)). An unknown key, a wrong
+type and a value outside its range are
 refused with exit code 2, and so is an option that the run would not read.
 
 The defaults below are those of `python run.py` without words, before step 3. "(method)" and "(stage)" say that the chosen method or stage
@@ -144,6 +145,8 @@ def escape(text: str) -> str:
 def write_row(key: str, meaning: str, hint: Any, default: str) -> str:
     """One row of a table of settings."""
     words, bounds = describe_type(hint)
+    marks = [rule.because for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, TypedOnly)]
+    meaning += "".join(f" **Typed only**: {because}." for because in marks)
     return f"| `{key}` | {words}{f'; {bounds}' if bounds else ''} | {default} | {escape(meaning)} |"
 
 

@@ -24,8 +24,9 @@ def problems_of(words: str | Sequence[str]) -> list[str]:
             check_command_line(words)
     except SystemExit as stop:
         assert stop.code == 2
-        head, *problems = errors.getvalue().splitlines()
-        assert head.endswith("in the settings; nothing was run or written:")
+        lines = errors.getvalue().splitlines()  # notes on what was read in another way come first
+        head = next(at for at, line in enumerate(lines) if line.endswith("in the settings; nothing was run or written:"))
+        problems = lines[head + 1 :]
         assert all(problem.startswith(("  - ", "  … ")) for problem in problems), "one problem a line"
         return [problem[4:] for problem in problems]
     return []

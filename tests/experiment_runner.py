@@ -1,4 +1,4 @@
-"""Running experiments in tests: in this process (imports paid once), or as a user does, in a process of their own."""
+"""Experiments run by tests: in this process, which imports everything once, or in a process of their own, as a user types them."""
 
 import itertools
 import json

@@ -13,7 +13,7 @@ from lexalign.trainers.sft import SftObjective
 
 
 class FailingTrainer(SftObjective):
-    """Trains as sft does, unless it is to break."""
+    """Trains as sft does, unless there is a file for its seed."""
 
     def setup(self, trainer: Any) -> None:
         trainer.add_callback(BreakAtStart())

@@ -1,4 +1,4 @@
-"""Runs in processes that are there to be killed: forked from one that has imported everything, so that a life costs its steps alone."""
+"""Runs that tests kill, stop and starve. Their processes are forked from one that has imported everything: a life costs its steps only."""
 
 import contextlib
 import hashlib
@@ -68,7 +68,7 @@ def words_of(method: str, saving: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Fate:
-    """What befalls a life of a run."""
+    """What happens to one life (one process) of a run."""
 
     event: int | None = None
     """SIGKILL when it opens, makes, renames or removes something among its checkpoints for the so-many-th time: around its saves."""
@@ -225,12 +225,12 @@ def steps_at_stake(out_dir: Path) -> int:
     return max(0, last - newest(out_dir))
 
 
-def undisturbed(world: Path, method: str, saving: str) -> Case:
+def run_undisturbed(world: Path, method: str, saving: str) -> Case:
     """A case run to its end."""
     return Case(world, world / f"{method}-{saving}-whole", words_of(method, saving)).whole()
 
 
-def killed(whole: Case, folder: Path, chance: random.Random, *, kills: int) -> list[Case]:
+def run_killed(whole: Case, folder: Path, chance: random.Random, *, kills: int) -> list[Case]:
     """Runs of a case, in folders of their own, that are killed `kills` times, each at its end: half of the kills at an event of a
     save, half at any time. A life that ends before its fate meets it ends its folder, and the next begins in another."""
     cpu, cases = whole.cpu(), [Case(whole.world, folder / "0", whole.words)]
@@ -247,7 +247,7 @@ def killed(whole: Case, folder: Path, chance: random.Random, *, kills: int) -> l
     return cases
 
 
-def starved(whole: Case, place: Path, moments: list[int]) -> dict[int, int]:
+def run_on_full_disk(whole: Case, place: Path, moments: list[int]) -> dict[int, int]:
     """Runs of a case on a disk of their own, `place`, which is full from a moment on; then there is room again. Their exit codes then."""
     codes = {}
     for at in moments:

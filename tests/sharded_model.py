@@ -1,4 +1,4 @@
-"""Two processes that hold a model in parts, for tests: what `fully_shard` makes of it, without a GPU."""
+"""One of two processes that hold the shards of a model: what `fully_shard` makes of it, without a GPU."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from lexalign.models.saving import save_model
 
 
 def main(number: int, port: int, start: Path, artifact: Path, trained: str) -> None:
-    """Share the model out, change every trained weight by 1, save it as a run does."""
+    """Shard the model, change every trained weight by 1, save it as a run does."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     import torch
     from peft import LoraConfig, get_peft_model

@@ -29,10 +29,9 @@ def rows_of(method, trainer):
     return pair_rows()
 
 
-METHODS = [
-    "dpo", "dpo method.loss_type=sft", "dpo method.loss_type=aot", "dpo method.loss_type=aot_unpaired", "ipo", "kto", "orpo", "cpo",
-    "simpo", "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora",
-]  # fmt: skip
+LOSS_TYPES = ("sigmoid", "sft", "aot", "aot_unpaired")
+OTHERS = ("ipo", "kto", "orpo", "cpo", "simpo", "gdpo", "gdpo_soft", "cdpo_soft", "gdpo_flow", "lora")
+METHODS = [*(f"dpo method.loss_type={name}" for name in LOSS_TYPES), *OTHERS]
 
 
 @pytest.mark.parametrize("method", METHODS)

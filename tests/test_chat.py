@@ -57,7 +57,9 @@ def test_an_answer_is_what_the_model_generates(chat, run):
     experiment = compose(["stage=chat", f"model.path={run}"]).experiment
     loaded = loading.load_model(experiment)
     encoder = Renderer(loaded.tokenizer, experiment.data)
-    ids = generate(loaded.model, loaded.tokenizer, [encoder.prompt(ASK)], batch_size=1, max_new_tokens=256)[0]
+    ids = generate(loaded.model, loaded.tokenizer, [encoder.render_prompt(ASK)], ends=encoder.end_tokens, batch_size=1, max_new_tokens=256)[
+        0
+    ]
     wanted = loaded.tokenizer.decode(ids, skip_special_tokens=True)
     assert result.samples == [{"prompt": ASK, "model": wanted}] and len(wanted) > 10
     assert printed.endswith(f"ends\n{wanted}\n") and result.counts == {"turns": 1}

@@ -99,7 +99,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(world):
     """Two sft runs, one hardly trained, and one measured on fewer rows."""
-    common = ("stage=sft", "hardware.threads=1", "evaluate.samples=0", "evaluate.max_new_tokens=16")
+    common = ("stage=sft", "hardware.threads=1", "evaluate.samples=0", "evaluate.draws=1", "evaluate.max_new_tokens=16")
     few, many, other = (
         world.run(*common, f"train.max_steps={steps}", f"evaluate.limit={limit}")[1] for steps, limit in ((2, 60), (60, 60), (2, 30))
     )

@@ -90,6 +90,22 @@ def test_influences_of_a_perplexity_give_the_interval_that_the_bootstrap_gives()
     assert 2 * 1.96 * error == pytest.approx(high - low, rel=0.15)
 
 
+def test_influences_on_an_auc_give_the_interval_that_the_bootstrap_gives():
+    chance = random.Random(4)
+    labels = [chance.random() < 0.4 for _ in range(200)]
+    run = RowValues(values=[chance.gauss(0.7 * label, 1) for label in labels], labels=labels, statistic="auc")
+    influences = list_influences(run)
+    middle = sum(influences) / len(influences)
+    error = math.sqrt(sum((x - middle) ** 2 for x in influences) / len(influences)) / math.sqrt(len(influences))
+    low, high = bootstrap_interval(run)
+    assert middle == pytest.approx(run.mean()) and 2 * 1.96 * error == pytest.approx(high - low, rel=0.15)
+
+
+def test_a_row_that_is_the_only_one_of_its_label_does_not_break_it():
+    run = RowValues(values=[1.0, 0.0, 0.5], labels=[True, False, False], statistic="difference")
+    assert all(math.isfinite(value) for value in list_influences(run))
+
+
 def test_the_quantile_is_students():
     assert find_student_quantile(4, 0.95) == pytest.approx(student_quantile(4), abs=1e-6)
     assert find_student_quantile(1, 0.99) == pytest.approx(63.657, abs=1e-3)

@@ -2,18 +2,17 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import manual
 import pytest
-from hydra.utils import get_method
 from manual import PAGES, ROOT, Command, read_blocks, read_commands
 
 from lexalign import cli
@@ -76,37 +75,28 @@ def desk(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def at_desk(desk, monkeypatch) -> Iterator[Path]:
-    """That folder as the working folder, with the packages in it importable; other tests have packages of the same names."""
-
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
-            del sys.modules[name]
-
-    monkeypatch.chdir(desk)
-    monkeypatch.syspath_prepend(str(desk))
-    forget()
-    yield desk
-    forget()
+CHECK = "import sys; from lexalign import cli; cli.check_arguments(sys.argv[1:])"
 
 
-def find_problems(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def find_problems(words: list[str], desk: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What a command line is refused for; a package that is not installed here is no fault of the manual."""
     words = [word for at, word in enumerate(words) if word not in ("--cfg", "--help") and words[at - 1 : at] != ["--cfg"]]
-    if words[:1] and words[0] in cli.COMMANDS:
-        if words[0] == "doctor":  # it judges this machine, and has tests of its own
-            return [f"{word}: doctor takes no words" for word in words[1:]]
-        code = get_method(cli.COMMANDS[words[0]])(words[1:])
-        captured = capsys.readouterr()
-        return [captured.err] if code else []
-    try:
-        cli.check_arguments(words)
-    except SystemExit as end:
-        assert end.code == 2
-        problems = capsys.readouterr().err.splitlines()
-        return [problem for problem in problems[1:] if "pip install" not in problem]
-    return []
+    is_command = words[:1] and words[0] in cli.COMMANDS
+    if words == ["doctor"]:  # it judges this machine, and has tests of its own
+        return []
+    if is_command or any(word.startswith("extensions=") for word in words):  # a package's classes are to leave no trace in this process
+        start = ["-m", "lexalign"] if is_command else ["-c", CHECK]
+        paths = {"PYTHONPATH": os.pathsep.join(map(str, (desk, ROOT)))}
+        done = subprocess.run([sys.executable, *start, *words], cwd=desk, capture_output=True, text=True, env={**os.environ, **paths})
+        code, errors = done.returncode, done.stderr
+    else:
+        code, errors = 0, ""
+        try:
+            cli.check_arguments(words)
+        except SystemExit as end:
+            code, errors = int(end.code or 0), capsys.readouterr().err
+    assert code in (0, 2), errors
+    return [problem for problem in errors.splitlines()[1:] if "pip install" not in problem] if code else []
 
 
 def test_the_manual_has_commands():
@@ -114,7 +104,8 @@ def test_the_manual_has_commands():
 
 
 @pytest.mark.parametrize("command", OWN, ids=str)
-def test_every_command_composes(command, at_desk, monkeypatch, capsys):
+def test_every_command_composes(command, desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
     monkeypatch.setenv("JUDGE_KEY", "a-key")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     words = command.experiment
@@ -122,17 +113,25 @@ def test_every_command_composes(command, at_desk, monkeypatch, capsys):
     monkeypatch.setattr("lexalign.config.hardware.count_cuda_devices", lambda: 8 if several else 0)
     monkeypatch.setattr("lexalign.config.hardware.get_cuda_memory", lambda: 8e10)
     monkeypatch.setattr("lexalign.config.hardware.is_torch_cpu_build", lambda: not several)
-    assert find_problems(words, capsys) == [], f"{command}: python run.py {shlex.join(words)}"
+    assert find_problems(words, desk, capsys) == [], f"{command}: python run.py {shlex.join(words)}"
 
 
-def test_a_command_that_does_not_compose_is_noticed(at_desk, monkeypatch, capsys):
-    assert find_problems(["stage=align", "method=dpo", "method.betta=1"], capsys)
-    assert find_problems(["-m", "seed=0,1", "train.learning_rate=fast"], capsys)
-    assert find_problems(["data=pairs", "data.path=nowhere.jsonl", "stage=align"], capsys)
-    page = at_desk / "page.md"
+def test_a_command_that_does_not_compose_is_noticed(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    assert find_problems(["stage=align", "method=dpo", "method.betta=1"], desk, capsys)
+    assert find_problems(["-m", "seed=0,1", "train.learning_rate=fast"], desk, capsys)
+    assert find_problems(["data=pairs", "data.path=nowhere.jsonl", "stage=align"], desk, capsys)
+    page = desk / "page.md"
     page.write_text("a\n\n```bash\nA=1 echo 'x && y' | python run.py \\\n  seed=1   # why\n```\n")
-    monkeypatch.setattr(manual, "ROOT", at_desk)
+    monkeypatch.setattr(manual, "ROOT", desk)
     assert list(read_commands(page)) == [Command("page.md", 4, ("echo", "x && y")), Command("page.md", 4, ("python", "run.py", "seed=1"))]
+
+
+def test_the_error_that_agents_are_shown_is_the_programs(capsys):
+    text = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.check_arguments(["stage=align", "method.betta=0.2", "train.epochs=0"])
+    assert f"```\n{capsys.readouterr().err}```" in text
 
 
 @pytest.mark.parametrize("command", OTHERS, ids=str)

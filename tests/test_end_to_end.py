@@ -9,6 +9,8 @@ from experiment_runner import World, cpu_of_children, result_of
 from lexalign.artifacts.manifest import find_damage, read_manifest
 
 SEEDS = (0, 1, 2)
+UNDRAWN = ("evaluate.draws=0", "evaluate.samples=0")
+"""For runs of which no drawn response is looked at; gdpo's own draws (`evaluate.belief_samples`) stay."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_reference_is_the_sft_model_at_step_0(quickstart):
 
 
 def test_dpo_prefers_the_courteous_answer(world, quickstart):
-    result, folder = world.run("stage=align")
+    result, folder = world.run("stage=align", *UNDRAWN)
     assert result.metrics["before"]["reward_accuracy"] == 0.5
     assert result.score > 0.9 and result.score_name == "reward_accuracy"
     assert "reusing" in (folder / "run.log").read_text(), "the sft parent was trained once, by the quickstart"
@@ -87,7 +89,7 @@ def test_gdpo_calibrates_where_dpo_does_not(world, quickstart, seed):
     """The gate, at equal training settings: less than half of dpo's distance to the known shares, and more responses that agree with their
     belief. `bench/gdpo.py` holds a second world to it, with its ablations and 16 samples a question."""
     equal = ("train.learning_rate=3e-3", "train.epochs=3", "train.batch_size=8", "method.beta=0.5")
-    common = ("stage=align", "data=tiny_beliefs", f"seed={seed}", "evaluate.belief_samples=4", *equal)
+    common = ("stage=align", "data=tiny_beliefs", f"seed={seed}", "evaluate.belief_samples=4", *UNDRAWN, *equal)
     gdpo = world.run(*common, "method=gdpo")[0].metrics
     dpo = world.run(*common, "method=dpo")[0].metrics
     assert gdpo["before"]["belief_jsd"] == pytest.approx(dpo["before"]["belief_jsd"])
@@ -97,7 +99,7 @@ def test_gdpo_calibrates_where_dpo_does_not(world, quickstart, seed):
 
 def test_soft_labels_are_learned_and_the_conservative_loss_is_calibrated(world, quickstart):
     """Both come nearer to the judges' shares; only conservative DPO has its optimum there, geometric DPO overshoots."""
-    found = {name: world.run("stage=align", f"method={name}")[0] for name in ("gdpo_soft", "cdpo_soft")}
+    found = {name: world.run("stage=align", f"method={name}", *UNDRAWN)[0] for name in ("gdpo_soft", "cdpo_soft")}
     for result in found.values():
         assert result.score_name == "soft_label_error" and result.score_direction == "minimize"
         assert result.score < 0.7 * result.metrics["before"]["soft_label_error"] and result.metrics["after"]["reward_accuracy"] > 0.9
@@ -115,7 +117,13 @@ def test_each_group_has_its_distance(world, quickstart, tmp_path):
         named = [{**row, "group": "dance" if "dance" in row["prompt"] else "other"} for row in rows]
         (tmp_path / file.name).write_text("".join(json.dumps(row) + "\n" for row in named))
     result, _ = world.run(
-        "stage=align", "method=gdpo", f"data.path={tmp_path}", "data.columns.group=group", "train.max_steps=2", "evaluate.belief_samples=0"
+        "stage=align",
+        "method=gdpo",
+        f"data.path={tmp_path}",
+        "data.columns.group=group",
+        "train.max_steps=2",
+        "evaluate.belief_samples=0",
+        *UNDRAWN,
     )
     after = result.metrics["after"]
     assert {name for name in after if name.startswith("belief_jsd")} == {"belief_jsd", "belief_jsd/dance", "belief_jsd/other"}

@@ -10,6 +10,7 @@ from command_line_problems import problems_of, said
 from experiment_runner import World, result_of
 
 from lexalign.config.compose import compose
+from lexalign.data.rendering import RenderedSequence
 from lexalign.errors import ConfigError
 from lexalign.evaluation import compare
 from lexalign.evaluation.scoring import compute_divergences, cut_at_end, generate
@@ -176,7 +177,8 @@ def test_kl_is_the_mean_over_whole_distributions(two_models):
     policy, reference, tokenizer = two_models
     texts = (("Who is Pelor?", " A weaver of the valley."), ("The lake", " is deep"), ("Tell me of the old mill by the water.", " No."))
     spans = [(tokenizer(a)["input_ids"], tokenizer(b, add_special_tokens=False)["input_ids"]) for a, b in texts]
-    found = compute_divergences(policy, lambda: contextlib.nullcontext(reference), spans, batch_size=2)
+    sequences = [RenderedSequence(context=context, response=response) for context, response in spans]
+    found = compute_divergences(policy, lambda: contextlib.nullcontext(reference), sequences, batch_size=2)
     for (context, response), (total, count) in zip(spans, found, strict=True):
         expected = 0.0
         for at in range(len(response)):
@@ -185,7 +187,7 @@ def test_kl_is_the_mean_over_whole_distributions(two_models):
                 p, q = (model(ids).logits[0, -1].double().softmax(-1) for model in (policy, reference))
             expected += float(sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True) if a > 0))
         assert count == len(response) and total == pytest.approx(expected, rel=1e-4) and total > 0
-    same = compute_divergences(policy, lambda: contextlib.nullcontext(policy), spans, batch_size=3)
+    same = compute_divergences(policy, lambda: contextlib.nullcontext(policy), sequences, batch_size=3)
     assert [total for total, _ in same] == pytest.approx([0.0] * 3, abs=1e-6)
 
 
@@ -193,6 +195,7 @@ def test_what_is_generated_ends_with_its_ending(two_models):
     model, _, tokenizer = two_models
     assert cut_at_end([5, 6, 2, 0, 0], frozenset({2})) == [5, 6, 2] and cut_at_end([5, 6, 7], frozenset({2})) == [5, 6, 7]
     contexts = [tokenizer(text)["input_ids"] for text in ("The lake", "Tell me about the old mill by the water")]
-    together = generate(model, tokenizer, contexts, batch_size=2, max_new_tokens=12)
-    assert together == [generate(model, tokenizer, [context], batch_size=1, max_new_tokens=12)[0] for context in contexts]
+    together = generate(model, tokenizer, contexts, ends=[tokenizer.eos_token_id], batch_size=2, max_new_tokens=12)
+    ends = [tokenizer.eos_token_id]
+    assert together == [generate(model, tokenizer, [one], ends=ends, batch_size=1, max_new_tokens=12)[0] for one in contexts]
     assert all(tokenizer.eos_token_id not in ids[:-1] for ids in together)

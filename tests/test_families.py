@@ -24,10 +24,11 @@ LAYOUTS = {
     "qwen2_moe": None,
 }  # fmt: skip
 MORE_LAYOUTS = {"glm4_moe_lite": None, "qwen3_5_text": "linear_attention", "falcon_mamba": "not rotary", "opt": "not rotary", "olmo3": None,
-                "deepseek_v2": None, "cohere2": None, "ministral": None, "recurrent_gemma": "linear_attention"}  # fmt: skip
+                "deepseek_v2": None, "cohere2": None, "ministral": None, "recurrent_gemma": "linear_attention",
+                "xlstm": "not rotary"}  # fmt: skip
 # Families that do not keep documents apart without kernels for it, with what is said of them.
 BLEEDING = {"gpt_oss": "differs by", "bamba": "causal_conv1d", "qwen3_5_text": "causal_conv1d", "falcon_mamba": "differs by",
-            "opt": "differs by", "recurrent_gemma": "differs by"}  # fmt: skip
+            "opt": "differs by", "recurrent_gemma": "differs by", "xlstm": "differs by"}  # fmt: skip
 EXPERTS = ("qwen3_moe", "mixtral", "phimoe", "qwen2_moe")
 FAMILIES = [*LAYOUTS, *(pytest.param(family, marks=pytest.mark.slow) for family in MORE_LAYOUTS)]
 WORD = Adapter(kind="lora", rank=4, alpha=8.0, dropout=0.0, target_modules="auto", bits=None)

@@ -163,11 +163,17 @@ def test_a_run_starts_from_an_old_run(world, old_run):
 
 
 def test_the_same_command_finds_an_old_run_finished(world, old_run):
+    """The method's score was another then, which is refused by name; what did not exist then is no difference."""
     before = (old_run / "result.json").read_bytes()
-    result, _ = world.run(*WORDS, out_dir=old_run)
+    with pytest.raises(ConfigError) as refused:
+        world.run(*WORDS, out_dir=old_run)
+    changed = [problem.split(":")[0].strip() for problem in refused.value.problems[1:-1]]
+    assert changed == ["method.score"]
+    words = [*WORDS, "method.score=[belief_jsd,reward_accuracy]"]
+    result, _ = world.run(*words, out_dir=old_run)
     assert result.status == "finished" and (old_run / "result.json").read_bytes() == before
     with pytest.raises(ConfigError, match="method.beta"):
-        world.run(*WORDS, "method.beta=0.25", out_dir=old_run)
+        world.run(*words, "method.beta=0.25", out_dir=old_run)
 
 
 def test_an_old_run_is_reproduced_or_says_what_differs(world, old_run):

@@ -89,7 +89,7 @@ def test_sft_then_dpo_then_reload(tmp_path):
         turns = [{"role": "user", "content": "Colour of snow?"}]
         text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        (said,) = generate(loaded.model, loaded.tokenizer, [ids], batch_size=1, max_new_tokens=4)
+        (said,) = generate(loaded.model, loaded.tokenizer, [ids], ends=[loaded.tokenizer.eos_token_id], batch_size=1, max_new_tokens=4)
         return loaded, loaded.tokenizer.decode(said, skip_special_tokens=True)
 
     adapter = json.loads((dpo / "artifact" / "adapter_config.json").read_text())

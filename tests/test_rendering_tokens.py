@@ -44,13 +44,23 @@ def without_template() -> Any:
     return tokenizer
 
 
+def end(encoder: Renderer, text: str) -> list[int]:
+    """The ids of a response with what ends it."""
+    return encoder.ids(text + encoder.ending())
+
+
+def believe(encoder: Renderer, index: int) -> list[int]:
+    """The ids of a belief as written."""
+    return encoder.ids(encoder.belief_text(index))
+
+
 @quick
 @given(prompt=TEXTS | TURNS, response=TEXTS, system=st.none() | TEXTS)
 def test_prompt_and_response_are_what_the_template_writes(data, prompt, response, system):
     encoder = Renderer(TOKENIZER, dataclasses.replace(data, system=system))
     whole = [*encoder.turns(prompt), {"role": "assistant", "content": response}]
     rendered = TOKENIZER.apply_chat_template(whole, tokenize=False)
-    spans = encoder.prompt(prompt) + encoder.response(response)
+    spans = encoder.render_prompt(prompt) + end(encoder, response)
     assert TOKENIZER.decode(spans) == rendered
     # The template puts a special token between them, so the tokens of the parts are the tokens of the whole.
     assert spans == TOKENIZER.apply_chat_template(whole, return_dict=False) == encoder.ids(rendered)
@@ -61,7 +71,7 @@ def test_prompt_and_response_are_what_the_template_writes(data, prompt, response
 def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
     answer = encoder.belief_text(belief) + response
     rendered = TOKENIZER.apply_chat_template([*encoder.turns(prompt), {"role": "assistant", "content": answer}], tokenize=False)
-    assert TOKENIZER.decode(encoder.prompt(prompt) + encoder.belief(belief) + encoder.response(response)) == rendered
+    assert TOKENIZER.decode(encoder.render_prompt(prompt) + believe(encoder, belief) + end(encoder, response)) == rendered
     assert encoder.belief_text(belief) == f"{belief}<{encoder.data.beliefs[belief]}>"
 
 
@@ -69,8 +79,8 @@ def test_a_belief_stands_before_its_response(encoder, prompt, response, belief):
 @given(prompt=TEXTS, response=TEXTS)
 def test_plain_text_without_a_template(data, prompt, response):
     encoder = Renderer(TOKENIZER, dataclasses.replace(data, chat_template="never"))
-    assert TOKENIZER.decode(encoder.prompt(prompt), skip_special_tokens=True) == prompt
-    assert TOKENIZER.decode(encoder.response(response)) == response + TOKENIZER.eos_token
+    assert TOKENIZER.decode(encoder.render_prompt(prompt), skip_special_tokens=True) == prompt
+    assert TOKENIZER.decode(end(encoder, response)) == response + TOKENIZER.eos_token
 
 
 def test_what_a_tokenizer_without_a_template_cannot_do(data):
@@ -79,7 +89,7 @@ def test_what_a_tokenizer_without_a_template_cannot_do(data):
     with pytest.raises(DataError, match="type data.chat_template=never"):
         Renderer(tokenizer, dataclasses.replace(data, chat_template="always"))
     with pytest.raises(DataError, match="holds chat turns, but the tokenizer has no chat template"):
-        Renderer(tokenizer, data).prompt([{"role": "user", "content": "a"}])
+        Renderer(tokenizer, data).render_prompt([{"role": "user", "content": "a"}])
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -231,7 +241,11 @@ def test_control_tokens_in_texts_are_counted_and_named(caplog):
 
 def test_lengths_count_what_is_trained(encoder):
     pair = {"prompt": "a", "chosen": "b c", "rejected": "d", "belief": 0, "rejected_belief": 1}
-    prompt, chosen, rejected = encoder.prompt("a"), encoder.belief(0) + encoder.response("b c"), encoder.belief(1) + encoder.response("d")
+    prompt, chosen, rejected = (
+        encoder.render_prompt("a"),
+        believe(encoder, 0) + end(encoder, "b c"),
+        believe(encoder, 1) + end(encoder, "d"),
+    )
     longest, total = len(prompt) + max(len(chosen), len(rejected)), 2 * len(prompt) + len(chosen) + len(rejected)
     assert lengths.measure_lengths(pair, encoder) == (len(prompt), longest, total, max(prompt + chosen + rejected))
     plain = Renderer(without_template(), encoder.data)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from command_line_problems import problems_of, said
 from experiment_runner import ROOT, World, result_of
-from interrupted_runs import Case, Fate, undisturbed, words_of
+from interrupted_runs import Case, Fate, run_undisturbed, words_of
 
 from lexalign.artifacts import checkpoints, disk, lock, settings_diff
 from lexalign.artifacts.manifest import read_manifest, write_manifest
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wholes(folder):
     """Undisturbed runs by case, each run once."""
-    return functools.cache(functools.partial(undisturbed, folder))
+    return functools.cache(functools.partial(run_undisturbed, folder))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_killed_runs_end_in_the_same_bytes(wholes, method, saving, tmp_path):
     """Twenty SIGKILLs in all, at events of a save and at any time; nobody but the next life takes care of them."""
     whole = wholes(method, saving)
-    cases = interrupted_runs.killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
+    cases = interrupted_runs.run_killed(whole, tmp_path, random.Random(f"{method} {saving}"), kills=5)
     assert [life for case in cases for life in case.lives].count(-signal.SIGKILL) == 5
     for case in cases:
         assert case.lives[-1] == 0 and max(case.lost) <= interrupted_runs.STEPS_AT_STAKE[saving]
@@ -482,7 +482,7 @@ def test_full_disk_at_any_moment(whole, small_disk):
     """From the first file of the run to its last: said as what it is, nothing lost, and the run goes on once there is room."""
     place, resize = small_disk
     resize("40m")
-    codes = interrupted_runs.starved(whole, place, random.Random(0).sample(range(1, 260), 8))
+    codes = interrupted_runs.run_on_full_disk(whole, place, random.Random(0).sample(range(1, 260), 8))
     assert list(codes.values()).count(DiskFull.exit_code) > 4
 
 

@@ -7,7 +7,7 @@ import signal
 import interrupted_runs
 import pytest
 from experiment_runner import result_of
-from interrupted_runs import CASES, Case, undisturbed, words_of
+from interrupted_runs import CASES, Case, run_undisturbed, words_of
 
 from lexalign.errors import DiskFull, FolderInUse
 
@@ -33,19 +33,19 @@ def told(name: str, cases: list[Case], whole: Case, number: int) -> None:
 
 @pytest.mark.parametrize(("method", "saving"), CASES)
 def test_sigkill(folder, tmp_path, method, saving):
-    whole = undisturbed(folder, method, saving)
+    whole = run_undisturbed(folder, method, saving)
     at = CASES.index((method, saving))
     kills = KILLS // len(CASES) + (at < KILLS % len(CASES))
     if not kills:
         pytest.skip("none of so small a share")
-    cases = interrupted_runs.killed(whole, tmp_path, random.Random(f"soak {method} {saving}"), kills=kills)
+    cases = interrupted_runs.run_killed(whole, tmp_path, random.Random(f"soak {method} {saving}"), kills=kills)
     assert max(lost for case in cases for lost in case.lost) <= interrupted_runs.STEPS_AT_STAKE[saving]
     told(f"SIGKILL: {method}, {saving}", cases, whole, -signal.SIGKILL)
 
 
 def test_sigterm(folder, tmp_path):
     """At any time of a life, from its first instant to its last."""
-    whole, chance = undisturbed(folder, "gdpo", "step"), random.Random("soak")
+    whole, chance = run_undisturbed(folder, "gdpo", "step"), random.Random("soak")
     cases, left = [Case(folder, tmp_path / "0", whole.words)], TERMS
     while left:
         process = cases[-1].start(fate=interrupted_runs.Fate(cpu=chance.uniform(0.02, 1.1) * whole.cpu(), number=signal.SIGTERM))
@@ -76,8 +76,8 @@ def test_full_disks(folder, small_disk, method):
     """Each time from another moment of the run on."""
     place, resize = small_disk
     resize("60m")
-    whole, count = undisturbed(folder, method, "step"), max(1, FULL // 2)
-    codes = interrupted_runs.starved(whole, place, random.Random(f"soak {method}").sample(range(1, 300), count))
+    whole, count = run_undisturbed(folder, method, "step"), max(1, FULL // 2)
+    codes = interrupted_runs.run_on_full_disk(whole, place, random.Random(f"soak {method}").sample(range(1, 300), count))
     met = list(codes.values()).count(DiskFull.exit_code)
     print(f"\n| full disk: {method}, step | {met} of {count} met it | all | |", end="", flush=True)
     assert met > count // 2

@@ -13,7 +13,7 @@ import pytest
 from experiment_runner import ROOT, python_path, result_of
 from interrupted_runs import Case, newest
 from safetensors.torch import load_file
-from test_distributed import apart, words
+from test_distributed import measure_differences, words
 
 DEEPSPEED = os.environ.get("DEEPSPEED_FOLDER", "")
 """Where DeepSpeed is, if not in the environment: being there, it is imported by all that imports transformers."""
@@ -33,7 +33,7 @@ WORDS = {
 """Each with another method, since a run takes its time; 5 steps an epoch, but sft 6."""
 
 
-def in_parts(case: Case, strategy: str) -> subprocess.Popen:
+def start_shared(case: Case, strategy: str) -> subprocess.Popen:
     """Begin a life of a run in two processes that share the model out."""
     begun = [sys.executable, str(ROOT / "tests" / "cpu_sharding" / "run_sharded.py"), strategy, str(case.out_dir)]
     path = python_path(ROOT / "tests" / "cpu_sharding", *filter(None, [DEEPSPEED]))
@@ -46,15 +46,15 @@ def in_parts(case: Case, strategy: str) -> subprocess.Popen:
         )
 
 
-def ended(case: Case, strategy: str) -> Case:
+def finish(case: Case, strategy: str) -> Case:
     """A life of a run to its end."""
-    assert in_parts(case, strategy).wait(300) == 0, case.said()[-3000:]
+    assert start_shared(case, strategy).wait(300) == 0, case.said()[-3000:]
     return case
 
 
 def killed_in_the_second_epoch(case: Case, strategy: str) -> None:
     """A life that ends there, and all its processes with it."""
-    life, began = in_parts(case, strategy), time.monotonic()
+    life, began = start_shared(case, strategy), time.monotonic()
     while newest(case.out_dir) < 8 and time.monotonic() < began + 200:
         assert life.poll() is None, case.said()[-3000:]
         time.sleep(0.01)
@@ -74,8 +74,8 @@ def need(strategy: str) -> None:
 def test_it_trains_as_one_process_does(tmp_path, strategy):
     need(strategy)
     alone = Case(tmp_path / "a", tmp_path / "one", WORDS[strategy]).whole()
-    whole = ended(Case(tmp_path / "b", tmp_path / "whole", WORDS[strategy]), strategy)
-    found = apart(alone, whole)
+    whole = finish(Case(tmp_path / "b", tmp_path / "whole", WORDS[strategy]), strategy)
+    found = measure_differences(alone, whole)
     assert found["loss"] <= 1e-5 and found["grad_norm"] <= 1e-4 and found.get("eval_loss", 0) <= 1e-5
     one, two = (load_file(*(case.out_dir / "artifact").glob("*.safetensors")) for case in (alone, whole))
     assert one.keys() == two.keys() and max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
@@ -91,12 +91,12 @@ def test_it_trains_as_one_process_does(tmp_path, strategy):
 def test_it_goes_on_after_a_kill_and_no_run_of_whole_models_does(tmp_path, strategy):
     need(strategy)
     words_measuring_nothing = tuple(word for word in WORDS[strategy] if not word.startswith("evaluate"))
-    whole = ended(Case(tmp_path, tmp_path / "whole", (*words_measuring_nothing, "evaluate=false")), strategy)
+    whole = finish(Case(tmp_path, tmp_path / "whole", (*words_measuring_nothing, "evaluate=false")), strategy)
     run = Case(tmp_path, tmp_path / "run", whole.words)
     killed_in_the_second_epoch(run, strategy)
     time.sleep(2)  # its processes see that it is gone
     assert run.end(run.start()) == 2
     said = "was saved in parts by hardware=" + strategy.partition("-")[0]
     assert said in run.said() and "and a run of whole models does not read that; type hardware=" in run.said()
-    ended(run, strategy)
+    finish(run, strategy)
     assert "Going on from" in run.said() and run.weights() == whole.weights() and run.course() == whole.course()

@@ -52,6 +52,7 @@ MORE: dict[str, dict[str, Any]] = {
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
     "qwen3_5_text": {**LINEAR, "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "falcon_mamba": {"state_size": 8, "time_step_rank": 4, "conv_kernel": 4, "expand": 2},
+    "xlstm": {"num_heads": 4, "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "chunk_size": 16, "num_blocks": 3},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
     "recurrent_gemma": {"lru_width": 32, "attention_window_size": WINDOW, "logits_soft_cap": 5.0},
 }

@@ -35,6 +35,5 @@ def measure_loss(artifact: Path, world: list[str]) -> float:
     experiment = compose(["stage=align", *data, "model=tiny", f"model.path={artifact}", "tracking=none"]).experiment
     loaded, rows = loading.load_model(experiment), load_rows(experiment).held_out
     encoder = Renderer(loaded.tokenizer, experiment.data)
-    sequences = [encoder.render_pair(row, shared_belief=False)[0] for row in rows]
-    spans = [(sequence.context, sequence.response) for sequence in sequences]
+    spans = [encoder.render_pair(row, shared_belief=False)[0] for row in rows]
     return -statistics.mean(total for total, _ in score_responses(loaded.model.eval(), spans, batch_size=16, max_length=1024))

@@ -2,7 +2,7 @@
 
 Where sft leaves nothing to learn of how a sentence agrees with its belief, as in the embedded world (0.93), alignment can only cost
 agreement, and who agrees more is who was harmed less. So in the second world two of five sentences of sft are another belief's: the pairs
-alone tell which sentence goes with which belief. (README tells what a second world without these slips gave.)
+alone tell which sentence goes with which belief. (docs/methods/gdpo.md tells what a world without these slips gave.)
 
 A token that pre-training never read is not written, whatever an adapter learns; so every token of these answers is one that the model has
 read. And pre-training has read the first world's opinions but none of these, so sft has to teach their form: 24 animals in 8 phrasings.

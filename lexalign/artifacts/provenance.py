@@ -9,6 +9,7 @@ from typing import Any
 from lexalign.artifacts import fingerprint
 from lexalign.artifacts.manifest import read_manifest
 from lexalign.config import targets
+from lexalign.config.aliases import complete_settings
 from lexalign.config.parsing import parse
 from lexalign.config.paths import find_model
 from lexalign.config.schema import Data, Experiment
@@ -70,6 +71,7 @@ class Provenance:
         settings, source = self.manifest.get("settings", {}).get("data"), self.manifest.get("data", {})
         if not settings or not source.get("path"):
             return None
+        settings = complete_settings(self.manifest["settings"])[0]["data"]
         tree = {**settings, "path": source["path"], **({"revision": source["revision"]} if "repo" in source else {})}
         problems = targets.find_target_problems({"data": tree}, [targets.OWN_PACKAGE, *extensions])
         data = parse(Data, tree, "data", problems)

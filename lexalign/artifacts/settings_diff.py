@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lexalign.config.aliases import complete_settings
 from lexalign.config.parsing import format_value, suggest_nearest
 from lexalign.errors import ConfigError
 
@@ -37,6 +38,8 @@ def list_leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 def diff_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, with_evaluation: bool = False) -> dict[str, str]:
     """Compare the described inputs of two runs; return the differences as key: "old -> new"."""
+    settings = complete_settings(before["settings"], only=now["settings"])[0]  # what did not exist then was as it is by default now
+    before = {**before, "settings": settings}
     old, new = list_compared(before, with_evaluation=with_evaluation), list_compared(now, with_evaluation=with_evaluation)
     if "model" not in old or "model" not in new:  # the parent is missing, so it cannot be compared
         old.pop("model", None)

@@ -59,7 +59,8 @@ class ModelSpeaker:
         try:
             encoder.render_prompt("?")
         except TemplateRefusal as error:
-            raise ConfigError(f"chat.system: {experiment.model.path}: {error}; leave it out") from error
+            path = experiment.model.path
+            raise ConfigError(f"chat.system: the chat template of {path} refuses it ({error.reason}); leave it out") from error
         device = hardware.resolve_device(experiment.hardware.device)
         return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
 

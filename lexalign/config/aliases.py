@@ -117,8 +117,11 @@ def find_trainer(method: str | None, default: str) -> str:
     return str(OmegaConf.select(file.config, "method._target_"))
 
 
-def complete_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recorded tree with the settings that did not exist when it was recorded, at today's defaults; and these, by key."""
+def complete_settings(tree: Mapping[str, Any], only: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recorded tree with the settings that did not exist when it was recorded, at today's defaults; and these, by key.
+
+    With `only`, a tree of now: no settings but those it holds.
+    """
     words = [f"{group}={tree[group]['name']}" for group in ("stage", "method") if isinstance(tree.get(group), Mapping)]
     words += [f"adapter={tree['adapter']['kind']}"] if isinstance(tree.get("adapter"), Mapping) else []
     try:
@@ -127,14 +130,17 @@ def complete_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         default = CONF_ONLY.compose([])
     added: dict[str, Any] = {}
 
-    def fill(node: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def fill(node: Mapping[str, Any], ours: Mapping[str, Any], wanted: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
         fresh = dict(node)
         for key, value in ours.items():
             full = f"{where}.{key}" if where else str(key)
+            below = wanted.get(key) if wanted is not None else None
+            if wanted is not None and key not in wanted:
+                continue
             if key not in fresh:
                 fresh[key] = added[full] = value
             elif isinstance(value, Mapping) and isinstance(fresh[key], Mapping):
-                fresh[key] = fill(fresh[key], value, full)
+                fresh[key] = fill(fresh[key], value, below if isinstance(below, Mapping) else None, full)
         return fresh
 
     plain = OmegaConf.to_container(OmegaConf.masked_copy(default, [str(key) for key in default if key != "hydra"]), resolve=False)
@@ -142,4 +148,4 @@ def complete_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     method, recorded = plain.get("method"), tree.get("method")
     own = isinstance(method, Mapping) and isinstance(recorded, Mapping) and method.get("name") != recorded.get("name")
     left_out = ("experiment", "method") if own else ("experiment",)
-    return fill(tree, {str(key): value for key, value in plain.items() if key not in left_out}, ""), added
+    return fill(tree, {str(key): value for key, value in plain.items() if key not in left_out}, only, ""), added

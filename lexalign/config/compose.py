@@ -97,8 +97,10 @@ def check_tree(
     experiment = parse(schema.Experiment, plain, "", types, targets.get_settings_class(plain, allowed, types))
     found += types
     if experiment is not None:
-        found += rules.find_problems(experiment, list_typed_keys(overrides))
         typed = list_typed_keys(overrides)
+        # A parent is run below the child's store: its own folders are not used.
+        unused = ("output_dir", "store") if ancestors else ()
+        found += [problem for problem in rules.find_problems(experiment, typed) if name_key(problem) not in unused]
         found += find_parent_problems(experiment, sources, ancestors=ancestors, is_typed="model.parent_overrides" in typed)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.

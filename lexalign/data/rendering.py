@@ -399,7 +399,7 @@ class Renderer:
     def first_belief_tokens(self) -> list[int]:
         """The token each belief begins with; raises DataError naming two beliefs that begin alike."""
         assert self.data.beliefs is not None
-        firsts = [self.belief(index)[0] for index in range(len(self.data.beliefs))]
+        firsts = [self.ids(self.belief_text(index))[0] for index in range(len(self.data.beliefs))]
         for index, token in enumerate(firsts):
             if token in firsts[:index]:
                 other = firsts.index(token)
@@ -408,20 +408,6 @@ class Renderer:
                     f"({self.tokenizer.decode([token])!r}), so their shares cannot be told apart; change data.belief_format"
                 )
         return firsts
-
-    # Names of before, until their callers are moved
-
-    def prompt(self, prompt: str | Turns) -> list[int]:
-        """`render_prompt`."""
-        return self.render_prompt(prompt)
-
-    def belief(self, index: int) -> list[int]:
-        """Ids of a belief as written."""
-        return self.ids(self.belief_text(index))
-
-    def response(self, text: str) -> list[int]:
-        """Ids of a response with what ends it, whatever stands before it."""
-        return self.ids(text + self.ending())
 
 
 def count_common(first: Sequence[Any], second: Sequence[Any]) -> int:

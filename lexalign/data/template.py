@@ -93,7 +93,7 @@ class ChatTemplate:
                     pass  # the first problem is the one to report
         reason = first_line(problem) if type(problem).__name__ == "TemplateError" else f"{type(problem).__name__}: {first_line(problem)}"
         roles = ", ".join(str(turn["role"]) for turn in shown)
-        raise TemplateRefusal(f"{where or f'turns of {roles}'}: the chat template refuses it ({reason})") from problem
+        raise TemplateRefusal(where or f"turns of {roles}", reason) from problem
 
 
 def wrap_text(turn: Turn) -> Turn:

@@ -27,7 +27,14 @@ FORBIDDEN = ("dropped", "unseen")
 
 
 class TemplateRefusal(DataError):
-    """The chat template refuses a row; the message says where the row stands and why."""
+    """The chat template refuses a row: the message says where the row stands, and why, which is `reason`."""
+
+    def __init__(self, where: str, reason: str):
+        super().__init__(f"{where}: the chat template refuses it ({reason})")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self).partition(": the chat template")[0], self.reason)
 
 
 @dataclass(kw_only=True)

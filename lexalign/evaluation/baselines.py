@@ -1,4 +1,4 @@
-"""What takes no model at all: trivial predictions from the training rows, measured on the held-out rows as the model is.
+"""Trivial predictions without a model, made from the training rows and measured on the held-out rows as the model is.
 
 A score that is no better than one of these is no success, however much it improved.
 """

@@ -91,7 +91,7 @@ def read_measurements(run: str) -> dict[str, Any]:
 
 
 def describe_point(run: Path, depth: int = 0) -> str:
-    """What decides a run but for its seed, as a text; the run's own path where its settings cannot be read."""
+    """Return all settings that decide a run except its seed, as a text; the run's path where its settings cannot be read."""
     try:
         tree = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
         deciding = {key: value for key, value in tree.items() if key not in NOT_OF_THE_POINT}
@@ -162,7 +162,7 @@ def describe_seeds(first: MeasuredPoint, other: MeasuredPoint) -> str:
 
 
 def judge_difference(name: str, low: float, high: float, *, size: float = 1.0) -> str:
-    """What an interval of a difference says; which way is better is known for the metrics that can be a score."""
+    """Return the verdict on a difference's interval. Which direction is better is known for metrics that can be a score."""
     dust = DUST * max(1.0, size)
     if low <= dust and high >= -dust:
         return "noise"

@@ -33,7 +33,7 @@ def measure_repetition(ids: list[int]) -> float:
 
 
 def find_signs(evaluator: Evaluator, before: Measurement, after: Measurement) -> list[str]:
-    """A warning for each sign; what was so before training is no sign."""
+    """Return a warning for each sign. What was so before training already is no sign."""
     old, new = before.values, after.values
     warnings = []
     if "perplexity" in new and "perplexity" in old and new["perplexity"] > PERPLEXITY_RISE * old["perplexity"]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lexalign.evaluation.intervals import LARGEST, RowValues, bootstrap_difference, student_probability
+from lexalign.evaluation.intervals import AT_ONCE, LARGEST, RowValues, bootstrap_difference, student_probability
 
 USUAL_LEVEL = 0.95
 
@@ -74,7 +74,12 @@ def can_pair_rows(runs: Sequence[RowValues]) -> bool:
 
 
 def list_influences(run: RowValues) -> list[float]:
-    """The metric plus each row's influence on it (delta method): their mean is the metric, their variance over n that of the metric."""
+    """The metric plus each row's influence on it: their mean is the metric, their variance over n that of the metric.
+
+    Of a mean by its derivative (delta method), of another statistic by leaving each row out (jackknife, Tukey 1958).
+    """
+    if run.statistic != "mean":
+        return leave_each_out(run)
     weights = run.weights or [1.0] * len(run.values)
     total = sum(weights) or 1.0
     inner = sum(value * weight for value, weight in zip(run.values, weights, strict=True)) / total
@@ -82,6 +87,23 @@ def list_influences(run: RowValues) -> list[float]:
     slope = math.exp(min(inner, LARGEST)) if run.exponential else 1.0
     share = len(weights) / total
     return [metric + slope * share * weight * (value - inner) for value, weight in zip(run.values, weights, strict=True)]
+
+
+def leave_each_out(run: RowValues) -> list[float]:
+    """The metric plus each row's influence: n - 1 times what the metric loses without the row. A row without which there is no metric (the
+    only one of its label) counts as one without influence."""
+    import numpy as np
+
+    count, metric = len(run.values), run.mean()
+    size = max(1, AT_ONCE // count)
+    parts = []
+    for start in range(0, count, size):
+        counts = np.ones((min(size, count - start), count))
+        counts[np.arange(len(counts)), np.arange(start, start + len(counts))] = 0.0
+        parts.append(run.compute(counts))
+    without = np.concatenate(parts)
+    influences = np.nan_to_num((count - 1) * (metric - without))
+    return (metric + influences - influences.mean()).tolist()
 
 
 def measure_residual(table: Sequence[Sequence[float]]) -> float:

@@ -1,4 +1,4 @@
-"""Asking a model behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`): patiently, and without letting its key out."""
+"""Ask a model behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`), with retries. Its key is sent to nobody else."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ FIRST_PAUSE = 1.0
 
 
 class EndpointError(Exception):
-    """The endpoint refused, vanished or answered something else; the message holds no key."""
+    """The endpoint refused, did not answer, or answered something else. The message holds no key."""
 
 
 class Endpoint:
@@ -29,7 +29,7 @@ class Endpoint:
         self.model = settings.model
         self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
         register_secret(self.key)
-        self.patience = RetryPolicy(retries=settings.retries, first_pause=first_pause)
+        self.retry_policy = RetryPolicy(retries=settings.retries, first_pause=first_pause)
         # No redirects: one could lead elsewhere with the key.
         self.client = httpx2.Client(timeout=settings.timeout, follow_redirects=False)
 
@@ -40,7 +40,7 @@ class Endpoint:
         self.client.close()
 
     def ask(self, system: str, question: str) -> str:
-        """The answer's text; raises EndpointError once patience is at its end."""
+        """Return the answer's text. Raises EndpointError when the retries are used up."""
         turns = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": turns, "temperature": 0}
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -54,15 +54,15 @@ class Endpoint:
                 problem = type(error).__name__
             else:
                 if answer.status_code not in BUSY:
-                    return self.read(answer)
+                    return self.read_answer(answer)
                 problem, asked_pause = f"status {answer.status_code}", get_asked_pause(answer.headers)
-            if attempt > self.patience.retries or (asked_pause or 0) > LONGEST_ASKED:
+            if attempt > self.retry_policy.retries or (asked_pause or 0) > LONGEST_ASKED:
                 raise EndpointError(f"{self.url}: {problem}, asked {attempt} times")
-            log.debug("judge: %s, asking again (%d of %d)", problem, attempt, self.patience.retries)
-            self.patience.pause(attempt, asked_pause)
+            log.debug("judge: %s, asking again (%d of %d)", problem, attempt, self.retry_policy.retries)
+            self.retry_policy.pause(attempt, asked_pause)
 
-    def read(self, answer: Any) -> str:
-        """The text of a whole answer."""
+    def read_answer(self, answer: Any) -> str:
+        """Return the text of a complete answer."""
         if answer.status_code != 200:
             raise EndpointError(f"{self.url}: status {answer.status_code}: {self.without_key(answer.text)[:200]}")
         try:
@@ -72,5 +72,5 @@ class Endpoint:
         return text or ""
 
     def without_key(self, text: str) -> str:
-        """A text of the endpoint's, which may repeat the key."""
+        """Return a text from the endpoint without the key, which it may repeat."""
         return text.replace(self.key, "…") if self.key else text

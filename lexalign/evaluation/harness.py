@@ -1,4 +1,4 @@
-"""EleutherAI's lm-eval on the model at hand, as loaded: `evaluate.tasks` of its own, or of YAML files in `evaluate.task_dir`."""
+"""EleutherAI's lm-eval on the loaded model: `evaluate.tasks` of its own, or of YAML files in `evaluate.task_dir`."""
 
 import logging
 import re

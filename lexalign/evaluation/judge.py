@@ -81,7 +81,7 @@ def judge_answers(stick: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[s
         except EndpointError:
             for answer in asked:
                 answer.cancel()
-            endpoint.patience.stopped.set()
+            endpoint.retry_policy.stopped.set()
             raise
     return [combine_verdicts(said[at], said[at + 1]) for at in range(0, len(said), 2)]
 

@@ -1,4 +1,4 @@
-"""Around a measurement, in training runs and in stage=evaluate: what is kept of it, what is said of it."""
+"""Store and report a measurement, in training runs and in stage=evaluate."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def record_measurements(
 
 
 def report_measurements(result: Result, tracker: Any, names: tuple[str, str]) -> None:
-    """The result on the terminal and in the tracker."""
+    """Report the result on the terminal and to the tracker."""
     summary.show_summary(result, names)
     tracker.summary({f"{when}/{name}": value for when, table in result.metrics.items() for name, value in table.items()})
     tracker.summary({f"trivial/{metric}": metrics.find_best(metric, table)[1] for metric, table in result.baselines.items()})

@@ -1,4 +1,4 @@
-"""What a run says on the terminal at its end: metrics before and after, samples, where the artifact is."""
+"""What a run prints at its end: metrics before and after, samples, and the artifact's folder."""
 
 import json
 import sys

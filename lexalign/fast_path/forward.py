@@ -85,8 +85,8 @@ def score_tokens(
     `also` is a token id: log softmax(z / temperature)[also] is given wherever a label is scored (without gradient unless temperature is 1).
     Without a `logit_map` the logits are the model's own. Raises ConfigError where a row holds documents that the model does not keep apart.
     """
-    unscaled, balance = bool(output_router_logits), router_loss.find_router_loss(model)
-    if not (unscaled or router_loss.is_wanted(model)):
+    is_unscaled, balance = bool(output_router_logits), router_loss.find_router_loss(model)
+    if not (is_unscaled or router_loss.is_wanted(model)):
         balance = None
     layout = make_layout(input_ids, attention_mask, position_ids, alike) if packed and logit_map is not None else None
     head = model.get_output_embeddings()
@@ -104,36 +104,39 @@ def score_tokens(
         if last_layer.is_short(model) and any(map(len, read)) and balance is None:
             positions_read, places = torch.unique(torch.cat(read), return_inverse=True)
             layout, read = replace(layout, read=round_up(positions_read, step)), list(places.split([len(part) for part in read]))
-        states = model.base_model(
-            input_ids=input_ids.reshape(-1)[layout.tokens][None],
-            position_ids=layout.position_ids,
-            attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
-            use_cache=False,
-            layout=layout,
-            **({} if balance is None else {"output_router_logits": True}),
-        )
+        states = compute_packed(model, input_ids, layout, routers=balance is not None)
     found: dict[str, Tensor | None] = {}
     if balance is not None:
         loss = balance.compute(states.router_logits, None if layout is None else slots, attention_mask)
-        found["aux_loss"] = loss if unscaled else balance.coefficient * loss
-    tempered = also is not None and temperature != 1.0
-    assert not (tempered and torch.is_grad_enabled()), "a tempered score has no gradient"
-    if logit_map is None:
-        rows = states.logits.flatten(0, 1)
-        scored, head, logit_map, step = rows, torch.nn.Identity(), lm_head.LogitMap(), 1
+        found["aux_loss"] = loss if is_unscaled else balance.coefficient * loss
+    if logit_map is None:  # the rows are logits already
+        rows, head, logit_map, step = states.logits.flatten(0, 1), torch.nn.Identity(), lm_head.LogitMap(), 1
     else:
         rows = states.last_hidden_state.flatten(0, 1)
     assert layout is None or layout.read is None or len(rows) == len(layout.read), "the last layer gave other positions than are read"
-    scored = rows.index_select(0, round_up(read[0], step))
-    targets = round_up(labels[:, 1:][mask], step)
-    scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if tempered else also)
+    scored, targets = rows.index_select(0, round_up(read[0], step)), round_up(labels[:, 1:][mask], step)
+    is_tempered = also is not None and temperature != 1.0
+    assert not (is_tempered and torch.is_grad_enabled()), "a tempered score has no gradient"
+    scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if is_tempered else also)
     found |= {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
-    if tempered:
+    if is_tempered:
         assert also is not None
         found["also"] = scatter_to_batch(lm_head.score_at_temperature(scored, also, head, logit_map, temperature), mask)
     if positions is not None:
         found["logits"] = lm_head.compute_logits(rows.index_select(0, read[1]), head, logit_map)
     return TokenScores(label_mask=mask, **found)
+
+
+def compute_packed(model: Any, input_ids: Tensor, layout: Layout, *, routers: bool) -> Any:
+    """The tokens of a batch (R, T) that its layout names, once each: the model's last hidden states (1, N, h), or those that are read."""
+    return model.base_model(
+        input_ids=input_ids.reshape(-1)[layout.tokens][None],
+        position_ids=layout.position_ids,
+        attention_mask=input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # four dimensions: taken as ready, and not read
+        use_cache=False,
+        layout=layout,
+        **({"output_router_logits": True} if routers else {}),
+    )
 
 
 def compute_padded(

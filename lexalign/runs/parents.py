@@ -82,7 +82,7 @@ def get_parent_key(experiment: Experiment, sources: Sources) -> str | None:
 
 def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
     """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
-    composed = compose(get_parent_command(experiment), sources)
+    composed = compose(get_parent_command(experiment), sources, ancestors=(experiment.model.parent or "",))
     train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
     shared: dict[str, Any] = {
         "hardware": experiment.hardware,

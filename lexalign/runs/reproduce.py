@@ -1,5 +1,6 @@
 """`reproduce=<run folder>`: make a finished run again from what it recorded, and compare the artifact byte by byte."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
     if date := (then.get("rendering") or {}).get("template_date"):
         tree["data"]["template_date"] = date  # what the chat template took for today
-    composed = compose.load_recorded(tree, experiment)
+    composed = compose.load_recorded(tree, dataclasses.replace(experiment, resume="never"))
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
     differing = compare_inputs(then, now)

@@ -1,1 +1,1 @@
-"""Many runs as one: what they are (`ledger`), which still have to run (`plan`), running them, searching, telling what came out."""
+"""Many runs as one: the jobs (`ledger`), which of them must run (`plan`), running them, searching, and reporting the results."""

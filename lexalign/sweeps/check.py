@@ -1,4 +1,4 @@
-"""Everything wrong with a command line of `-m`, said before anything is written or run."""
+"""Find everything that is wrong with a command line of `-m`, before anything is written or run."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ SEARCHES = ("random", "tpe")
 
 
 def refuse_wrong(overrides: Sequence[str], sources: Sources) -> None:
-    """Raise ConfigError with every problem of every point; points that are in the sweep's ledger already were judged before."""
+    """Raise ConfigError with every problem of every point. Points in the sweep's ledger were checked by an earlier call."""
     request = points.parse_request(overrides, sources)
     problems: dict[str, None] = {}
     to_check = [conditions.drop_unknown(point, request)[0] for point in request.list_points_to_check()]
@@ -52,7 +52,7 @@ def refuse_wrong(overrides: Sequence[str], sources: Sources) -> None:
 
 
 def add_hints(problems: Sequence[str], request: SweepRequest) -> list[str]:
-    """The problems; one with an interval of a whole number says how such an interval is typed."""
+    """Return the problems. One about an interval of whole numbers says how to type such an interval."""
     ends: dict[str, Any] = {axis.key: axis.sweep.value() for axis in request.axes if axis.is_interval}
     hints = []
     for problem in problems:
@@ -64,7 +64,7 @@ def add_hints(problems: Sequence[str], request: SweepRequest) -> list[str]:
 
 
 def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
-    """The points that a sweep's ledger holds, on ground that still stands."""
+    """Return the points in a sweep's ledger whose inputs (files, code, versions) have not changed."""
     if not is_sweep(folder):
         return set()
     try:
@@ -73,7 +73,7 @@ def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
     except ConfigError as error:
         if error.__cause__ is None:
             raise
-        return set()  # it is damaged, and will be rebuilt
+        return set()  # the ledger is damaged and will be rebuilt
     except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
         return set()
     unchanged = fingerprint.list_unchanged_inputs(inputs, sources)
@@ -81,7 +81,7 @@ def list_known_points(folder: Path, sources: Sources) -> set[tuple[str, ...]]:
 
 
 def find_sweep_problems(experiment: Experiment, request: SweepRequest) -> Iterator[str]:
-    """What is wrong with the settings of the sweep itself, in the light of its first point."""
+    """Yield what is wrong with the settings of the sweep itself. `experiment` is its first point."""
     settings, launcher = experiment.sweep, request.launcher
     if experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report:
         yield "-m: cache, compare, report and reproduce are done once and make no run; leave -m out"

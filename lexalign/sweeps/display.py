@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: a line for each job that starts or ends, and on a terminal a table of those at work."""
+"""What a sweep prints while it runs: a line for each job that starts or ends and, on a terminal, a table of the running jobs."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ REPORT_SECONDS = 15.0
 
 
 class Display:
-    """On stderr; `report` writes the report's page, and is called now and then."""
+    """Prints to stderr. It calls `report`, which writes the report's page, from time to time."""
 
     def __init__(self, report: Callable[[], None]) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -40,7 +40,7 @@ class Display:
             self.live.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """A line that stays."""
+        """Print a line that stays on the terminal."""
         self.console.print(Text(clean(text), style=style), soft_wrap=True)
 
     def show_start(self, job: Job) -> None:
@@ -65,7 +65,7 @@ class Display:
 
 
 def name_job(job: Job) -> str:
-    """A job as the user knows it."""
+    """Return a job's name for the user: its number and its values."""
     if job.number is None:
         return f"parent {' '.join(job.overrides)}"
     values = " ".join(f"{key}={value}" for key, value in job.values.items())
@@ -73,7 +73,7 @@ def name_job(job: Job) -> str:
 
 
 def make_table(running: Sequence[Job], every: Sequence[Job]) -> Table:
-    """The jobs at work, and how many are in which state."""
+    """Make a table of the running jobs; its title counts the jobs by state."""
     table = Table(title=format_counts(every), title_justify="left", show_header=False, box=None)
     for job in running:
         table.add_row(name_job(job), job.gpu or "", f"{time.time() - (job.started or time.time()):.0f} s", read_progress(Path(job.folder)))
@@ -81,7 +81,7 @@ def make_table(running: Sequence[Job], every: Sequence[Job]) -> Table:
 
 
 def read_progress(folder: Path) -> str:
-    """The last progress bar that a job drew."""
+    """Return the last progress bar that a job drew."""
     try:
         with (folder / OUTPUT).open("rb") as file:
             file.seek(0, 2)
@@ -93,5 +93,5 @@ def read_progress(folder: Path) -> str:
 
 
 def warn(message: str) -> None:
-    """Something that a user should know, before there is a display."""
+    """Print a message to stderr, where there is no display yet."""
     print(clean(message), file=sys.stderr)

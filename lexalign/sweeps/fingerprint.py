@@ -1,4 +1,4 @@
-"""What makes two command lines one sweep, and a job of an earlier call the same job now."""
+"""Decide whether two command lines are one sweep, and whether a job of an earlier call is the same job now."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ NOT_THE_SWEEP = ("tracking", "store", "verbose", "resume", "cache")
 
 
 def make_sweep_key(request: SweepRequest) -> str:
-    """Digest of what is swept and what is fixed, the values excepted: a sweep to which a value is added stays itself."""
+    """Return a digest of the settings that vary (without their values) and of those that do not. Adding a value does not change it."""
     deciding = sorted(
         o for o in request.fixed_overrides if not belongs_to_sweep(get_key(o)) and get_key(o).split(".")[0] not in NOT_THE_SWEEP
     )
@@ -37,7 +37,7 @@ def make_sweep_key(request: SweepRequest) -> str:
 
 
 def find_folder(request: SweepRequest, below: Path, *, fresh: bool) -> Path:
-    """Where the sweep of a command line is, or will be, that gives no `output_dir`; a `fresh` one gets a folder with the next number."""
+    """Return the folder of a sweep that is given no `output_dir`. A `fresh` sweep gets a new folder with the next number."""
     axes_name = "+".join(key.replace("/", ".") for key in request.keys) or "one"
     name = f"{axes_name[:LONGEST]}-{make_sweep_key(request)[:8]}"
     numbers = [1, *(int(path.suffix[1:]) for path in below.glob(f"{name}.*") if path.suffix[1:].isdigit())]
@@ -66,12 +66,12 @@ def make_job_keys(line: Sequence[Experiment]) -> tuple[str, str | None]:
     return fingerprint.make_content_key(line[0], parent=parent), parent
 
 
-# A key costs a composition of its point. Ten thousand of them cost minutes, so a ledger also notes what its keys stood on beside the words
-# that were typed: where that is the same, so are the keys.
+# To compute a key, its point must be composed. For ten thousand points this takes minutes. So the ledger also stores a digest of everything
+# else that a key depends on: where words and digest are the same, the key is the same.
 
 
 def list_inputs(line: Sequence[Experiment]) -> dict[str, Any]:
-    """What the keys of `line` read from outside the settings: the places of models, data and rewards, and the code of extensions."""
+    """List what the keys of `line` depend on outside of the settings: places of models, data and rewards, and the code of extensions."""
     return {
         "models": [dataclasses.asdict(experiment.model) for experiment in line],
         "data": [dataclasses.asdict(experiment.data) for experiment in line],
@@ -81,7 +81,7 @@ def list_inputs(line: Sequence[Experiment]) -> dict[str, Any]:
 
 
 def digest_inputs(inputs: dict[str, Any], sources: Sources) -> str:
-    """Digest of what is there now at the places of a `ground`, and of code, settings' files, versions and device."""
+    """Return a digest of what is now at the places in `inputs`, and of code, configuration files, versions and device."""
     from lexalign.config.paths import find_model
 
     judges = [node for rewards in inputs["rewards"] for node in rewards if isinstance(node.get("path"), str)]
@@ -107,7 +107,7 @@ def digest_settings_files(folder: str) -> str:
 
 
 def list_unchanged_inputs(noted_inputs: dict[str, dict[str, Any]], sources: Sources) -> set[str]:
-    """Of the grounds that a ledger noted, by digest, those on which keys stand still."""
+    """Return the digests of those inputs, out of the ones in a ledger, that have not changed since."""
     unchanged = set()
     for digest, inputs in noted_inputs.items():
         try:
@@ -132,7 +132,7 @@ def read_sweep_settings(request: SweepRequest) -> tuple[Sweep, Composition]:
 
 
 def claim_folder(request: SweepRequest) -> Path:
-    """The sweep's folder. Raises ConfigError where a fresh one is asked for in a folder that holds one."""
+    """Return the sweep's folder. Raises ConfigError for `sweep.fresh=true` with an `output_dir` that holds a sweep."""
     settings, first = read_sweep_settings(request)
     typed_folder = next((word.partition("=")[2] for word in request.fixed_overrides if word.startswith("output_dir=")), None)
     if typed_folder is None:

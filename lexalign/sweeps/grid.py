@@ -1,4 +1,4 @@
-"""Every point of a plan, run as the plan says: parents once, before those that start from them."""
+"""The points of a plan as a queue of jobs. A parent runs once, before the jobs that start from it."""
 
 import dataclasses
 import time
@@ -31,24 +31,24 @@ class Grid:
         self.queue: dict[str, Job] = {}
         self.at_work: dict[str, Job] = {}
         self.pruning: dict[str, Any] = {}
-        """What a job's process is told of the study it belongs to, by key."""
+        """What a job's process needs to stop it early, by key."""
         self.attempts: dict[str, outcomes.Attempt] = {}
         """The processes at work, by key."""
 
     def enqueue(self, jobs: Sequence[Job]) -> None:
-        """Put jobs in the queue, each with its parent before it."""
+        """Add jobs to the queue, each after its parent."""
         for job in jobs:
             if not self.plan.must_run(job) or job.key in self.queue or job.key in self.at_work:
                 continue
             parent = self.plan.jobs[job.parent] if job.parent else None
             if parent is not None and parent.state != "finished" and parent.key not in self.queue and parent.key not in self.at_work:
-                # It is in the queue as a job of this call: whatever became of it before, it has a chance.
+                # An earlier failure does not count: this call tries it again.
                 parent.state = "waiting"
                 self.queue[parent.key] = parent
             self.queue[job.key] = job
 
     def take_job(self) -> Job | None:
-        """The first job whose parent is there."""
+        """Take the first job whose parent has finished."""
         for job in self.queue.values():
             parent = self.plan.jobs[job.parent] if job.parent else None
             if parent is None or parent.state == "finished":
@@ -61,7 +61,7 @@ class Grid:
         return None
 
     def fail(self, job: Job, reason: str) -> None:
-        """A job that is not run."""
+        """Mark a job as failed without running it."""
         job.state, job.reason = "failed", reason
         self.plan.ledger.write_jobs([job])
         self.display.show_end(job)
@@ -121,7 +121,7 @@ class Grid:
             signals.request_stop(Stopped(f"sweep.fail_fast: {name_job(job)} failed: {job.reason}", exit_code=1, status="stopped"))
 
     def note_parent_end(self, parent: Job, exit_code: int) -> None:
-        """Children of a parent that failed fail with it, at once."""
+        """Record the end of a parent. If it failed, its children fail at once."""
         if recall_parent(parent, self.plan):
             return
         stopped = exit_code in (130, 143)

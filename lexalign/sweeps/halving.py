@@ -1,7 +1,7 @@
 """Successive halving in rounds: all points train a little, the best of them go on for longer, and so forth.
 
-Jamieson and Talwalkar 2016 (arXiv 1502.07943), section 3. A round ends when all its points have come to its end: neither the order in
-which jobs start nor how many run at a time decides anything; `sweep.pruner=asha` does not wait. What goes on goes on from its checkpoint.
+Jamieson and Talwalkar 2016 (arXiv 1502.07943), section 3. A round ends when all its points have reached its end, so neither
+the order of the jobs nor their number at a time has any effect; `sweep.pruner=asha` does not wait. A point goes on from its checkpoint.
 """
 
 import math
@@ -23,8 +23,8 @@ Point = tuple[Job, ...]
 
 
 class HalvingRounds(Grid):
-    """A source of the points of a grid. Who goes on follows from what the runs logged, and from nothing else: a sweep that was killed, or
-    that points were added to, comes to the same."""
+    """The points of a grid, round by round. Only what the runs logged decides which points go on, so a sweep that was killed, or that got
+    more points, comes to the same result."""
 
     def __init__(self, plan: Plan, display: Display, jobs: Sequence[Job]):
         super().__init__(plan, display)
@@ -41,13 +41,13 @@ class HalvingRounds(Grid):
         return job
 
     def run_rounds(self, points: list[Point]) -> Iterator[bool]:
-        """Put the jobs of one round after the other in the queue; the next is asked for when those of the last have ended."""
+        """Add the jobs of one round after the other to the queue. The next round begins when all jobs of the last one have ended."""
         evaluation = self.plan.settings.prune_after
         while points:
             last = len(points) == 1
             for job in (job for point in points for job in point if last or self.read_evaluation(job, evaluation) is None):
                 self.pruning[job.key] = None if last else HalvingPause(folder=Path(job.folder), metric=self.metric, evaluation=evaluation)
-                if job.state == "pruned":  # by other points than there are now
+                if job.state == "pruned":  # it was pruned among other points than there are now
                     job.state = "paused"
                 self.enqueue([job])
             if self.queue:
@@ -62,7 +62,7 @@ class HalvingRounds(Grid):
         return self.plan.settings.prune_on
 
     def read_evaluation(self, job: Job, evaluation: int) -> float | None:
-        """What a job's evaluation of this number came to, less being better; None where it did not come to it."""
+        """Return the value of a job's evaluation, with a sign such that less is better; None where the job did not reach it."""
         log_lines = [line for line in read_log(Path(job.folder)) if self.metric in line or self.metric in line.get("not_finite", ())]
         if len(log_lines) < evaluation:
             return None
@@ -90,7 +90,7 @@ class HalvingRounds(Grid):
         return ranked[:count]
 
     def mark_pruned(self, job: Job, place: str) -> None:
-        """A job that is not to go on, in the ledger and in its own folder."""
+        """Mark a job as pruned, in the ledger and in its own folder."""
         if job.state != "paused":
             return
         job.state, job.reason = "pruned", f"{job.reason}, {place}"

@@ -21,7 +21,7 @@ SPARED = 15.0
 
 
 def run_on_launcher(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None:
-    """Give the launcher all jobs at once, each with its folder; what they came to is read from there, since some launchers only wait."""
+    """Give the launcher all jobs at once, each with its folder. Their results are read from there, since some launchers return nothing."""
     jobs = [job for job in jobs if plan.must_run(job)]
     if not jobs:
         return
@@ -48,7 +48,7 @@ def run_on_launcher(plan: Plan, jobs: Sequence[Job], launcher: Launcher) -> None
 
 
 def refuse_idle(launcher: Launcher) -> None:
-    """Raise ConfigError where the jobs would wait for ever: for a GPU, of a Ray that is started on this machine and has none."""
+    """Raise ConfigError where the jobs would wait for ever: Ray is started on this machine, and jobs ask for more GPUs than it has."""
     ray = getattr(launcher, "ray_cfg", None)
     if ray is None or ray.init.get("address") is not None:
         return
@@ -61,7 +61,7 @@ def refuse_idle(launcher: Launcher) -> None:
 
 
 def make_words(job: Job, plan: Plan, limits: Mapping[str, Any]) -> list[str]:
-    """What the launcher is to run: the point, in its folder, and in time."""
+    """Return the words that the launcher is to run: the point, its folder and its time limit."""
     train = plan.experiments[job.key].experiment.train
     words = [*job.overrides, f"hydra.sweep.dir='{plan.ledger.folder.absolute()}'", f"hydra.sweep.subdir='{job.number}'"]
     if limits.get("timeout_min") and train is not None and train.stop_after is None:
@@ -76,7 +76,7 @@ def compute_stop_after(limit: float, warned: float) -> float:
 
 
 def settle_job(job: Job, attempt: Attempt, answer: JobReturn | None, *, is_own: bool) -> None:
-    """What a job came to: what its folder says, and where that is silent what the launcher says."""
+    """Read a job's outcome from its folder; where the folder holds no result, take the launcher's answer."""
     absorb_outcome(job, None, attempt, is_own=is_own)
     if job.reason == SILENT and answer is not None and answer.status == JobStatus.FAILED:
         job.state, job.reason = "failed", str(answer._return_value)

@@ -32,7 +32,7 @@ OUTPUT = "job.out"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a job's process is told."""
+    """What a job's process needs to know."""
 
     composed: Composition
     context: RunContext
@@ -52,14 +52,14 @@ class Task:
 
 def run_task(task: Task) -> None:
     """Run the task and exit with its code; the result is in its folder."""
-    os.setsid()  # a key pressed in the terminal is the sweep's, which stops its jobs itself
+    os.setsid()  # Ctrl-C in the terminal goes to the sweep only, which stops its jobs itself
     task.output.parent.mkdir(parents=True, exist_ok=True)
     with task.output.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     guard_streams()
     faulthandler.enable()
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock is a system semaphore, which a killed process would leave behind
     threading.Thread(target=follow_parent, daemon=True).start()
     if task.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
@@ -92,7 +92,7 @@ def refuse_other_device(task: Task) -> None:
 
 
 def attempt_run(task: Task) -> int:
-    """Exit code of the run."""
+    """Run the task and return the exit code."""
     from lexalign.runs.run_log import print_error
 
     signals.began = task.began
@@ -108,7 +108,7 @@ def attempt_run(task: Task) -> int:
             try:
                 execute.execute(composed, task.context)
                 return 0
-            except FolderInUse:  # by a job of a sweep that was killed, most likely: it saves and leaves
+            except FolderInUse:  # most likely a job of a killed sweep, which saves and exits
                 lock.wait_until_free(task.context.out_dir)
                 time.sleep(lock.TICK)
     except Stopped as stop:
@@ -122,7 +122,7 @@ def attempt_run(task: Task) -> int:
 
 
 def follow_parent() -> None:
-    """When the sweep's process is gone, stop as SIGTERM would: save, and leave."""
+    """Wait for the end of the sweep's process, then stop this one as SIGTERM would: save and exit."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

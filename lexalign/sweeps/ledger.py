@@ -1,4 +1,4 @@
-"""`ledger.sqlite` in a sweep's folder: what every job is, how far it came, and what it scored.
+"""`ledger.sqlite` in a sweep's folder: every job with its state, progress and score.
 
 The process that runs the sweep is its only writer; others may read while it writes. On a network file system, whose locks and shared memory
 SQLite cannot rely on, it keeps no write-ahead log, and its lock is a folder, `ledger.sqlite.lock`.
@@ -64,9 +64,9 @@ class Job:
     reason: str | None = None
     """Why it failed or stopped, in one line."""
     command: str | None = None
-    """The sweep's command line that asked for it first."""
+    """The sweep's command line in which it came first."""
     standing: str | None = None
-    """Digest of all that its key was made of beside what was typed; see `lexalign.sweeps.fingerprint`."""
+    """Digest of everything else that its key depends on, apart from the typed words; see `lexalign.sweeps.fingerprint`."""
 
 
 COLUMNS = [column.name for column in fields(Job)]
@@ -91,7 +91,7 @@ class Ledger:
         options = ["mode=rwc" if self.write else "mode=ro", *self._options() * shared]
         connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?{'&'.join(options)}", uri=True, timeout=30)
         try:
-            if shared and self.write:  # of one that was begun on a disk of this machine
+            if shared and self.write:  # the ledger may have been made on a local disk
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 connection.execute("PRAGMA journal_mode=DELETE")
                 connection.execute("PRAGMA locking_mode=NORMAL")
@@ -129,15 +129,15 @@ class Ledger:
         """How SQLite is to open the file on a network file system."""
         with suppress(OSError), self.path.open("rb") as file:
             if not self.write and file.read(20)[18:] == b"\2\2" and not self.path.with_name(f"{LEDGER}-wal").exists():
-                return ["immutable=1"]  # has a write-ahead log, that is was copied here: nobody writes it
+                return ["immutable=1"]  # it was made with a write-ahead log and copied here: no process writes to it
         return ["vfs=unix-dotfile"]
 
     def _forget_left_lock(self) -> None:
-        """Remove SQLite's lock where a killed process has left it. The sweep's folder is ours alone, and who reads holds it for no time."""
+        """Remove SQLite's lock where a killed process has left it. Only this process writes here, and readers hold it only briefly."""
         lock = self.path.with_name(LOCK)
         with suppress(OSError):
             since, seen = time.monotonic(), lock.stat().st_mtime_ns
-            while time.monotonic() - since < LOCKED_SECONDS:  # by this machine's clock: the file's time is its server's
+            while time.monotonic() - since < LOCKED_SECONDS:  # measured with this machine's clock; the file's time comes from its server
                 time.sleep(0.1)
                 if (now := lock.stat().st_mtime_ns) != seen:
                     since, seen = time.monotonic(), now
@@ -176,7 +176,7 @@ class Ledger:
             self.connection.executemany(f"INSERT OR REPLACE INTO jobs VALUES ({marks})", rows)
 
     def _to_column(self, name: str, value: Any) -> Any:
-        """A column's value as it is stored; a folder below the sweep's by its name there, so that a sweep may be moved."""
+        """Return a column's value as it is stored. A folder below the sweep's is stored by its relative name: a sweep may be moved."""
         if name == "folder" and value and Path(value).is_relative_to(self.folder):
             return str(Path(value).relative_to(self.folder))
         if name in AS_JSON:

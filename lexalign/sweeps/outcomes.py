@@ -1,4 +1,4 @@
-"""What became of a job: read from its folder, by its content key. No clock decides it."""
+"""The outcome of a job, read from its folder and checked by its content key. Clocks play no part."""
 
 import signal
 import time
@@ -31,7 +31,7 @@ class Attempt:
 
 
 def begin_attempt(job: Job) -> Attempt:
-    """To be called before a job's process starts."""
+    """Note the state of a job's folder, just before its process starts."""
     return Attempt(read_bytes(Path(job.folder)))
 
 
@@ -86,7 +86,7 @@ def absorb_outcome(job: Job, exit_code: int | None, attempt: Attempt | None = No
 
 
 def copy_result(job: Job, result: Result) -> None:
-    """Take over what a run measured."""
+    """Copy a run's score and metrics into its job."""
     job.score, job.score_name, job.score_direction = result.score, result.score_name, result.score_direction
     job.metrics, job.steps = result.metrics["after"], result.counts.get("steps")
 
@@ -99,7 +99,7 @@ def fill_from_finished_run(job: Job, result: Result) -> None:
 
 
 def describe_exit(exit_code: int) -> str:
-    """What an exit code tells of a process that left no result."""
+    """Describe the exit code of a process that left no result."""
     if exit_code >= 0:
         return f"exit code {exit_code}; nothing else was left"
     name = signal.Signals(-exit_code).name
@@ -107,6 +107,6 @@ def describe_exit(exit_code: int) -> str:
 
 
 def read_last_line(file: Path) -> str | None:
-    """The last words of what a process printed; None where it printed nothing."""
+    """Return the last line that a process printed; None where it printed nothing."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -1,4 +1,4 @@
-"""Which jobs a command line asks for, which of them are done, and which must run, parents first."""
+"""The jobs of a command line: which are done, and which must run, parents first."""
 
 import logging
 import time
@@ -67,7 +67,7 @@ class Plan:
         self.absorb_lost_jobs()
 
     def rebuild_jobs(self) -> list[Job]:
-        """The jobs that the folders tell of, where the ledger has none."""
+        """Rebuild an empty ledger from the jobs' folders, where there are some."""
         lost = recovery.list_lost_jobs(self.ledger.folder)
         if lost:
             warn(f"{self.ledger.path}: was lost and is rebuilt from the jobs' folders: {format_counts(lost)}")
@@ -75,7 +75,7 @@ class Plan:
         return lost
 
     def absorb_lost_jobs(self) -> None:
-        """Learn from their folders what became of jobs that were running when an earlier call was killed, and which are no longer there."""
+        """Read the outcome of jobs that were running when an earlier call was killed, and find jobs whose folders are gone."""
         changed = []
         for job in self.jobs.values():
             if job.state == "running":
@@ -90,7 +90,7 @@ class Plan:
         self.ledger.write_jobs(changed)
 
     def add(self, points: Iterable[Sequence[str]]) -> list[Job]:
-        """The jobs of these points: those the ledger knows, and new ones."""
+        """Return the jobs of these points: those in the ledger, and new ones."""
         jobs, new_jobs, varied_jobs = [], [], []
         for point in points:
             overrides, dropped = conditions.drop_unknown(point, self.request)
@@ -116,7 +116,7 @@ class Plan:
                 self.make_job(overrides, words)
             if job.values != (
                 values := {**job.values, **self.list_axis_values(overrides)}
-            ):  # a sweep that got another axis, seeds for instance
+            ):  # the sweep got another axis, for instance seeds
                 job.values = values
                 varied_jobs.append(job)
             jobs.append(job)
@@ -125,7 +125,7 @@ class Plan:
         return jobs
 
     def make_job(self, overrides: Sequence[str], words: list[str]) -> Job:
-        """A new job for a point; its parent's job beside it."""
+        """Make a new job for a point, and its parent's job where that is new."""
         composed = fingerprint.compose_point(tuple(overrides), self.request.sources)
         experiment = composed.experiment
         line = [experiment, *fingerprint.list_ancestors(experiment, self.request.sources)]
@@ -149,7 +149,7 @@ class Plan:
         return job
 
     def list_axis_values(self, overrides: Sequence[str]) -> dict[str, str]:
-        """What tells a point from the others."""
+        """Return a point's values of the settings that vary."""
         axis_keys = {*self.request.keys, *(axis.key for axis in self.request.list_seed_axes())}
         return {key: value for key, _, value in (word.partition("=") for word in overrides) if key in axis_keys}
 
@@ -164,7 +164,7 @@ class Plan:
         return job
 
     def reuse_finished_run(self, job: Job, experiment: Experiment) -> None:
-        """Where the same work was done before, by another sweep or alone, it is not done again."""
+        """Take over the result where the same work was done before, by another sweep or by a single run."""
         finished_run = parents.recall_finished_run(Path(experiment.store), job.key) if resume.is_training_run(experiment) else None
         if finished_run is not None and Path(finished_run.details["folder"]) != Path(job.folder).resolve():
             fill_from_finished_run(job, finished_run)

@@ -66,7 +66,7 @@ class SweepRequest:
         return [[*self.fixed_overrides, *(override for part in choice for override in part)] for choice in product(*self.list_directions())]
 
     def list_directions(self) -> list[list[tuple[str, ...]]]:
-        """What the grid is the product of: the file's points, each axis, axes that go together as one, and the seeds."""
+        """List the factors of the grid: the file's points, each axis (zipped axes are one factor), and the seeds."""
         directions: list[list[tuple[str, ...]]] = [list(self.rows)] if self.rows else []
         zipped = {key: group for group in self.zips for key in group}
         options = {axis.key: axis.options for axis in self.axes}
@@ -90,7 +90,7 @@ class SweepRequest:
         return any(get_key(override) in keys for override in self.fixed_overrides)
 
     def list_points_to_check(self) -> list[list[str]]:
-        """Points that show every value: all of a grid; of a search, where any may be drawn, each value beside the others' first."""
+        """Return points that contain every value: all of a grid; of a search, each value with the first values of the others."""
         if self.sampler == "grid":
             return self.list_grid()
         first = [axis.options[0] for axis in self.axes]
@@ -135,8 +135,8 @@ def parse_request(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> Swe
 
 
 def compose_sweep(words: Sequence[str], sources: Sources) -> Any:
-    """The tree that tells the sweep's own settings: that of its first point, or without settings where that point has none of these names.
-    None where the choices cannot be composed, which is said when the points are."""
+    """Compose a tree that holds the sweep's own settings: that of its first point or, where that fails, that of its choices in groups.
+    None where these fail too; the reason is reported when the points are composed."""
     own = [word for word in words if belongs_to_sweep(get_key(word)) or sources.is_group(get_key(word))]
     for some in (words, own):
         try:
@@ -201,7 +201,7 @@ def read_rows(file: Any, problems: list[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def parse_axis(override: Override) -> Axis:
-    """What an override with several values varies."""
+    """Read an override with several values as an axis."""
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         return Axis(key, (f"{key}={value.start}", f"{key}={value.end}"), override)
@@ -217,5 +217,5 @@ def belongs_to_sweep(key: str) -> bool:
 
 
 def make_standalone_command(overrides: Sequence[str]) -> list[str]:
-    """The overrides with which one would type a point on its own."""
+    """Return the overrides that one would type to run the point alone."""
     return [override for override in overrides if not belongs_to_sweep(get_key(override))]

@@ -11,16 +11,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from lexalign.config.rules import trust
 from lexalign.errors import ConfigError
 
 PLAIN = re.compile(r"[A-Za-z_/][\w./:+-]*", re.ASCII)
 """A text that Hydra's grammar takes for itself, without quotes."""
 WORDS_OF_HYDRA = ("null", "true", "false", "nan", "inf")
-ONLY_TYPED = (
-    "sweep", "hydra", "output_dir", "extensions", "store", "cache", "compare", "reproduce", "report", "report_csv", "tracking", "resume",
-    "resume_allow", "export", "download", "evaluate.judge", "evaluate.task_dir", "model.trust_remote_code", "data.trust_remote_code",
-)  # fmt: skip
-"""Settings, and groups of them, that a file of points may not hold: they decide what is run, where it is written and who is asked."""
+OF_THE_SWEEP = ("sweep", "hydra", "output_dir")
+"""Settings, and groups of them, that belong to the sweep and not to its points."""
 MOST_PROBLEMS = 10
 
 
@@ -34,7 +32,8 @@ def read_points(path: Path) -> list[tuple[str, ...]]:
     try:
         for line, settings in readers[path.suffix.lower()](path, problems):
             overrides = tuple(format_cell(key, value) for key, value in settings.items())
-            problems += [f"{path}:{line}: {problem}" for override in overrides if (problem := find_problem(override))]
+            wrong = [f"{path}:{line}: {problem}" for override in overrides if (problem := find_problem(override))]
+            problems += wrong or trust.find_untrusted_overrides(overrides, f"{path}:{line}")
             points.append(overrides)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"sweep.points={path}: cannot be read ({error}); name a file of points") from error
@@ -127,8 +126,10 @@ def quote_text(text: str) -> str:
 def find_problem(override: str) -> str | None:
     """What is wrong with an override that stands in a file; None where it may."""
     key, _, value = override.partition("=")
-    if any(f"{key}.".replace("/", ".").startswith(f"{name}.") for name in ONLY_TYPED) or "_target_" in override:
-        return f"{key}: is read from the command line only; leave it out of the file"
+    if any(f"{key}.".replace("/", ".").startswith(f"{name}.") for name in OF_THE_SWEEP):
+        return f"{key}: belongs to the sweep; type it, and leave it out of the file"
+    if "_target_" in override:
+        return f"{key}: names code, which may not stand in a file; type it"
     if "${" in value:
         return f"{key}: may not look up other values; write the value itself"
     try:

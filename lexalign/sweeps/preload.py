@@ -1,6 +1,6 @@
-"""Imported by the process that jobs are forked from: what every job needs is read once, and shared.
+"""Imported by the process that jobs are forked from, so that all jobs share the libraries in memory.
 
-Nothing here may start a thread: none outlives a fork.
+Nothing here may start a thread: threads do not survive a fork.
 """
 
 from lexalign.compat import freeze_first_imports

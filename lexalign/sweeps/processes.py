@@ -41,7 +41,7 @@ class JobSource(Protocol):
         """Whether there may be more, once others have ended."""
 
     def make_task(self, job: Job, slot: Slot) -> jobs.Task:
-        """What its process is told."""
+        """What its process needs to know."""
 
     def note_start(self, job: Job) -> None:
         """It has a process now."""
@@ -61,11 +61,11 @@ class RunningJob:
     process: BaseProcess
     slot: Slot
     is_stopping: bool = False
-    """Whether it was told to stop."""
+    """Whether it has been sent SIGTERM."""
 
 
 def make_fork_context(modules: Sequence[str]) -> ForkServerContext:
-    """What starts a CPU's jobs: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
+    """Make what starts jobs on the CPU: a server that imports `lexalign.sweeps.preload` and `modules` once, and forks."""
     context = multiprocessing.get_context("forkserver")
     importable = [name for name in dict.fromkeys(modules) if importlib.util.find_spec(name) is not None]
     context.set_forkserver_preload(["lexalign.sweeps.preload", *importable])
@@ -90,8 +90,8 @@ def share_import_path() -> Iterator[None]:
 def run_jobs(source: JobSource, slots: Sequence[Slot], modules: Sequence[str]) -> None:
     """Run the source's jobs until there are no more, one on each slot.
 
-    A job may end as it likes, killed ones too: the others go on. A signal stops all of them as it would stop one (they finish their
-    step, save, and can be continued); then Stopped is raised. A second SIGINT kills them.
+    A job that fails or is killed does not stop the others. A signal stops all of them as it would stop a single run: they finish their
+    step, save, and can be continued; then Stopped is raised. A second SIGINT kills them.
     """
     fork_context, free = make_fork_context(modules), list(slots)
     running: dict[int, RunningJob] = {}
@@ -137,7 +137,7 @@ def start_job(fork_context: ForkServerContext, task: jobs.Task, target: Callable
 
 
 def reap_jobs(running: dict[int, RunningJob], free: list[Slot], source: JobSource, *, wait_for_all: bool = False) -> None:
-    """Take leave of the jobs that have ended."""
+    """Handle the jobs that have ended."""
     while running:
         for sentinel in wait(list(running), timeout=TICK):
             assert isinstance(sentinel, int)
@@ -146,7 +146,7 @@ def reap_jobs(running: dict[int, RunningJob], free: list[Slot], source: JobSourc
             code = finished_job.process.exitcode
             assert code is not None
             if code == SERVER_LOST and finished_job.job.folder and lock.is_alive(Path(finished_job.job.folder)):
-                os.kill(finished_job.process.pid or 0, signal.SIGTERM)  # nobody would learn of its end
+                os.kill(finished_job.process.pid or 0, signal.SIGTERM)  # its exit code would be lost
                 lock.wait_until_free(Path(finished_job.job.folder), patience=PATIENCE)
             del running[sentinel]
             free.append(finished_job.slot)
@@ -166,6 +166,6 @@ def stop_jobs(running: dict[int, RunningJob]) -> None:
 
 
 def kill_jobs(running: dict[int, RunningJob]) -> None:
-    """End what is left, at once."""
+    """Kill the jobs that still run."""
     for one in running.values():
         one.process.kill()

@@ -1,4 +1,4 @@
-"""In a job: what stops it before its end, for the sake of its sweep."""
+"""In a job's process: what stops the job early for its sweep."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class JobJudge:
-    """What a job is told of what stops it; each is a `lexalign.training.pruning.StopJudge`."""
+    """What decides that a job stops early; each is a `lexalign.training.pruning.StopJudge`."""
 
     folder: Path
     metric: str
 
     def install(self) -> None:
-        """Have this process's run judged."""
+        """Use this judge for the run of this process."""
         from lexalign.training import pruning
 
         pruning.judge = self  # type: ignore[assignment]
@@ -27,7 +27,7 @@ class JobJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class HalvingPause(JobJudge):
-    """By its round: at one evaluation, whatever it came to."""
+    """Stops at the evaluation that ends the round, whatever its value."""
 
     evaluation: int
     """Number of the evaluation that ends the round, from 1."""
@@ -40,7 +40,7 @@ class HalvingPause(JobJudge):
 
 @dataclass(frozen=True, kw_only=True)
 class OptunaPruning(JobJudge):
-    """By Optuna: each evaluation is reported to the sweep's study, and its pruner asked."""
+    """Stops when Optuna's pruner says so. Each evaluation is reported to the sweep's study."""
 
     study: Path
     """The study's journal."""
@@ -64,7 +64,7 @@ class OptunaPruning(JobJudge):
         return optuna.Trial(study, frozen_trial._trial_id)
 
     def stops(self, value: float, evaluation: int) -> bool:
-        """Optuna compares in the study's direction, so a value of the other direction is turned round."""
+        """Report the evaluation and ask the pruner. A value whose direction is not the study's changes its sign."""
         wants_less = self.trial.study.direction.name == "MINIMIZE"
         self.trial.report(value if wants_less == smaller_is_better(self.metric) else -value, evaluation)
         return self.trial.should_prune()

@@ -26,9 +26,9 @@ BESIDE = ("", "-wal", "-shm", "-journal")
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a sweep's folder, to be written; one that cannot be read is moved aside, which is said."""
+    """Open the ledger of a sweep's folder for writing. A ledger that cannot be read is moved aside, with a message."""
     if not (folder / LEDGER).is_file():
-        move_aside(folder, BESIDE[1:])  # a log without its ledger belongs to one that is gone
+        move_aside(folder, BESIDE[1:])  # a log without its ledger belongs to a ledger that is gone
     try:
         ledger = Ledger(folder, write=True)
     except ConfigError as error:
@@ -62,7 +62,7 @@ def replace_ledger(folder: Path, error: BaseException) -> Ledger:
 
 
 def move_aside(folder: Path, ends: Sequence[str]) -> str:
-    """Give SQLite's files other names; the name that the ledger has now."""
+    """Rename SQLite's files; return the ledger's new name."""
     number = 1
     while any((folder / f"{LEDGER}.damaged-{number}{end}").exists() for end in BESIDE):
         number += 1

@@ -38,7 +38,7 @@ def open_plan(request: SweepRequest, settings: Sweep, folder: Path, *, command: 
 
 
 def run_sweep(plan: Plan, launcher: Launcher | None) -> None:
-    """Run what the plan's call asks for and say what came of it; exits with 1 where a point failed, with a signal's code after it.
+    """Run the plan's jobs and report the outcome. Exits with 1 where a point failed, and with a signal's code after a signal.
 
     `launcher` is the Hydra launcher that runs the jobs, None where processes of this machine do.
     """
@@ -83,7 +83,7 @@ def make_source(plan: Plan, display: Display, to_run: Sequence[Job], first: Expe
 
 @contextmanager
 def take_slots(settings: Sweep, experiments: Sequence[Experiment], count: int) -> Iterator[list[slots.Slot]]:
-    """The slots for `count` jobs that descend from such experiments; says how many there are, and why."""
+    """Take slots for `count` jobs like these experiments; print how many there are, and why."""
     number, why = slots.count_slots(settings, experiments, waiting=count)
     cuda = any(hardware.resolve_device(experiment.hardware.device) == "cuda" for experiment in experiments)
     with slots.lease_gpus(number, cuda=cuda, each=slots.count_processes(experiments)) as job_slots:
@@ -105,7 +105,7 @@ def list_imports(experiments: Sequence[Composition]) -> list[str]:
 
 
 def print_start(plan: Plan, to_run: int) -> None:
-    """Say how many points there are, and which of them are not run although they were asked for."""
+    """Print how many points there are, and which of them are not run, with the reason."""
     points = plan.list_points()
     done = sum(job.state == "finished" for job in points)
     warn(f"{plan.ledger.folder}: {len(points)} points, {done} finished before, {to_run} to run")

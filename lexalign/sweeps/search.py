@@ -56,7 +56,7 @@ def make_pruner(settings: Sweep) -> optuna.pruners.BasePruner:
 
 
 def make_sampler(settings: Sweep, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of these settings. `seed` is to differ from call to call: a sampler does not remember what it drew."""
+    """Optuna's sampler of these settings. `seed` must differ from call to call, since a sampler does not store its random state."""
     if settings.sampler == "tpe" and len(settings.objectives) < 2:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return optuna.samplers.TPESampler(seed=seed) if settings.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
@@ -70,7 +70,7 @@ def list_directions(objectives: Sequence[str]) -> list[Any]:
 def open_study(
     file: Path, settings: Sweep, objectives: Sequence[str], space: Mapping[str, BaseDistribution], seed: int
 ) -> tuple[optuna.Study, list[str]]:
-    """The study of a sweep, new or from an earlier call, and what is to be said of it.
+    """Open the study of a sweep, new or from an earlier call; return it with messages for the user.
 
     Where values were added to the search or taken from it, a further study goes on with the trials that fit. Raises ConfigError, before
     anything is written, where the study searches by something else.
@@ -94,7 +94,7 @@ def open_study(
     for copy in taken_over:
         if copy.state.is_finished():
             study.add_trial(copy)
-        else:  # an earlier call was stopped in it
+        else:  # it was running when an earlier call stopped
             study.enqueue_trial(copy.params)
     outside_count = sum(bool(trial.params) for trial in trials) - len(taken_over)
     note = f"the values to search among have changed: {len(taken_over)} earlier points are taken over"

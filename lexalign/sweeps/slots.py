@@ -42,7 +42,7 @@ def list_visible_gpus() -> list[str]:
 
 
 def estimate_memory(experiment: Experiment) -> float | None:
-    """Bytes of memory that a job takes on the CPU, roughly, by the model its parents began with; None where that is not on this disk."""
+    """Estimate the bytes of memory of a job on the CPU by the size of its base model; None where that is not on this disk."""
     path = experiment.model.path
     if path is None:
         return None
@@ -54,7 +54,7 @@ def estimate_memory(experiment: Experiment) -> float | None:
 
 
 def count_slots(settings: Sweep, experiments: Sequence[Experiment], *, waiting: int) -> tuple[int, str]:
-    """Jobs at a time, and why. Raises ConfigError where there are fewer GPUs than jobs asked for."""
+    """Return the number of jobs at a time, and the reason. Raises ConfigError where `sweep.jobs` needs more GPUs than there are."""
     devices = {hardware.resolve_device(experiment.hardware.device) for experiment in experiments}
     gpus, processes_each = len(list_visible_gpus()) if "cuda" in devices else 0, count_processes(experiments)
     if settings.jobs != "auto":
@@ -96,7 +96,7 @@ def lease_gpus(count: int, *, cuda: bool, each: int = 1, leases: Path | None = N
     leases.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
         while len(gpus := take_gpus(locks, leases, count * each)) < each:
-            locks.close()  # two sweeps that keep what they have would wait for each other
+            locks.close()  # otherwise two sweeps could wait for each other for ever
             log.warning("Of %d GPUs %d are another sweep's; waiting", len(list_visible_gpus()), len(list_visible_gpus()) - len(gpus))
             time.sleep(5)
         slot_count = len(gpus) // each
@@ -107,7 +107,7 @@ def lease_gpus(count: int, *, cuda: bool, each: int = 1, leases: Path | None = N
 
 
 def take_gpus(locks: ExitStack, leases: Path, count: int) -> list[str]:
-    """Leases, at most `wanted`, on GPUs that no other sweep has; `held` keeps them."""
+    """Lease at most `count` GPUs that no other sweep has. `locks` holds the leases."""
     gpus: list[str] = []
     for gpu in list_visible_gpus():
         if len(gpus) < count:

@@ -34,9 +34,9 @@ class StudySource(Grid):
         for note in notes:
             display.say(note)
         self.trials: dict[int, tuple[optuna.Trial, list[Job]]] = {}
-        """Under way: the trial and its jobs, by number."""
+        """Unfinished trials with their jobs, by number."""
         self.points_left: list[dict[str, Any]] = []
-        """Values of points still to be taken up as they are."""
+        """Values of listed points that are still to be queued."""
         self.said_drops: set[str] = set()
         """Settings of which it was said that some points go without."""
         self.draws_left = 0
@@ -44,7 +44,7 @@ class StudySource(Grid):
         self.resume_trials(seed)
 
     def resume_trials(self, seed: int) -> None:
-        """Take up what an earlier call left under way, and say which points are to come."""
+        """Continue the trials that an earlier call left unfinished, and list the points to come."""
         known_params = []
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         trials = []
@@ -58,7 +58,7 @@ class StudySource(Grid):
             self.queue_trial(trial, trial.params)
         if self.is_listed:
             choices = [dict(option.split("=", 1) for option in choice) for choice in product(*(axis.options for axis in self.axes))]
-            # In the order typed, each point might beat those before it, and halving would stop none.
+            # Shuffled: if each point were better than those before it, the pruner would stop none.
             random.Random(seed).shuffle(choices)
             jobs = self.plan.add(self.make_overrides(values) for values in choices)
             self.points_left = [v for v, job in zip(choices, jobs, strict=True) if self.plan.must_run(job) and v not in known_params]
@@ -70,15 +70,15 @@ class StudySource(Grid):
                 continue
             if frozen.state == TrialState.FAIL and frozen.params not in known_params and self.can_run_again(frozen.params):
                 self.points_left.append(frozen.params)
-            if frozen.params not in known_params:  # one that failed and ran again is one point
+            if frozen.params not in known_params:  # a trial that failed and ran again is one point
                 known_params.append(frozen.params)
         self.draws_left = max(0, trials_left - len(known_params))
 
     def can_run_again(self, params: dict[str, Any]) -> bool:
-        """Whether a failed trial has a job that can run again, and is to."""
+        """Whether a failed trial has a job that this call may run again."""
         try:
             return any(self.plan.must_run(job) for job in self.list_jobs(params))
-        except ConfigError:  # it was left out for what is wrong with it
+        except ConfigError:  # the point is not valid
             return False
 
     def make_overrides(self, params: dict[str, Any]) -> list[str]:
@@ -110,12 +110,12 @@ class StudySource(Grid):
             trial = self.study.ask(self.space)
             try:
                 self.queue_trial(trial, trial.params)
-            except ConfigError as error:  # a combination that no single value shows to be wrong
+            except ConfigError as error:  # each value is valid, but not this combination
                 self.study.tell(trial, state=TrialState.FAIL)
                 self.display.say(f"trial {trial.number} is left out: {error}", "bold")
 
     def queue_trial(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
-        """Queue a trial's jobs; where all are done, tell the study at once."""
+        """Add a trial's jobs to the queue; where all are done already, report its outcome to the study."""
         jobs = self.list_jobs(params)
         for job in jobs:
             if self.plan.settings.pruner != "none":
@@ -138,7 +138,7 @@ class StudySource(Grid):
                 self.tell_outcome(number)
 
     def tell_outcome(self, number: int) -> None:
-        """Tell the study what a trial's jobs came to, once all have ended; an interrupted one stays under way."""
+        """Report a trial's outcome to the study once all its jobs have ended. An interrupted trial stays unfinished."""
         trial, jobs = self.trials[number]
         states = {job.state for job in jobs}
         if states & {"waiting", "running", "interrupted", "planned"}:
@@ -166,7 +166,7 @@ class StudySource(Grid):
         return means
 
     def get_score(self, job: Job, first: str) -> float:
-        """A job's score, turned round where the study was begun with a metric of the other direction."""
+        """Return a job's score, with its sign changed where the study was made with a metric of the other direction."""
         if job.score is None:
             raise ConfigError(f"job {job.number}: has no score to search by; name what to search by, as in sweep.objectives=[perplexity]")
         return job.score if job.score_direction == DIRECTIONS[first] else -job.score

@@ -41,6 +41,9 @@ class KtoObjective(Objective):
     def check_rows(self, dataset: Any, rows: list[Row], *, name: str, counts: dict[str, int], max_length: int) -> None:
         if name == "train":
             report_balance(rows, self.method)
+        last = dataset[len(dataset) - 1]
+        if last["mismatched"] == last["sequences"][0]:
+            log.warning("The last step of the %s rows holds one row: its KL estimate is that row's own, so it teaches little", name)
 
     def measure_step(self, trainer: Any, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
         """z: mean log-ratio of the mismatched responses of the step, at least 0."""

@@ -1,4 +1,7 @@
-"""`python run.py STRATEGY FOLDER words…`: an experiment that two processes on the CPU share out, past the rule."""
+"""`python run_sharded.py STRATEGY FOLDER words…`: an experiment whose model two processes on the CPU share.
+
+Users are refused that: accelerate shards between GPUs only. See sitecustomize.py beside this file.
+"""
 
 import dataclasses
 import sys

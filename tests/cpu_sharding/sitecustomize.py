@@ -1,5 +1,7 @@
-"""For tests, on PYTHONPATH: in each process of a run, accelerate sets up over gloo on the CPU what it otherwise sets up between GPUs only
-(FSDP2, DeepSpeed). All that is done with it then is theirs and ours."""
+"""Python imports this at the start of each process of a sharded run (tests put the folder on PYTHONPATH).
+
+accelerate sets up FSDP2 and DeepSpeed between GPUs only. Here it does so over gloo on the CPU too; everything else is unchanged.
+"""
 
 import os
 

@@ -120,18 +120,18 @@ def check_method_settings(experiment: Experiment, typed: frozenset[str]) -> Iter
 
 
 def check_fixed_batches(experiment: Experiment) -> Iterator[str]:
-    """KTO takes its KL estimate from the answers that the other rows of a batch have, and so from batches that are known beforehand."""
+    """KTO takes its KL estimate from the answers of the other rows of an optimizer step, and so from steps that are known beforehand."""
     train = experiment.train
     assert train is not None
-    if train.max_tokens is None and train.batch_size == 1:
+    if train.max_tokens is None and train.batch_size * train.gradient_accumulation_steps == 1:
         yield (
             "train.batch_size=1: method=kto estimates a KL divergence from each prompt and another row's completion, and a row alone has "
-            "no other; type train.batch_size=2 or more, with fewer train.gradient_accumulation_steps"
+            "no other; type train.batch_size=2 or more, or train.gradient_accumulation_steps=2 or more"
         )
     for name in ("max_tokens", "group_by_length"):
         if getattr(train, name):
             yield (
-                f"train.{name}: method=kto pairs the rows of a batch before training, in batches of train.batch_size that stay as they "
+                f"train.{name}: method=kto pairs the rows of a step before training, in batches of train.batch_size that stay as they "
                 "are; leave it out"
             )
 

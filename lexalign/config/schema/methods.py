@@ -47,7 +47,7 @@ class SftMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class DpoMethod(Method):
-    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290) and the losses TRL offers beside it."""
+    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290) and the losses for pairs beside it."""
 
     beta: Annotated[float, Positive]
     """Strength of the pull towards the reference."""
@@ -55,7 +55,7 @@ class DpoMethod(Method):
         "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
         "apo_zero", "apo_down", "discopop", "sft",
     ]  # fmt: skip
-    """TRL's loss of that name."""
+    """The loss of each pair; `lexalign/losses.py` has its paper and equation."""
     label_smoothing: Annotated[float, Range(least=0, below=0.5)]
     """Assumed share of flipped labels; read by the losses robust, exo_pair, aot and aot_unpaired only."""
     precompute_reference: bool

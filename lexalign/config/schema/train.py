@@ -20,7 +20,7 @@ class Train:
     batch_size: Count
     """Rows (pairs, for align) of a batch; several processes share them out."""
     gradient_accumulation_steps: Count
-    """Batches before one optimizer step."""
+    """Batches before one optimizer step; a step's loss and gradient do not depend on how its rows are split into batches."""
     epochs: Annotated[float, Positive]
     """Times every row is seen; may be a fraction."""
     max_steps: Count | None
@@ -54,9 +54,10 @@ class Train:
     fast_path: bool
     """Compute each prompt once, no padding, and only response tokens at the LM head; the same losses and gradients as without."""
     group_by_length: bool
-    """Batches of rows of near-equal length, drawn by seed; false = the batches TRL draws."""
+    """Batches of rows of near-equal length, drawn by seed; false = batches in an order that the seed draws."""
     max_tokens: Count | None
-    """Fill batches up to so many tokens instead of `batch_size` rows; a prompt that the responses share counts once."""
+    """Fill batches up to so many tokens instead of `batch_size` rows; a prompt that the responses share counts once. Each row counts once
+    in its step, however many rows its batch has."""
     gradient_checkpointing: bool | Literal["auto"]
     """Recompute activations in the backward pass: less memory, more time; auto = where the largest batch does not fit without."""
 

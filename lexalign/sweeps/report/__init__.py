@@ -1,6 +1,7 @@
 """`report.html` of a sweep, and `report=…`: what was run, what came out best, what decided it, what failed, what it cost.
 
-`data` gathers, `points`, `importance`, `curves` and `told` make numbers and words of it, `page`, `table` and `export` show them.
+`gather` reads the jobs, `points`, `ties`, `importance`, `curves` and `wording` make numbers and words of them, and `page`, `table` and
+`csv_export` show these.
 """
 
 import sys
@@ -15,7 +16,7 @@ FILE = "report.html"
 
 
 def write_report(folder: Path, *, live: bool = False) -> Path:
-    """Write the report of the sweep in `folder`, whole or not at all; `live`: its jobs still run, and the page shows itself anew.
+    """Write the report of the sweep in `folder`, whole or not at all. With `live` its jobs still run, and the page reloads itself.
 
     Raises ConfigError where there is no sweep, or its ledger cannot be read.
     """
@@ -25,7 +26,7 @@ def write_report(folder: Path, *, live: bool = False) -> Path:
 
 
 def conclude_report(folder: Path) -> None:
-    """The report of a sweep whose jobs have ended, and its table on the terminal; a page that cannot be written is said, and no more."""
+    """Write the report of a sweep whose jobs have ended, and print its table. Where the page cannot be written, a message says so."""
     from lexalign.sweeps.report import table
 
     report = gather.gather_report([folder])
@@ -38,7 +39,7 @@ def conclude_report(folder: Path) -> None:
 
 
 def show_report(experiment: Experiment) -> None:
-    """What `report=` asks for: the page, the table on the terminal, and the CSV file where one is named.
+    """Do what `report=` asks for: write the page, print the table, and write the CSV file where one is named.
 
     Raises ConfigError for a folder that is no sweep and no run, or where something cannot be written.
     """

@@ -36,7 +36,7 @@ LAST_COLUMNS = ("overrides", "key", "parent", "folder", "host", "gpu", "started"
 
 
 def list_facts(row: ReportRow, report: Report) -> dict[str, Any]:
-    """What is known of every job, whatever it varies."""
+    """Return the columns that every job has."""
     job = row.job
     return {
         "sweep": row.sweep,
@@ -62,7 +62,7 @@ def list_facts(row: ReportRow, report: Report) -> dict[str, Any]:
 
 
 def escape_cell(cell: Any) -> Any:
-    """A cell that is text to a spreadsheet, too; numbers stay, as typed ones do."""
+    """Return a cell that a spreadsheet does not run as a formula. Numbers stay as they are."""
     if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
         return cell
     try:

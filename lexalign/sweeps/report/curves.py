@@ -30,7 +30,7 @@ class Curves:
 
 
 def gather_curves(report: Report) -> Curves:
-    """Of the best jobs; then of those that run, or were stopped."""
+    """Read the curves of the best jobs, then of those that run or were stopped."""
     candidates = [row for row in report.rows if row.is_point and row.job.state not in ("waiting", "planned")]
     rows: list[ReportRow] = []
     lines = []
@@ -51,7 +51,7 @@ def gather_curves(report: Report) -> Curves:
 
 
 def list_series(log_lines: Sequence[dict[str, object]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values of each measure, thinned out evenly where there are many; the last one stays."""
+    """Return steps and values of each measure. Where there are many they are thinned out evenly, and the last one stays."""
     series: dict[str, list[tuple[int, float]]] = {}
     for line in log_lines:
         step = line["step"]

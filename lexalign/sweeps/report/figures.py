@@ -1,4 +1,4 @@
-"""What the page's table and figures are drawn from, as plain data; the drawing is in assets/."""
+"""The data of the page's table and figures. They are drawn by the scripts in assets/."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MOST_LISTED = 50
 
 
 def make_figure_data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
-    """Everything that is drawn."""
+    """Return the data of the table and of all figures."""
     importance = measure_importance(report, points)
     return {
         "title": report.title,
@@ -33,7 +33,7 @@ def make_figure_data(report: Report, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def make_table(report: Report) -> dict[str, Any]:
-    """Columns and rows: what is a number is sorted as one, whatever it looks like."""
+    """Return columns and rows. Numbers are marked, so that they sort as numbers."""
     score, metrics = report.score.name if report.score else None, report.metrics
     columns: list[tuple[str, bool, bool]] = [
         ("job", False, False),
@@ -99,7 +99,7 @@ def label_jobs(rows: Sequence[ReportRow]) -> str:
 
 
 def make_parallel_figure(report: Report) -> dict[str, Any]:
-    """Each ranked job's way through the settings to its score; `rows` are places in the table."""
+    """Return each ranked job's settings and score for parallel coordinates; `rows` are places in the table."""
     rows = report.ranked[:MOST_POINTS]
     keys = [key for key in report.swept if key != SEED and len({row.settings.get(key) for row in rows}) > 1]
     return {
@@ -117,7 +117,7 @@ def label_job(row: ReportRow, report: Report) -> str:
 
 
 def make_curve_figure(report: Report) -> dict[str, Any]:
-    """Learning curves, and what each is called."""
+    """Return the learning curves with their names."""
     curves = gather_curves(report)
     return {
         "measures": curves.measures,

@@ -1,4 +1,4 @@
-"""What the folder of a run tells: its settings, its result, its curves and the last lines it wrote."""
+"""Read the folder of a run: its settings, result, curves and last lines of output."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def count_steps(folder: Path) -> int | None:
 
 
 def read_settings(folder: Path) -> dict[str, str]:
-    """A run's settings that decide what it makes, as typed: method for method.name."""
+    """Return a run's settings that decide its artifact, as they are typed (method for method.name)."""
     tree = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=Loader)  # a SafeLoader either way
     deciding = {key: value for key, value in tree.items() if key not in UNTRAINED}
     settings = {key: format_typed(value) for key, value in list_leaves(deciding) if not key.endswith(CODE) and not key.startswith(CODE)}
@@ -93,7 +93,7 @@ def format_typed(value: Any) -> str:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` while training, by step; half a line of a run that is writing, or was killed, is left out."""
+    """Return the lines of `metrics.jsonl` that were logged while training. An incomplete line, which is being written, is left out."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -110,7 +110,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_last_lines(folder: Path) -> dict[str, str]:
-    """The last lines of what a run said, by file: as a terminal would show them, without its colours."""
+    """Return the last lines of a run's output, by file, without colours and control characters."""
     texts = {}
     for name in LOGS:
         try:

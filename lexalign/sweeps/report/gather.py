@@ -1,4 +1,4 @@
-"""What a report tells, gathered: the jobs of sweeps' ledgers and runs by their folders, best first."""
+"""Gather the jobs of a report from sweeps' ledgers and runs' folders, best first."""
 
 import math
 import shlex
@@ -31,7 +31,7 @@ class Score:
 
 
 def make_cleaner() -> Callable[[str], str]:
-    """What takes secrets out of texts, and what cannot be written anywhere."""
+    """Return a function that removes secrets from texts, and characters that cannot be written."""
     redact, seen = make_redactor(), dict[str, str]()
 
     def clean(text: str) -> str:
@@ -65,7 +65,7 @@ class ReportRow:
 
     @property
     def folder(self) -> Path:
-        """Where its run is; a sweep that was moved has its own below it still."""
+        """The run's folder. In a sweep that was moved it is still below the sweep's."""
         noted_folder, own_folder = self.home / self.job.folder, self.home / self.name
         return own_folder if self.sweep and self.is_point and not (self.job.folder and noted_folder.is_dir()) else noted_folder
 
@@ -188,7 +188,7 @@ def complete_runs(rows: Sequence[ReportRow], runs: Sequence[ReportRow]) -> None:
 
 
 def fill_in(rows: Sequence[ReportRow]) -> None:
-    """Settings that vary in one sweep and stand still in another: what was typed for them there, or what the run recorded."""
+    """Fill in settings that vary in one sweep and are fixed in another, from the typed words or from the run's config.yaml."""
     varying_keys = {key for row in rows for key in row.settings}
     for row in rows:
         missing = varying_keys - set(row.settings) if row.is_point else set()
@@ -237,7 +237,7 @@ def get_value(job: Job, name: str) -> float | None:
 
 
 def make_score(name: str, rows: Sequence[ReportRow], notes: list[str]) -> Score:
-    """A score by its name: which way is better is as the runs recorded it."""
+    """Make a score by its name. The runs recorded which direction is better."""
     recorded_direction = next((row.job.score_direction for row in rows if row.job.score_name == name and row.job.score_direction), None)
     direction = recorded_direction or DIRECTIONS.get(name)
     if direction is None:

@@ -56,7 +56,7 @@ def measure_importance(report: Report, points: Sequence[Point]) -> Importance:
 
 
 def ped_anova(points: Sequence[Point], keys: Sequence[str], *, lower_is_better: bool) -> dict[str, float]:
-    """Importance of each setting; a setting that some points lack counts where it is."""
+    """Return the importance of each setting. A setting that some points lack counts for the points that have it."""
     import optuna
 
     columns = {key: make_column(key, points) for key in keys}

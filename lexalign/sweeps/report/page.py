@@ -1,4 +1,4 @@
-"""The page: one file that needs no network, light or dark, whose scripts are named by their digests so that no other can run."""
+"""The page: one file that needs no network. It allows its own scripts only, by their digests."""
 
 import base64
 import hashlib

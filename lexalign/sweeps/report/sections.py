@@ -1,4 +1,4 @@
-"""The page's sections as HTML: texts from outside are escaped here; what is drawn is drawn by assets/."""
+"""The page's sections as HTML. Texts from outside are escaped here; the scripts in assets/ draw the figures."""
 
 from html import escape
 from typing import Any
@@ -20,7 +20,7 @@ def make_copy_button(text: str, name: str) -> str:
 
 
 def make_best(report: Report, points: list[Point], ties: Ties | None = None) -> str:
-    """The best job and what to type for it; where there are seeds, the best point over them as well."""
+    """Show the best job and the command for it, and the best point over seeds where there are seeds."""
     if report.score is None:
         return '<section id="best"><h2>Best run</h2><p class="muted">Nothing has finished with a score yet.</p></section>'
     row = report.ranked[0]
@@ -58,7 +58,7 @@ def make_list(settings: dict[str, str]) -> str:
 
 
 def make_plot_frame(name: str, title: str) -> str:
-    """Room for a figure."""
+    """Make the empty frame of a figure."""
     return f'<div class="plot" id="{name}" role="img" aria-label="{escape(title)}"></div>'
 
 
@@ -92,7 +92,7 @@ def make_settings(report: Report, points: list[Point]) -> str:
 
 
 def make_importance(figure_data: dict[str, Any]) -> str:
-    """What decides, and how that was found."""
+    """Show the importance of each setting, and how it was computed."""
     note = escape(figure_data["importance"]["said"])
     return f'<p class="muted">{note}</p>{make_plot_frame("importance-plot", "Importance of each setting")}'
 

@@ -69,7 +69,7 @@ class Column:
 
 
 def list_columns(report: Report, rows: Sequence[ReportRow]) -> list[Column]:
-    """All columns there are; texts, so that nothing in them is taken for rich's markup or the terminal's."""
+    """Return all columns. Cells are plain texts: neither rich's markup nor control characters have an effect."""
 
     def column(name: str, texts: Iterable[str], **more: Any) -> Column:
         return Column(**{"name": name, "title": make_one_line(name), "cells": [Text(make_one_line(text)) for text in texts], **more})
@@ -93,7 +93,7 @@ def list_columns(report: Report, rows: Sequence[ReportRow]) -> list[Column]:
 
 
 def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns that the terminal has room for; the last one kept may be cut."""
+    """Return the columns that the terminal has room for. The last one may be cut."""
     columns_left = list(columns)
     while sum(min(column.width, MOST_WIDTH) for column in columns_left) + 1 > width and any(column.order for column in columns_left):
         columns_left.remove(max(columns_left, key=lambda column: column.order))
@@ -101,7 +101,7 @@ def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def make_headline(report: Report) -> Text | None:
-    """What the order is."""
+    """Return the table's title: the order of the rows."""
     if report.score is None:
         return None
     return Text(make_one_line(f"best first by {report.score.name} ({'lower' if report.score.lower_is_better else 'higher'} is better)"))

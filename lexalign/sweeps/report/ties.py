@@ -1,4 +1,4 @@
-"""Which points cannot be told from the best one: the best of many is best by chance as well."""
+"""Find the points that cannot be distinguished from the best one. The best of many points may be best by chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lexalign.sweeps.report.gather import Report, ReportRow, Score
 from lexalign.sweeps.report.points import Point
 
 MOST_COMPARED = 50
-"""Points that are held against the best one: those next to it."""
+"""Points that are compared with the best one: those next to it."""
 MOST_NAMED = 5
 ERROR_RATE = 0.05
 """Of all comparisons together: each gets its share (Bonferroni)."""
@@ -25,7 +25,7 @@ class Ties:
 
     best: Point
     equal: list[Point]
-    """Those it cannot be told from."""
+    """Points that are not distinguishable from it."""
     compared: int
     covers_seeds: bool
     """Whether all comparisons cover the seeds; else some cover the held-out rows only."""
@@ -48,7 +48,7 @@ def describe_settings(point: Point) -> str:
 
 
 def find_ties(report: Report, points: Sequence[Point]) -> Ties | None:
-    """The best point held against the others; None where there is nothing to compare, or while jobs still run."""
+    """Compare the best point with the others. None where there is nothing to compare, or while jobs still run."""
     if report.score is None or report.live or len(points) < 2:
         return None
     best, *others = points[: MOST_COMPARED + 1]

@@ -1,4 +1,4 @@
-"""What is said of jobs in words: numbers, times, states, what failed and why, what it cost, the command of the best."""
+"""Jobs in words: numbers, times, states, failures, cost, and commands."""
 
 import re
 import shlex
@@ -43,7 +43,7 @@ def format_command(words: Sequence[str]) -> str:
 
 
 def format_job_command(report: Report, row: ReportRow) -> str:
-    """What to type for exactly this job: with its own folder, where its result is returned at once, or another, where it is made again."""
+    """Return the command for exactly this job. In its own folder it returns the result at once; in another folder it runs again."""
     folder = quote_for_hydra(report.clean(str(row.folder)))
     if not row.job.overrides:
         return format_command(["python", "run.py", f"reproduce={folder}"])
@@ -59,7 +59,7 @@ def quote_for_hydra(text: str) -> str:
 
 
 def describe_best_run(report: Report) -> list[str]:
-    """What the best run's own result adds to its score: what predictions without a model come to, and its warnings."""
+    """Return what the best run's result adds to its score: the values of predictions without a model, and its warnings."""
     assert report.score is not None
     row = report.ranked[0]
     try:
