@@ -5,6 +5,8 @@ import dataclasses
 import importlib.util
 import inspect
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from schema_walk import everything, leaves
 import lexalign
 from lexalign.config import schema
 from lexalign.config.compose import compose
-from lexalign.config.loading import CONF_ONLY
+from lexalign.config.loading import CONF_ONLY, Sources
 from lexalign.embedded.world import BELIEFS
 from lexalign.errors import ConfigError
 from lexalign.rewards import Reward
@@ -71,11 +73,11 @@ def overrides_for(name: str, own_file: Path) -> list[str]:
     if name in ("model/none", "data/none"):
         return ["stage=download", *choice, "data=alpaca" if group == "model" else "model=smollm2_135m"]
     if group == "data":
-        columns = FILES[name]["columns"]
+        columns = {**FILES["config"]["data"]["columns"], **FILES[name]["columns"]}
         method = "gdpo" if columns["belief"] else "dpo" if columns["chosen"] else "kto" if columns["label"] else None
         stage = ["stage=align", "model=tiny", f"method={method}"] if method else ["stage=sft"]
         own = [f"data.path={own_file}", *(["data.beliefs=[for,against]"] if columns["belief"] else [])]
-        return [*choice, *stage, *([] if FILES[name]["path"] else own)]
+        return [*choice, *stage, *([] if FILES[name].get("path") else own)]
     return choice
 
 
@@ -152,7 +154,10 @@ def test_every_path_to_code_resolves_and_binds(group, key, path):
     elif path.startswith("lexalign.rewards."):
         assert issubclass(found, Reward)
     elif group == "method":
-        arguments = dict.fromkeys(("experiment", "loaded", "splits", "encoder", "tokens", "out_dir", "callbacks"))
+        from lexalign.training.objective import Objective
+
+        trainer = ("experiment", "loaded", "splits", "renderer", "tokens", "out_dir", "callbacks")
+        arguments = dict.fromkeys(("method", "renderer") if issubclass(found, Objective) else trainer)
         inspect.signature(found).bind(**arguments)
         with pytest.raises(TypeError):
             inspect.signature(found).bind(**{**arguments, "model": None})
@@ -310,3 +315,38 @@ def test_one_command_line_leaves_no_trace_on_the_next():
 
 def test_download_takes_no_method():
     assert said(problems_of("stage=download model=smollm2_135m method=dpo"), "method: is not read by stage=download; leave it out")
+
+
+BASES = ("data", "model", "hardware", "tracking")
+"""Groups whose files have their common values in conf/config.yaml."""
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.split("/")[0] in BASES])
+def test_a_file_says_only_what_is_its_own(name):
+    base, own = FILES["config"][name.split("/")[0]], FILES[name]
+    repeated = [key for key, value in own.items() if key in base and base[key] == value]
+    assert repeated == [key for key in repeated if name in ("model/none", "tracking/none")]
+    assert not [key for key, value in own.get("columns", {}).items() if value is None]
+
+
+def test_a_users_data_file_needs_nothing_but_its_path(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("path: embedded:tiny_sft\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT.parent / "run.py"), "--config-dir", str(tmp_path), "data=mine", "--cfg", "job", "--package", "data"],
+        capture_output=True,
+        text=True,
+    )
+    shown = yaml.safe_load(done.stdout)
+    assert shown == {**FILES["config"]["data"], "path": "embedded:tiny_sft"}, done.stderr
+    said = [problem for problem in refuse(["data=mine"], tmp_path) if "missing" in problem]
+    assert said == []
+
+
+def refuse(words: list[str], folder: Path) -> list[str]:
+    """The problems of a command line with a folder of configuration files."""
+    try:
+        compose(words, Sources((str(folder),)))
+    except ConfigError as error:
+        return error.problems
+    return []

@@ -71,3 +71,10 @@ def test_dpo_imports_no_trl():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_rows_are_refused_before_torch_is_imported():
+    """The stage and its pipeline import nothing heavy themselves, so that bitsandbytes can be imported lightly, too."""
+    script = "import sys\nimport lexalign.stages.train\nassert not {'torch', 'peft', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -68,9 +68,11 @@ def test_the_best_run_is_shown_beside_what_takes_no_model(tmp_path, capsys):
     folder = make_sweep(tmp_path, {"0.1": 0.0, "0.2": 0.3}, seeds=1)
     trivial, warnings = {"belief_jsd": {"overall shares": 0.3425}}, ["perplexity rose from 3 to 9: text is lost"]
     write_result(folder / "0", Result(status="finished", stage="align", baselines=trivial, warnings=warnings))
+    write_result(folder / "1", Result(status="finished", stage="align", warnings=["text"]))
     table.show_table(gather.gather_report([folder]))
     for text in (" ".join(capsys.readouterr().out.split()), report.write_report(folder).read_text()):
         assert "Without a model: overall shares 0.3425." in text and "perplexity rose from 3 to 9" in text
+        assert "1 of the 1 next jobs have warnings too, which stand in their result.json: 1." in text
     (folder / "0" / "result.json").write_text("{")
     report.write_report(folder)
 

@@ -4,6 +4,7 @@ Each payload is tried; looked for are its effects: a file made, an address met, 
 """
 
 import http.server
+import importlib.util
 import json
 import os
 import subprocess
@@ -256,6 +257,15 @@ def test_every_marked_setting_is_one_of_the_schema_with_a_reason():
     assert expected <= set(marked) and all(because.startswith("it ") for because in marked.values())
     tree = CONF_ONLY.compose([])
     assert all(key.split(".")[0] in tree for key in marked)
+
+
+def test_the_page_lists_them():
+    spec = importlib.util.spec_from_file_location("generate_security", ROOT / "docs" / "generate_security.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert module.make_page(page) == page, "type: python docs/generate_security.py"
 
 
 def test_a_run_folder_of_a_stranger_may_not_set_what_has_to_be_typed():

@@ -11,7 +11,7 @@ from lexalign.artifacts.manifest import read_manifest
 from lexalign.config import targets
 from lexalign.config.aliases import complete_settings
 from lexalign.config.parsing import parse
-from lexalign.config.paths import find_model
+from lexalign.config.paths import find_model, find_moved
 from lexalign.config.schema import Data, Experiment
 from lexalign.errors import ConfigError
 
@@ -41,7 +41,12 @@ class Provenance:
     @property
     def start(self) -> dict[str, Any]:
         """The model that training started from: path, revision, files (with their digests at that time); empty if unknown."""
-        return self.manifest.get("model", {})
+        start = self.manifest.get("model", {})
+        path = start.get("path")
+        if path is None or self.folder is None or find_model(path).kind != "missing":
+            return start
+        moved = find_moved(path, self.folder)
+        return {**start, "path": str(moved)} if moved is not None else start
 
     @property
     def rewards(self) -> dict[str, Any]:

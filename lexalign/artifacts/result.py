@@ -55,6 +55,12 @@ def write_result(out_dir: Path, result: Result) -> None:
 
 
 def read_result(out_dir: Path) -> Result | None:
-    """Read the result in a run's folder; None if there is none."""
+    """Read the result in a run's folder; None if there is none. The artifact of a folder that was moved is in that folder."""
     path = out_dir / RESULT
-    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    result = Result(**json.loads(path.read_text(encoding="utf-8")))
+    own = out_dir / "artifact"
+    if result.artifact is not None and Path(result.artifact).name == own.name and own.is_dir():
+        result.artifact = str(own.resolve())
+    return result

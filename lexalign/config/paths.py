@@ -83,6 +83,17 @@ def locate_on_disk(name: str, path: Path) -> Location:
     return Location(kind="hub", name=name)
 
 
+def find_moved(recorded: str | Path, near: Path) -> Path | None:
+    """Where a folder is now that was recorded at an absolute path, in a project that was moved since; None where it is not found.
+
+    The longest end of the recorded path that exists below `near` or a folder above it; at least two names of it must agree.
+    """
+    parts = Path(recorded).parts[1:]
+    places = [near.absolute(), *near.absolute().parents]
+    ends = (parts[at:] for at in range(len(parts) - 1))
+    return next((place.joinpath(*end) for end in ends for place in places if place.joinpath(*end).exists()), None)
+
+
 def find_write_problem(folder: Path) -> str | None:
     """Why nothing can be written into a folder that is there, or would be made; None where something can."""
     there = folder.absolute()

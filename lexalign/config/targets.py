@@ -137,7 +137,7 @@ OFFERED = {
         r"rewards\.(?:\w+\.)?[A-Z]\w*)"
     ),
     "settings_class": r"lexalign\.(?:config\.schema\.(?:\w+\.)?\w*Method|trainers\.(?:\w+\.)?\w+(?:Method|Settings))",
-    "converter": r"lexalign\.data\.converters\.\w+(?:\.\w+)?",
+    "converter": r"lexalign\.data\.(?:chat_)?converters\.\w+(?:\.\w+)?",
 }
 """What of this package a configuration may name, by the key that names it."""
 

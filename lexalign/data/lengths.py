@@ -177,4 +177,6 @@ def measure_lengths(row: Row, encoder: Renderer) -> RowLengths:
     sequences = encoder.render_row(row)
     counts = [len(sequence.ids) for sequence in sequences]
     largest = max((max(sequence.ids, default=0) for sequence in sequences), default=0)
-    return RowLengths(prompt=len(sequences[0].context), longest=max(counts), total=sum(counts), largest=largest)
+    # A conversation has no prompt to fill the room: where none of its answers is left, the trainer counts it as untrained.
+    prompt = 0 if "messages" in row else len(sequences[0].context)
+    return RowLengths(prompt=prompt, longest=max(counts), total=sum(counts), largest=largest)

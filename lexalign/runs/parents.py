@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lexalign.config.compose import Composition, compose, get_parent_command
 from lexalign.config.context import RunContext
 from lexalign.config.loading import Sources
 from lexalign.config.parsing import to_plain
+from lexalign.config.paths import find_moved
 from lexalign.config.schema import Experiment
 
 log = logging.getLogger(__name__)
@@ -98,8 +100,11 @@ def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
 
 
 def record_finished_run(experiment: Experiment, key: str, out_dir: Path) -> None:
-    """Note in the store which folder holds the finished run of a content key."""
-    files.write_text(Path(experiment.store) / "keys" / key, str(out_dir.resolve()))
+    """Note in the store which folder holds the finished run of a content key: as seen from the store, where both move together."""
+    store, folder = Path(experiment.store).resolve(), out_dir.resolve()
+    project = store.parent.parent  # of multirun/.store
+    moves_along = folder.is_relative_to(project) and project != Path(project.anchor)
+    files.write_text(store / "keys" / key, os.path.relpath(folder, store) if moves_along else str(folder))
 
 
 def recall_finished_run(store: Path, key: str) -> Result | None:
@@ -107,7 +112,10 @@ def recall_finished_run(store: Path, key: str) -> Result | None:
     note = store / "keys" / key
     if not note.is_file():
         return None
-    folder = Path(note.read_text(encoding="utf-8"))
+    text = note.read_text(encoding="utf-8")
+    folder = (store / text).resolve()
+    if not folder.is_dir():
+        folder = find_moved(text, store) or folder
     result = read_result(folder)
     if result is None or result.status != "finished" or result.artifact is None:
         return None

@@ -42,9 +42,11 @@ def main(job: Path) -> int:
         silence_output(out_dir / torchrun.get_log_file(number))
 
     from lexalign.artifacts.terminal import outlive_terminal
+    from lexalign.config.secrets import guard_streams
     from lexalign.errors import LexAlignError, Stopped
 
     outlive_terminal()
+    guard_streams()
     try:
         result = run_worker(told, job.parent, out_dir)
     except BaseException as error:

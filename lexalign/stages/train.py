@@ -7,7 +7,6 @@ from typing import Any
 from lexalign.artifacts.result import Result
 from lexalign.config.schema import Experiment
 from lexalign.errors import ReferenceError
-from lexalign.models.precision import make_autocast
 from lexalign.training import pipeline
 
 log = logging.getLogger(__name__)
@@ -53,6 +52,8 @@ def check_reference(trainer: Any, experiment: Experiment, tried: Any = None) -> 
 def measure_first_rows(trainer: Any) -> tuple[float, dict[str, float]]:
     """The loss of the first rows in evaluation mode, and the numbers that the trainer notes of them, by name."""
     import torch
+
+    from lexalign.models.precision import make_autocast
 
     first = list(range(min(len(trainer.train_dataset), trainer.args.per_device_train_batch_size)))
     trainer.model.eval()

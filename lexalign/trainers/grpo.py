@@ -270,6 +270,6 @@ def score_prompt(model: Any, ids: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-def make_prompt(row: Row, renderer: Renderer) -> Any:
-    """A prompt as TRL takes it: chat turns where the renderer makes some, plain text elsewhere."""
-    return renderer.turns(row["prompt"]) if renderer.chat else renderer.plain(row["prompt"])
+def make_prompt(row: Row, renderer: Renderer) -> str:
+    """A prompt as TRL takes it: the text of which its tokenizer makes the ids that the renderer has."""
+    return renderer.render_prompt_text(row["prompt"], **get_row_arguments(row))

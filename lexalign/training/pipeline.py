@@ -14,8 +14,6 @@ from lexalign.compat import freeze_first_imports
 from lexalign.config import hardware
 from lexalign.config.schema import Experiment, RewardMethod
 from lexalign.data import rows as data_rows
-from lexalign.models.precision import make_autocast
-from lexalign.models.saving import save_model
 from lexalign.rewards.panel import Panel
 from lexalign.training import signals
 
@@ -48,6 +46,9 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         from lexalign.evaluation.evaluator import Measurement, Reference
         from lexalign.evaluation.measure import measure_all
         from lexalign.evaluation.measurement_cache import measure_once
+        from lexalign.models.precision import make_autocast
+        from lexalign.models.saving import save_model
+        from lexalign.training import trainer as _  # noqa: F401  # with the imports that are not searched again
         from lexalign.training.preflight import check as preflight
 
         get_method_class(experiment)

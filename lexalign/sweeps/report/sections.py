@@ -45,6 +45,8 @@ def make_best(report: Report, points: list[Point], ties: Ties | None = None) -> 
         )
     doubt = f'<p class="note">The best point ({escape(describe_settings(ties.best))}). {escape(ties.describe())}</p>' if ties else ""
     doubt += "".join(f'<p class="note">{escape(text)}</p>' for text in wording.describe_best_run(report))
+    if not report.live and (doubtful := wording.describe_doubtful_jobs(report)) is not None:
+        doubt += f'<p class="note">{escape(doubtful)}</p>'
     note = "Typed again, it returns this result; with another output_dir it is trained anew." if row.job.overrides else ""
     return (
         f'<section id="best"><h2>Best run</h2><div class="cards"><div class="card">{card}</div>{over_seeds}</div>{doubt}'

@@ -47,6 +47,8 @@ def show_table(report: Report) -> None:
     if report.score is not None:
         for text in wording.describe_best_run(report):
             console.print(Text(make_one_line(f"Best run: {text}")))
+        if (doubtful := wording.describe_doubtful_jobs(report)) is not None:
+            console.print(Text(make_one_line(doubtful), style="yellow"))
     if hidden := [column.name for column in list_columns(report, rows) if column.name not in {column.name for column in columns}]:
         console.print(Text(f"no room here for {', '.join(map(make_one_line, hidden))}: in the report, or in a wider terminal"))
 

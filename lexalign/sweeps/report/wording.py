@@ -5,12 +5,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lexalign.artifacts.result import read_result
+from lexalign.artifacts.result import Result, read_result
 from lexalign.sweeps.ledger import STATES
 from lexalign.sweeps.report import folders
 from lexalign.sweeps.report.gather import Report, ReportRow
 
 MOST_FAILURES = 30
+MOST_CHECKED = 200
+"""Jobs whose results are read for warnings."""
+MOST_NAMED = 10
 FAILED_STATES = ("failed", "interrupted")
 PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)
 """What Hydra's grammar takes without quotes."""
@@ -61,16 +64,31 @@ def quote_for_hydra(text: str) -> str:
 def describe_best_run(report: Report) -> list[str]:
     """Return what the best run's result adds to its score: the values of predictions without a model, and its warnings."""
     assert report.score is not None
-    row = report.ranked[0]
-    try:
-        result = read_result(row.folder)
-    except (ValueError, TypeError, OSError):
-        return []
+    result = read_whole_result(report.ranked[0])
     if result is None:
         return []
     trivial = result.baselines.get(report.score.name, {})
     values = ", ".join(f"{name} {format_number(value)}" for name, value in trivial.items())
     return [report.clean(text) for text in (*([f"Without a model: {values}."] if values else []), *(f"{w}." for w in result.warnings))]
+
+
+def describe_doubtful_jobs(report: Report) -> str | None:
+    """Name the other ranked jobs whose results hold warnings: their text has degenerated, or takes no model. None where there are none."""
+    rows = report.ranked[1:MOST_CHECKED]
+    names = [row.name for row in rows if (result := read_whole_result(row)) is not None and result.warnings]
+    if not names:
+        return None
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    first_names = ", ".join(names[:MOST_NAMED]) + more
+    return f"{len(names)} of the {len(rows)} next jobs have warnings too, which stand in their result.json: {first_names}."
+
+
+def read_whole_result(row: ReportRow) -> Result | None:
+    """A job's result; None where there is none, or where its file is damaged."""
+    try:
+        return read_result(row.folder)
+    except (ValueError, TypeError, OSError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
