@@ -88,7 +88,7 @@ OTHER_NAMES = {
     "quantization_bits": "adapter.bits",
     "model_path": "model.path",
     "model_name_or_path": "model.path",
-    "base_model": "model.tokenizer",
+    "base_model": "model.path",
     "attn_implementation": "model.attention",
     "dataset": "data.path",
     "data_path": "data.path",
