@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_method
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 
 from lexalign.artifacts.terminal import outlive_terminal
 from lexalign.cache import cache
-from lexalign.compat import pause_garbage_collection
+from lexalign.compat import get_hydra_parser, pause_garbage_collection
 from lexalign.config.command_line import arrange_words
 from lexalign.config.compose import compose
 from lexalign.config.context import RunContext
@@ -82,7 +81,7 @@ def check_arguments(argv: Sequence[str]) -> tuple[list[str], list[Experiment]]:
     try:
         register_packages()
         words = arrange_words(argv)
-        args = get_args_parser().parse_args(words)
+        args = get_hydra_parser().parse_args(words)
         if args.config_dir and not Path(args.config_dir).is_dir():
             raise ConfigError(f"--config-dir {args.config_dir}: there is no such folder")
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:

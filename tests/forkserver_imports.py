@@ -5,7 +5,7 @@ import datasets  # noqa: F401
 import torch
 from experiment_runner import World  # noqa: F401
 
-from lexalign.models.setup import import_bitsandbytes_lightly
+from lexalign.compat import import_bitsandbytes_lightly
 
 torch.set_num_threads(1)  # a pool of threads does not outlive a fork
 import_bitsandbytes_lightly()

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from lexalign.evaluation import metrics
-from lexalign.evaluation.intervals import RowValues, bootstrap_difference, bootstrap_interval, wilson_interval
+from lexalign.evaluation.intervals import RowValues, bootstrap_difference, bootstrap_interval, newcombe_interval, wilson_interval
 from lexalign.evaluation.unpaired import measure_labels
 
 TRIALS = 200
@@ -42,24 +42,36 @@ def by_tokens(exponential):
     return draw
 
 
-def labelled(name, desirable, undesirable, share=0.5, rows=160):
-    """label_auc, label_margin: rewards of rows of both labels."""
+def labelled(name, desirable, undesirable, share=0.5, rows=160, spread=1.0):
+    """label_auc, label_margin: rewards of rows of both labels; those of undesirable rows may be spread more."""
 
     def draw(chance):
         labels = [at < share * rows for at in range(rows)]
-        return measure_labels([chance.gauss(desirable if label else undesirable, 1) for label in labels], labels)[name]
+        rewards = [chance.gauss(desirable, 1) if label else chance.gauss(undesirable, spread) for label in labels]
+        return measure_labels(rewards, labels)[name]
 
     return draw
 
 
 MEAN_LOSS = 2.0 - (sum(n * n for n in range(1, 40)) / sum(range(1, 40))) / 40
-AUC = 0.5 * (1 + math.erf(0.5 / 2))
+
+
+def area(gap, spread=1.0):
+    """The area under the curve of two normal distributions."""
+    return 0.5 * (1 + math.erf(gap / math.sqrt(2 * (1 + spread**2))))
+
+
+AUC = area(0.5)
 FORMS = {
     "share": (share(0.7), 0.7), "high share": (share(0.97), 0.97), "low share": (share(0.02), 0.02),
     "accuracy with ties": (accuracy_with_ties, (5 + 0.5) / 9), "mean": (plain, 0.3), "skewed mean": (skewed, 0.5),
     "loss": (by_tokens(False), MEAN_LOSS), "perplexity": (by_tokens(True), math.exp(MEAN_LOSS)),
     "auc": (labelled("label_auc", 0.5, 0.0), AUC), "auc of few": (labelled("label_auc", 0.5, 0.0, share=0.2), AUC),
     "auc below zero": (labelled("label_auc", -4.5, -5.0), AUC), "auc of a guess": (labelled("label_auc", 0.0, 0.0), 0.5),
+    "high auc": (labelled("label_auc", 2.5, 0.0), area(2.5)), "high auc of few rows": (labelled("label_auc", 2.5, 0.0, rows=60), area(2.5)),
+    "very high auc": (labelled("label_auc", 3.0, 0.0), area(3.0)), "low auc": (labelled("label_auc", 0.0, 2.5), area(-2.5)),
+    "auc of unequal spreads": (labelled("label_auc", 2.0, 0.0, spread=3.0), area(2.0, 3.0)),
+    "high auc of unequal spreads": (labelled("label_auc", 5.0, 0.0, spread=2.5), area(5.0, 2.5)),
     "margin": (labelled("label_margin", 0.5, 0.0), 0.5), "margin below zero": (labelled("label_margin", -4.5, -5.0), 0.5),
     "margin of few": (labelled("label_margin", -4.5, -5.0, share=0.2), 0.5),
 }  # fmt: skip
@@ -108,3 +120,9 @@ def test_wilsons_interval_has_his_numbers():
     assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     low, high = bootstrap_interval(RowValues(values=[1.0] * 20))
     assert low == pytest.approx(1 - 0.1611, abs=1e-4) and high == pytest.approx(1.0)
+
+
+def test_newcombes_interval_is_no_point_where_all_pairs_are_in_order():
+    low, high = newcombe_interval(1.0, 20, 20)
+    assert 0.8 < low < 0.95 and high == pytest.approx(1.0)
+    assert newcombe_interval(0.0, 20, 20) == pytest.approx((1 - high, 1 - low))

@@ -201,6 +201,7 @@ def test_a_run_outlives_trackio(tmp_path, pages, caplog, what):
 def test_a_project_that_trackio_refuses_is_an_error(tmp_path, pages):
     with pytest.raises(ConfigError, match="tracking.project: Project name 'registry-x' is not allowed"):
         tracker(pages, tmp_path, project="registry-x").__enter__()
+    assert sys.modules.get("wandb", sys) is not None, "the next run of this process finds wandb again"
 
 
 @needs_trackio

@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from hydra._internal.utils import get_args_parser
-
 from lexalign.commands.json_schema import make_schema
+from lexalign.compat import get_hydra_parser
 from lexalign.config.command_line import arrange_words
 from lexalign.config.compose import compose
 from lexalign.config.loading import Sources
@@ -27,7 +26,7 @@ def main(words: Sequence[str]) -> int:
         return 0 if words else 2
     key, *rest = words
     try:
-        args = get_args_parser().parse_args(arrange_words(rest))
+        args = get_hydra_parser().parse_args(arrange_words(rest))
         sources = Sources((args.config_dir,) if args.config_dir else ())
         composition = compose(args.overrides, sources)
         text = explain(key, args.overrides, sources)

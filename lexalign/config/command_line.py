@@ -6,8 +6,7 @@ from argparse import Action
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
-
+from lexalign.compat import get_hydra_parser
 from lexalign.config.aliases import rename_override
 from lexalign.config.overrides import get_key, keep_last
 from lexalign.config.parsing import suggest_nearest
@@ -30,7 +29,7 @@ def arrange_words(words: Sequence[str]) -> list[str]:
 
     Says on stderr what it reads in another way than it was typed. Raises ConfigError with every word that is neither.
     """
-    known = get_args_parser()._option_string_actions
+    known = get_hydra_parser()._option_string_actions
     options: list[str] = []
     settings: list[str] = []
     dashed: list[str] = []

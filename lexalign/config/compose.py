@@ -52,12 +52,12 @@ def compose(
     """
     overrides = [aliases.rename_override(override) for override in overrides]
     adjusted, notes = follow_model(overrides, sources)
-    tree, kept, found = load_tree(adjusted, sources)
-    problems = [*problems, *found]
+    tree, valid, unreadable = load_tree(adjusted, sources)
+    problems = [*problems, *unreadable]
     if tree is None:
         raise ConfigError(problems)
-    dropped = {get_key(override) for override in overrides if override not in kept} - {get_key(override) for override in kept}
-    typed = [override for override in kept if override in overrides]
+    dropped = {get_key(override) for override in overrides if override not in valid} - {get_key(override) for override in valid}
+    typed = [override for override in valid if override in overrides]
     try:
         composition = check_tree(tree, typed, sources, problems=problems, ancestors=ancestors)
     except ConfigError as error:
@@ -76,40 +76,40 @@ def check_tree(
     ancestors: tuple[str, ...] = (),
 ) -> Composition:
     """Hold a composed tree against the schema and the rules; raises `ConfigError` with every problem found."""
-    found = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values()]
-    found += trust.find_untrusted_settings(tree, overrides, sources)
+    wrong = [*problems, *find_repeated(overrides), *find_switched_off(overrides).values()]
+    wrong += trust.find_untrusted_settings(tree, overrides, sources)
     if unreadable := trust.find_resolver_problems(OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])):
-        raise ConfigError([*found, *unreadable])  # before anything is resolved
-    plain, renamed = aliases.rename_settings(resolve_tree(tree, found))
+        raise ConfigError([*wrong, *unreadable])  # before anything is resolved
+    plain, renamed = aliases.rename_settings(resolve_tree(tree, wrong))
     aliases.say_renamed(renamed)
     if plain.pop("experiment", None) is not None:
-        found.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
+        wrong.append("experiment: its file sets nothing; let it begin with the line `# @package _global_`")
     switch_evaluation(plain)
     extensions = get_extensions(overrides)
     allowed = [targets.OWN_PACKAGE, *extensions]
-    found += targets.find_extension_problems(extensions)
-    found += targets.find_target_problems(plain, allowed)
-    found += targets.find_hydra_problems(tree.get("hydra"))
-    found += rules.check_secrets(plain)
+    wrong += targets.find_extension_problems(extensions)
+    wrong += targets.find_target_problems(plain, allowed)
+    wrong += targets.find_hydra_problems(tree.get("hydra"))
+    wrong += rules.check_secrets(plain)
     if isinstance(plain.get("extensions"), list) and plain["extensions"] not in ([], extensions):
-        found.append("extensions: may only be named on the command line, as in 'extensions=[mylab]'")
+        wrong.append("extensions: may only be named on the command line, as in 'extensions=[mylab]'")
     types: list[str] = []
     experiment = parse(schema.Experiment, plain, "", types, targets.get_settings_class(plain, allowed, types))
-    found += types
+    wrong += types
     if experiment is not None:
         typed = list_typed_keys(overrides)
         # A parent is run below the child's store: its own folders are not used.
         unused = ("output_dir", "store") if ancestors else ()
-        found += [problem for problem in rules.find_problems(experiment, typed) if name_key(problem) not in unused]
-        found += find_parent_problems(experiment, sources, ancestors=ancestors, is_typed="model.parent_overrides" in typed)
+        wrong += [problem for problem in rules.find_problems(experiment, typed) if name_key(problem) not in unused]
+        wrong += find_parent_problems(experiment, sources, ancestors=ancestors, is_typed="model.parent_overrides" in typed)
     elif rest := drop_wrong(overrides, types):
         # The rules need an experiment whose types are right: hold them against the settings that are.
         try:
             compose(rest, sources, ancestors=ancestors)
         except ConfigError as error:
-            found += error.problems
-    if found or experiment is None:
-        raise ConfigError(list(dict.fromkeys(found)))
+            wrong += error.problems
+    if wrong or experiment is None:
+        raise ConfigError(list(dict.fromkeys(wrong)))
     return Composition(experiment=experiment, tree=plain, typed=tuple(overrides))
 
 
@@ -157,13 +157,13 @@ def find_parent_problems(
         return [f"model.parent: {sources.describe_missing_option('experiment', name)}"]
     if name in ancestors:
         return [f"model.parent={name}: experiments descend from each other: {' -> '.join((*ancestors, name))}"]
-    found = find_command_problems(tuple(get_parent_command(experiment)), sources, (*ancestors, name))
-    return [f"model.parent={name}: {problem}" for problem in found]
+    problems = find_command_problems(tuple(get_parent_command(experiment)), sources, (*ancestors, name))
+    return [f"model.parent={name}: {problem}" for problem in problems]
 
 
 @cache
 def find_command_problems(command: tuple[str, ...], sources: Sources, ancestors: tuple[str, ...]) -> list[str]:
-    """What is wrong with what one would type to run a parent; kept, because all points of a sweep share theirs."""
+    """What is wrong with what one would type to run a parent; cached, because all points of a sweep share theirs."""
     try:
         parent = compose(command, sources, ancestors=ancestors).experiment
     except ConfigError as error:
@@ -184,14 +184,14 @@ def load_tree(overrides: Sequence[str], sources: Sources) -> tuple[DictConfig | 
         first = str(error)
     problems, groups, values = [], [], []
     for override in overrides:
-        found = parse_overrides([override])
-        if not found or not found[0].key_or_group:
+        read = parse_overrides([override])
+        if not read or not read[0].key_or_group:
             problems.append(f"{override}: cannot be read as key=value; {quote_value(override)}")
-        elif found[0].is_sweep_override() and not sources.is_group(found[0].key_or_group):
+        elif read[0].is_sweep_override() and not sources.is_group(read[0].key_or_group):
             problems.append(f"{override}: several values are a sweep; type -m for one, or for a text {quote_value(override)}")
-        elif not sources.is_group(found[0].key_or_group):
+        elif not sources.is_group(read[0].key_or_group):
             values.append(override)
-        elif problem := find_wrong_choice(found[0], sources):
+        elif problem := find_wrong_choice(read[0], sources):
             problems.append(problem)
         else:
             groups.append(override)
@@ -201,15 +201,15 @@ def load_tree(overrides: Sequence[str], sources: Sources) -> tuple[DictConfig | 
         return None, [], [*problems, str(error)]
     undone = find_switched_off(values)
     known = [key for key in list_keys(base) if not key.startswith("hydra")]
-    kept = []
+    valid = []
     for override in values:
         wrong = [problem for key in list_settings(override) if (problem := explain_unknown_key(key, known, base, sources))]
         wrong += [undone[override]] if override in undone else []
         problems += wrong
         if not wrong:
-            kept.append(override)
+            valid.append(override)
     try:
-        return sources.apply_overrides(parse_overrides(kept), base), groups + kept, problems or [first]
+        return sources.apply_overrides(parse_overrides(valid), base), groups + valid, problems or [first]
     except CompositionError as error:
         return None, [], [*problems, str(error)]
 

@@ -9,10 +9,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, ConfigResult, IConfigRepository
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra._internal.config_repository import CachingConfigRepository, ConfigResult, IConfigRepository  # see `make_hydra_loader`
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -22,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lexalign.compat import apply_hydra_overrides, make_hydra_loader
 from lexalign.config.file_limits import refuse_hostile_file
 from lexalign.config.packages import find_package_folders, register_packages
 from lexalign.config.parsing import suggest_nearest
@@ -40,7 +39,7 @@ class CompositionError(Exception):
 class CachedRepository(CachingConfigRepository):
     """Reads each file once in a process: a command line is composed several times over, and a sweep many times.
 
-    Hydra changes what it reads, so the files are kept as bytes and unpacked anew each time.
+    Hydra changes what it reads, so each file is held as bytes and unpacked anew each time.
     """
 
     def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes], folders: tuple[str, ...]):
@@ -64,17 +63,11 @@ class CachedRepository(CachingConfigRepository):
 
 
 @cache
-def get_loader(folders: tuple[str, ...]) -> ConfigLoaderImpl:
-    """Hydra's own loader over conf/ and the folders that come before it."""
+def get_loader(folders: tuple[str, ...]) -> Any:
+    """Hydra's own loader over conf/ and the folders that come before it; it reads each file once in a process."""
     setup_globals()
     register_packages()
-    path = create_config_search_path(str(CONF))
-    for folder in folders:
-        # Where Hydra itself puts it: its own schema must stay the last.
-        path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
-    loader = ConfigLoaderImpl(config_search_path=path)
-    loader.repository = CachedRepository(loader.repository, {}, folders)  # type: ignore[assignment]
-    return loader
+    return make_hydra_loader(CONF, folders, lambda repository: CachedRepository(repository, {}, folders))
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Sources:
     folders: tuple[str, ...] = ()
 
     @property
-    def loader(self) -> ConfigLoaderImpl:
+    def loader(self) -> Any:
         """Hydra's own loader over these files; it reads each of them once in a process."""
         return get_loader(self.folders)
 
@@ -108,7 +101,7 @@ class Sources:
         """A tree with the values of overrides put in, which is what Hydra does last; raises `CompositionError`."""
         changed = copy.deepcopy(tree)
         try:
-            ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)
+            apply_hydra_overrides(overrides, changed)
         except (HydraException, OmegaConfBaseException) as error:
             raise CompositionError(self.explain_error(error)) from error
         return changed

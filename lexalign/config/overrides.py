@@ -15,13 +15,13 @@ from lexalign.config.loading import CONF_ONLY, Sources
 def parse_overrides(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> list[Override]:
     """The overrides that can be read; the others are left to `lexalign.config.compose.load_tree`, which names them."""
     parser = OverridesParser.create(config_loader=sources.loader)
-    found = []
+    read = []
     for override in overrides:
         try:
-            found += parser.parse_overrides([override])  # unlike parse_override, gives glob(…) the loader it asks
+            read += parser.parse_overrides([override])  # unlike parse_override, gives glob(…) the loader it asks
         except HydraException:
             continue
-    return found
+    return read
 
 
 def get_key(override: str) -> str:

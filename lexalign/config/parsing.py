@@ -57,8 +57,8 @@ class TypedOnly:
 
 def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
     """`; did you mean x?` for a misspelt word, or an empty string."""
-    found = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
+    nearest = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 # What our settings are called elsewhere: in the toolkit this grew from, in transformers, TRL, PEFT and the other frameworks.
@@ -88,7 +88,7 @@ OTHER_NAMES = {
     "quantization_bits": "adapter.bits",
     "model_path": "model.path",
     "model_name_or_path": "model.path",
-    "base_model": "model.tokenizer",
+    "base_model": "model.path",
     "attn_implementation": "model.attention",
     "dataset": "data.path",
     "data_path": "data.path",
@@ -166,11 +166,16 @@ def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Map
         if value == "" and MayBeEmpty() in rules:
             return value
         before = len(problems)
-        found = convert(inner, value, where, problems, choices)
+        converted = convert(inner, value, where, problems, choices)
         for rule in rules:
-            if isinstance(rule, Range) and len(problems) == before and isinstance(found, (int, float)) and (wants := rule.broken_by(found)):
+            if (
+                isinstance(rule, Range)
+                and len(problems) == before
+                and isinstance(converted, (int, float))
+                and (wants := rule.broken_by(converted))
+            ):
                 problems.append(f"{where}={format_value(value)}: must be {wants}")
-        return found
+        return converted
     if origin in (Union, types.UnionType):
         return convert_union(hint, value, where, problems, choices)
     if origin is Literal:
@@ -211,9 +216,9 @@ def convert_union(hint: Any, value: Any, where: str, problems: list[str], choice
     attempts: list[list[str]] = []
     for member in members:
         tried: list[str] = []
-        found = convert(member, value, where, tried, choices)
+        converted = convert(member, value, where, tried, choices)
         if not tried:
-            return found
+            return converted
         attempts.append(tried)
     if isinstance(value, str) and get_origin(members[0]) is list and len(members) > 1:
         # A string was meant as the word or as the only item of the list.

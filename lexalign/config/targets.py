@@ -24,10 +24,10 @@ Arguments = dict[str, bool]
 
 def find_wrong_arguments(path: str, given: list[str], where: str) -> list[str]:
     """Problems with the arguments given to the class at a dotted path; empty where its source does not tell what it takes."""
-    found = find_definition(path)
-    if found is None:
+    definition = find_definition(path)
+    if definition is None:
         return []
-    node, module = found
+    node, module = definition
     if not isinstance(node, ast.ClassDef):
         return [f"{where}._target_={path}: is a function; name a class"]
     wanted = list_arguments(node, module)
@@ -83,10 +83,10 @@ def list_arguments(node: ast.ClassDef, module: str) -> Arguments | None:
             return list_parameters(item.args)
     inherited: Arguments = {}
     for base in node.bases:
-        found = find_definition(f"{module}.{base.id}") if isinstance(base, ast.Name) else None
+        definition = find_definition(f"{module}.{base.id}") if isinstance(base, ast.Name) else None
         if isinstance(base, ast.Name) and base.id == "object":
             continue
-        own = list_arguments(*found) if found is not None and isinstance(found[0], ast.ClassDef) else None  # type: ignore[arg-type]
+        own = list_arguments(*definition) if definition is not None and isinstance(definition[0], ast.ClassDef) else None  # type: ignore[arg-type]
         if own is None:
             return None
         inherited |= own
@@ -104,8 +104,8 @@ def list_parameters(args: ast.arguments) -> Arguments | None:
     if args.kwarg is not None or args.vararg is not None:
         return None
     places = [*args.posonlyargs, *args.args][1:]
-    found = {place.arg: at < len(places) - len(args.defaults) for at, place in enumerate(places)}
-    return found | {place.arg: default is None for place, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+    arguments = {place.arg: at < len(places) - len(args.defaults) for at, place in enumerate(places)}
+    return arguments | {place.arg: default is None for place, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
 
 
 OWN_PACKAGE = "lexalign"
@@ -119,13 +119,13 @@ LOGGING_PARTS = re.compile(r"logging\.(handlers\.)?(\w*Handler|Formatter|Filter)
 def find_target_problems(node: Any, packages: Sequence[str], where: str = "") -> list[str]:
     """Problems with every path to code outside `packages`, or to nothing, wherever it stands."""
     if isinstance(node, Mapping):
-        found = []
+        problems = []
         for key, value in node.items():
             full = f"{where}.{key}" if where else str(key)
             if key in KEYS and value is not None and (problem := explain_wrong_target(value, packages) or explain_not_offered(key, value)):
-                found.append(f"{full}={value}: {problem}")
-            found += find_target_problems(value, packages, full)
-        return found
+                problems.append(f"{full}={value}: {problem}")
+            problems += find_target_problems(value, packages, full)
+        return problems
     if isinstance(node, (list, tuple)):
         return [problem for i, item in enumerate(node) for problem in find_target_problems(item, packages, f"{where}[{i}]")]
     return []
@@ -203,16 +203,16 @@ def find_hydra_problems(node: DictConfig | None) -> list[str]:
     """Problems with what a file would have Hydra itself run: callbacks, launchers, log handlers, variables of the environment."""
     if node is None:
         return []
-    found = []
+    problems = []
 
     def walk(value: Any, where: str) -> None:
         if isinstance(value, Mapping):
             for key, item in value.items():
                 if key == "_target_" and not is_hydra_part(item):
-                    found.append(f"{where}._target_={item}: Hydra may only run classes of its own plugins and of ours; remove it")
+                    problems.append(f"{where}._target_={item}: Hydra may only run classes of its own plugins and of ours; remove it")
                 elif key in ("()", "class") and where.startswith(("hydra.job_logging", "hydra.hydra_logging")):
                     if not LOGGING_PARTS.fullmatch(str(item)):
-                        found.append(f"{where}.{key}={item}: only the standard library's log handlers and formatters may be named here")
+                        problems.append(f"{where}.{key}={item}: only the standard library's log handlers and formatters may be named here")
                 else:
                     walk(item, f"{where}.{key}")
         elif isinstance(value, list):
@@ -225,15 +225,15 @@ def find_hydra_problems(node: DictConfig | None) -> list[str]:
     for part in ("launcher", "sweeper"):
         chosen = plain.get(part) or {}
         if chosen.get("_target_") in OWN_PLUGINS:
-            found += [
+            problems += [
                 f"hydra.{part}.{key}: is not read; {IGNORED.get(f'{part}.{key}', 'the settings of a sweep are below sweep')}"
                 for key in chosen
                 if key != "_target_"
             ]
-    found += find_ignored_settings(plain)
+    problems += find_ignored_settings(plain)
     for name in plain.get("job", {}).get("env_set") or {}:
-        found.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
-    return found
+        problems.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
+    return problems
 
 
 IGNORED = {
@@ -274,7 +274,7 @@ def find_extension_problems(packages: Sequence[str]) -> list[str]:
     ]
 
 
-def get_settings_class(plain: Mapping[str, Any], packages: Sequence[str], found: list[str]) -> dict[str, type]:
+def get_settings_class(plain: Mapping[str, Any], packages: Sequence[str], problems: list[str]) -> dict[str, type]:
     """The dataclass that the method's `settings_class` names, for `parse` to use in place of the general one."""
     method = plain.get("method")
     if not isinstance(method, Mapping) or explain_wrong_target(method.get("settings_class"), packages) is not None:
@@ -285,9 +285,9 @@ def get_settings_class(plain: Mapping[str, Any], packages: Sequence[str], found:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        found.append(f"method.settings_class={method['settings_class']}: {error}")
+        problems.append(f"method.settings_class={method['settings_class']}: {error}")
         return {}
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        found.append(f"method.settings_class={method['settings_class']}: is no subclass of lexalign.config.schema.Method")
+        problems.append(f"method.settings_class={method['settings_class']}: is no subclass of lexalign.config.schema.Method")
         return {}
     return {"method": cls}

@@ -1,7 +1,7 @@
 """How sure a measured number is: 95 % intervals over the rows it was measured on, of the number and of a paired difference.
 
-Bootstrapped (Efron 1979): rows are drawn with replacement, whole, and the number is computed anew. A share of rows of which each counts 0
-or 1 has Wilson's interval (1927), which is right near 0 and 1 too, where all drawn rows are alike.
+Bootstrapped (Efron 1979): rows are drawn with replacement, whole, and the number is computed anew. Near the ends of its range, where all
+draws are nearly alike, a share of rows has Wilson's interval (1927) and an area under the curve Newcombe's (2006).
 """
 
 import math
@@ -21,6 +21,8 @@ NORMAL = 1.96
 """Standard errors to each side of 95 % of a normal distribution."""
 LARGEST = 700.0
 """Exponents are cut here: a model that is broken has a perplexity beyond any float."""
+NEAR_AN_END = 0.1
+"""How near 0 or 1 an area under the curve is where its draws are too much alike."""
 AT_ONCE = 4_000_000
 """Drawn rows held at once."""
 
@@ -98,12 +100,14 @@ def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
 
 
 def bootstrap_interval(found: RowValues, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of a metric: the middle of it over rows drawn with replacement; Wilson's of a share; mean ± 1.96 · stderr where
-    another program states that."""
+    """The 95 % interval of a metric: the middle of it over rows drawn with replacement; Wilson's of a share, Newcombe's of an area near 0
+    or 1; mean ± 1.96 · stderr where another program states that."""
     if found.stderr is not None:
         return found.mean() - NORMAL * found.stderr, found.mean() + NORMAL * found.stderr
     if found.is_share:
         return wilson_interval(found.mean(), len(found.values))
+    if found.statistic == "auc" and found.labels is not None and not NEAR_AN_END <= found.mean() <= 1 - NEAR_AN_END:
+        return newcombe_interval(found.mean(), sum(found.labels), len(found.labels) - sum(found.labels))
     return middle_bounds([value for counts in draw_counts(len(found.values), seed) for value in found.compute(counts).tolist()])
 
 
@@ -128,6 +132,24 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = NORMAL / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def newcombe_interval(area: float, labelled: int, other: int) -> tuple[float, float]:
+    """The 95 % score interval of an area under the ROC curve (Newcombe 2006, Statistics in Medicine 25, method 5): the areas from which
+    this one is within 1.96 standard errors, by the variance of Hanley and McNeil (1982) with both numbers of rows at their mean."""
+    mean = (labelled + other) / 2 - 1
+
+    def holds(truth: float) -> bool:
+        spread = 1 + mean * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        return abs(truth - area) <= NORMAL * math.sqrt(truth * (1 - truth) * spread / (labelled * other))
+
+    def find_end(inside: float, outside: float) -> float:
+        for _ in range(50):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+        return inside
+
+    return find_end(area, 0.0), find_end(area, 1.0)
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:

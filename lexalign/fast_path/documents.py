@@ -12,7 +12,7 @@ from lexalign.fast_path.logit_map import compute_own_logits, is_whole
 
 LENGTHS = (12, 21, 9)
 """Tokens of the documents of the trial."""
-REMEMBERED = "_documents_reason"
+REASON_KEY = "_documents_reason"
 KNOWN_TO_BLEED = {"bloom", "falcon", "falcon_mamba", "gpt_oss", "jamba", "mamba", "mamba2", "mpt", "opt", "rwkv", "xlstm"}
 """Families that are refused untried where the weights are not whole in this process."""
 
@@ -42,9 +42,9 @@ def keep_accepted(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def refuse_bleeding(model: Any) -> None:
     """Raise ConfigError where a model computed without a layout does not keep the documents of a row apart; it is tried once."""
-    if REMEMBERED not in vars(model):
-        vars(model)[REMEMBERED] = find_bleeding(model)
-    reason = vars(model)[REMEMBERED]
+    if REASON_KEY not in vars(model):
+        vars(model)[REASON_KEY] = find_bleeding(model)
+    reason = vars(model)[REASON_KEY]
     if reason is not None:
         kind = model.config.get_text_config().model_type
         raise ConfigError(f"train.packing=true: {kind} does not keep the documents of a row apart: {reason}; type train.packing=false")

@@ -25,12 +25,12 @@ def find_padding_reason(model: Any) -> str | None:
     """Why a causal language model (the base, where there is an adapter) is computed as a padded batch; None where packed is exact."""
     if reason := inspect_model(model):
         return reason
-    with trial.widen(model) as wider, attention.use_pieces():
+    with trial.widen(model) as is_wider, attention.use_pieces():
         if reason := find_random_numbers(model) or compare_layouts(model):
             return reason
     # As it will be computed: the rounding of narrow numbers hides small faults, not kernels that fail.
     on_gpu = next(model.parameters()).device.type == "cuda"
-    return compare_batch(model, first_prompt=BEYOND) if wider or on_gpu else None
+    return compare_batch(model, first_prompt=BEYOND) if is_wider or on_gpu else None
 
 
 def inspect_model(model: Any) -> str | None:
@@ -96,14 +96,14 @@ def compare_layouts(model: Any) -> str | None:
     try:
         if window is None or window <= NEAR:
             return compare_batch(model, first_prompt=reach + BEYOND)
-        with shrink_windows(model, SMALL) as shrunk:
+        with shrink_windows(model, SMALL) as has_window:
             batch = make_trial_pairs(model, SMALL + BEYOND)
             narrow = score_quietly(model, batch)
             reason = compare_batch(model, first_prompt=max(reach, SMALL) + BEYOND)
         wide = score_quietly(model, batch)
     except trial.FAILURES as error:
         return f"its forward does not take a padded batch ({trial.describe_failure(error)})"
-    if reason is None and uses_window(config) and (not shrunk or torch.equal(narrow, wide)):
+    if reason is None and uses_window(config) and (not has_window or torch.equal(narrow, wide)):
         return f"its window of {window} tokens could not be tried"
     return reason
 

@@ -105,10 +105,10 @@ def score_tokens(
             positions_read, places = torch.unique(torch.cat(read), return_inverse=True)
             layout, read = replace(layout, read=round_up(positions_read, step)), list(places.split([len(part) for part in read]))
         states = compute_packed(model, input_ids, layout, routers=balance is not None)
-    found: dict[str, Tensor | None] = {}
+    outputs: dict[str, Tensor | None] = {}
     if balance is not None:
         loss = balance.compute(states.router_logits, None if layout is None else slots, attention_mask)
-        found["aux_loss"] = loss if is_unscaled else balance.coefficient * loss
+        outputs["aux_loss"] = loss if is_unscaled else balance.coefficient * loss
     if logit_map is None:  # the rows are logits already
         rows, head, logit_map, step = states.logits.flatten(0, 1), torch.nn.Identity(), lm_head.LogitMap(), 1
     else:
@@ -118,13 +118,13 @@ def score_tokens(
     is_tempered = also is not None and temperature != 1.0
     assert not (is_tempered and torch.is_grad_enabled()), "a tempered score has no gradient"
     scores = lm_head.score_targets(scored, targets, head, logit_map, details=details, also=None if is_tempered else also)
-    found |= {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
+    outputs |= {name: scatter_to_batch(getattr(scores, name), mask) for name in lm_head.NAMES}
     if is_tempered:
         assert also is not None
-        found["also"] = scatter_to_batch(lm_head.score_at_temperature(scored, also, head, logit_map, temperature), mask)
+        outputs["also"] = scatter_to_batch(lm_head.score_at_temperature(scored, also, head, logit_map, temperature), mask)
     if positions is not None:
-        found["logits"] = lm_head.compute_logits(rows.index_select(0, read[1]), head, logit_map)
-    return TokenScores(label_mask=mask, **found)
+        outputs["logits"] = lm_head.compute_logits(rows.index_select(0, read[1]), head, logit_map)
+    return TokenScores(label_mask=mask, **outputs)
 
 
 def compute_packed(model: Any, input_ids: Tensor, layout: Layout, *, routers: bool) -> Any:

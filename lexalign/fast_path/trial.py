@@ -114,11 +114,11 @@ def score_own(model: Any, batch: Batch) -> Tensor:
 def run_with_gradient(model: Any, score: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """What `score` gives, (R, T-1), and the gradient of its sum (later rows weigh less) by the output of the embeddings, summed by token:
     (V, h). No parameter's own gradient is touched."""
-    embeddings, taken = model.get_input_embeddings(), []
+    embeddings, leaves = model.get_input_embeddings(), []
 
     def watch(_: Any, given: tuple[Any, ...], output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
-        taken.append((given[0].flatten(), leaf))
+        leaves.append((given[0].flatten(), leaf))
         return leaf * 1.0  # a model may change its embeddings in place
 
     hook = embeddings.register_forward_hook(watch)
@@ -126,11 +126,11 @@ def run_with_gradient(model: Any, score: Callable[[], Tensor]) -> tuple[Tensor, 
         with torch.enable_grad():
             scores = score()
             weights = torch.linspace(1.0, 0.5, len(scores), device=scores.device)[:, None]
-            slopes = torch.autograd.grad((scores * weights).sum(), [leaf for _, leaf in taken])
+            slopes = torch.autograd.grad((scores * weights).sum(), [leaf for _, leaf in leaves])
     finally:
         hook.remove()
     width = slopes[0].shape[-1]
     total = torch.zeros(embeddings.weight.shape[0], width, device=slopes[0].device)
-    for (ids, _), slope in zip(taken, slopes, strict=True):
+    for (ids, _), slope in zip(leaves, slopes, strict=True):
         total.index_add_(0, ids, slope.reshape(-1, width).float())
     return scores.detach().float(), total

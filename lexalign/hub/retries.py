@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from lexalign.compat import replace_hub_client
 from lexalign.errors import HubError
 from lexalign.hub import messages
 
@@ -42,19 +43,8 @@ class RetryPolicy:
     @contextmanager
     def replace_client(self) -> Iterator[None]:
         """During the block, the hub's client follows this policy."""
-        from huggingface_hub import set_client_factory
-        from huggingface_hub.utils import _http
-
-        former = _http._GLOBAL_CLIENT_FACTORY  # there is a public setter, but no public getter
-        chatter = logging.getLogger("httpx2")
-        level = chatter.level
-        chatter.setLevel(logging.WARNING)  # it logs every address, also the signed ones of the hub's store
-        set_client_factory(functools.partial(self._client, former))
-        try:
+        with replace_hub_client(self._wrap_client):
             yield
-        finally:
-            set_client_factory(former)
-            chatter.setLevel(level)
 
     def pause(self, attempt: int, seconds: float | None = None) -> None:
         """Wait before attempt number `attempt` (from 1) is repeated, or `seconds` where the hub names them."""
@@ -62,8 +52,7 @@ class RetryPolicy:
         if self.stopped.is_set():
             raise HubError("the download was stopped")
 
-    def _client(self, former) -> Any:
-        client = former()
+    def _wrap_client(self, client: Any) -> Any:
         client.send = functools.partial(self._send, client.send)
         return client
 

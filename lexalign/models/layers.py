@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,8 @@ def find_layers(model: Any) -> AdaptableLayers:
     text = {id(module) for module in decoder.modules()}
     head = model.get_output_embeddings()
     has_experts = read_count(model, model.config.get_text_config(), EXPERTS) is not None
-    modules, experts, routers, other_inputs = {}, [], [], []
+    modules: dict[str, torch.nn.Module] = {}
+    experts, routers, other_inputs = [], [], []
     head_name = next((name for name, module in model.named_modules() if module is head), None)
     sees_more = any(getattr(model.config, f"{kind}_config", None) is not None for kind in ("vision", "audio"))
     for name, module in model.named_modules():
@@ -92,9 +94,9 @@ def choose_all_linear(model: Any, layers: AdaptableLayers, *, dropout: float) ->
     """Every linear layer that text passes through, experts too; not the head, nor routers."""
     chosen = TargetLayers()
     linear = {name: module for name, module in layers.modules.items() if isinstance(module, LINEAR) and name != layers.head}
-    bypassed = find_bypassed(model, linear)
+    bypassed_layers = find_bypassed(model, linear)
     for name, module in linear.items():
-        if is_fused_by_mamba(model, name) or name in bypassed:
+        if is_fused_by_mamba(model, name) or name in bypassed_layers:
             chosen.left_out["whose weights are read past an adapter by the model's own code"] += 1
         elif not computes_linearly(module):
             chosen.left_out["that compute more than a linear layer does"] += 1
@@ -116,7 +118,7 @@ def computes_linearly(module: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def find_bypassed(model: Any, linear: dict[str, torch.nn.Module]) -> set[str]:
+def find_bypassed(model: Any, linear: Mapping[str, torch.nn.Module]) -> set[str]:
     """The layers that are not called when text passes through the model, because its code reads their weights itself, or not at all.
 
     A short text is sent through in training mode. Single experts are left out of this: none may be chosen for it. Without weights that are
@@ -124,8 +126,8 @@ def find_bypassed(model: Any, linear: dict[str, torch.nn.Module]) -> set[str]:
     """
     if not is_whole(model):
         return set()
-    called: set[str] = set()
-    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in linear.items()]
+    called_layers: set[str] = set()
+    hooks = [module.register_forward_hook(lambda *_, name=name: called_layers.add(name)) for name, module in linear.items()]
     was_training, device = model.training, model.get_input_embeddings().weight.device
     model.train()
     try:
@@ -137,7 +139,7 @@ def find_bypassed(model: Any, linear: dict[str, torch.nn.Module]) -> set[str]:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return {name for name in linear if name not in called and "expert" not in name}
+    return {name for name in linear if name not in called_layers and "expert" not in name}
 
 
 def choose_named(model: Any, layers: AdaptableLayers, chosen: TargetLayers, target: str, *, dropout: float) -> None:
@@ -182,9 +184,9 @@ def move_renamed(model: Any, layers: AdaptableLayers, chosen: TargetLayers) -> T
     adapted so, and is left out."""
     if not layers.experts:
         return chosen
-    renamed = [name for name in chosen.modules if name.rpartition(".")[2] in RENAMED]
-    chosen.modules = [name for name in chosen.modules if name not in renamed]
-    for name in renamed:
+    renamed_layers = [name for name in chosen.modules if name.rpartition(".")[2] in RENAMED]
+    chosen.modules = [name for name in chosen.modules if name not in renamed_layers]
+    for name in renamed_layers:
         if model.get_submodule(name).weight.is_floating_point() and model.get_submodule(name).weight.dim() == 2:
             chosen.parameters.append(f"{name}.weight")
         else:

@@ -1,12 +1,10 @@
 """The start of a run that needs torch: what need not be imported is not, the libraries are quiet, threads and seed are set."""
 
-import logging
 import os
-import sys
-from typing import Any
 
 import torch
 
+from lexalign.compat import import_bitsandbytes_lightly
 from lexalign.config import hardware
 from lexalign.config.schema import Experiment
 
@@ -30,29 +28,3 @@ def prepare_process(experiment: Experiment, *, rows: int) -> None:
     if experiment.deterministic != "off":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is refused
     torch.use_deterministic_algorithms(experiment.deterministic != "off", warn_only=experiment.deterministic == "warn")
-
-
-def import_bitsandbytes_lightly() -> None:
-    """Import bitsandbytes, as PEFT will, without torch's compiler.
-
-    A decorator in it asks `torch.compile` for functions of its CPU fallback, which loads the whole compiler (a second), and takes any
-    refusal for an answer: the functions then run as they are. On a CPU with bfloat16 instructions it asks for a kernel that it would use
-    where `models.keep_weights` does not let it; that is not worth a line.
-    """
-    if "bitsandbytes" in sys.modules:
-        return
-    compiler, torch.compile = torch.compile, _refuse  # type: ignore[assignment]
-    speech = logging.getLogger("bitsandbytes")
-    level = speech.level
-    speech.setLevel(logging.ERROR)
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        pass
-    finally:
-        torch.compile = compiler
-        speech.setLevel(level)
-
-
-def _refuse(*args: Any, **kwargs: Any) -> Any:
-    raise RuntimeError("not compiled at import")

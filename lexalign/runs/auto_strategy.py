@@ -26,15 +26,15 @@ def resolve_strategy(experiment: Experiment) -> Experiment:
     sizes = plan.count_parameters(experiment, loading.find_source(experiment.model.path, experiment.model.revision))
     tokens = train.max_tokens or rows // world * train.max_length * (2 if experiment.stage.name == "align" else 1)
     needed, there = memory.estimate_memory(experiment, sizes, tokens, checkpointing=True), hardware.get_cuda_memory()
-    told = f"a step of at most {tokens:,} tokens needs about {needed / GB:.1f} of {there / GB:.1f} GB on each of {gpus} GPUs"
+    reason = f"a step of at most {tokens:,} tokens needs about {needed / GB:.1f} of {there / GB:.1f} GB on each of {gpus} GPUs"
     fits = needed <= memory.ROOM * there
     if world == 1 or train.max_tokens is not None:
         if not fits and experiment.adapter.bits is None:
-            log.warning("Hardware: %s; type adapter=qlora (method=qlora for stage=sft), or a smaller train.batch_size", told)
+            log.warning("Hardware: %s; type adapter=qlora (method=qlora for stage=sft), or a smaller train.batch_size", reason)
         return choose_strategy(experiment, "single", 1)
     strategy = "ddp" if fits else "fsdp"
     idle = f"; {gpus - world} are left idle: train.batch_size={rows} does not divide by {gpus}" if world < gpus else ""
-    log.info("Hardware: %s x %d: %s%s (hardware=auto)", strategy, world, told, idle)
+    log.info("Hardware: %s x %d: %s%s (hardware=auto)", strategy, world, reason, idle)
     return choose_strategy(experiment, strategy, world)
 
 

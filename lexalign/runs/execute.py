@@ -157,7 +157,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             return result
         record_finished_run(experiment, key, out_dir)
         # A branch of a hub stands for a commit once it was fetched: the next run will ask for that key.
-        settled = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
-        if settled != key:
-            record_finished_run(experiment, settled, out_dir)
+        key_now = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
+        if key_now != key:
+            record_finished_run(experiment, key_now, out_dir)
     return result

@@ -41,10 +41,10 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
     store = Path(experiment.store)
     # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
     with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
-        found = recall_finished_run(store, key)
-        if found is not None:
-            log.info("Parent %s: reusing %s (key %s)", name, found.details["folder"], key[:12])
-            return found
+        finished = recall_finished_run(store, key)
+        if finished is not None:
+            log.info("Parent %s: reusing %s (key %s)", name, finished.details["folder"], key[:12])
+            return finished
         folder = get_parent_folder(experiment, key)
         if experiment.dry_run:
             log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])

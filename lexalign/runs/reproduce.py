@@ -72,12 +72,12 @@ def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
-    found = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
+    differences = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
     before, after = (dict(settings_diff.list_leaves(list_recorded(manifest))) for manifest in (then, now))
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):
-            found[key] = f"{before.get(key)} -> {after.get(key)}"
-    return found
+            differences[key] = f"{before.get(key)} -> {after.get(key)}"
+    return differences
 
 
 def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:

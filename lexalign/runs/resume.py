@@ -65,8 +65,8 @@ def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: b
     differences = settings_diff.diff_settings(then, now)
     settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, opening=f"{checkpoint}: its run was begun")
     if differences and tell:
-        told = "; ".join(f"{key}: {change}" for key, change in differences.items())
-        log.warning("Going on with other settings (resume_allow): %s", told)
+        changes = "; ".join(f"{key}: {change}" for key, change in differences.items())
+        log.warning("Going on with other settings (resume_allow): %s", changes)
     versions = fingerprint.list_versions()
     other = [
         f"{name} {then['versions'].get(name)} -> {versions[name]}" for name in versions if then["versions"].get(name) != versions[name]

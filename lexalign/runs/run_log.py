@@ -1,4 +1,4 @@
-"""`run.log`, what of it reaches the terminal, and how an error is told there."""
+"""`run.log`, what of it reaches the terminal, and how an error is shown there."""
 
 import logging
 import sys

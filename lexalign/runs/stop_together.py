@@ -20,8 +20,8 @@ class CollectiveWatcher(signals.Watcher):
     def wanted(self) -> Stopped | None:
         """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
         if self.asked is None:
-            found = self.noticed()
-            heard = collectives.all_gather((str(found), found.exit_code, found.status) if found else None)
+            reason = self.noticed()
+            heard = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
             for said, code, status in filter(None, reversed(heard)):  # the first one's word is the last
                 self.asked = Stopped(said, exit_code=code, status=status)
         return self.asked

@@ -56,9 +56,9 @@ def uses_several_processes(experiment: Experiment) -> bool:
 
 
 def run_together(composed: Composition, experiment: Experiment, context: RunContext) -> Result:
-    """Run an experiment's stage in all its processes; what the first one found.
+    """Run an experiment's stage in all its processes; the result of the first one.
 
-    Raises what the run raised where a process said so, RankFailed where one of them died, RendezvousFailed where a node never came.
+    Raises what the run raised where a process said so, WorkerFailed where one of them died, RendezvousFailed where a node never came.
     """
     from lexalign.runs import pretokenize
 
@@ -165,19 +165,19 @@ def describe_death(number: int, world: int, code: int) -> str:
 
 
 def read_outcome(folder: Path, local: int) -> Result:
-    """What this node's first process found, or the error that any of them ended with."""
-    found = raise_reported(folder)
-    assert len(found) == local, f"{len(found)} of {local} processes say how they ended"
-    (result,) = (one.result for one in found if one.result is not None)
+    """The result of this node's first process. Raises the error that any of them ended with."""
+    outcomes = raise_reported(folder)
+    assert len(outcomes) == local, f"{len(outcomes)} of {local} processes say how they ended"
+    (result,) = (one.result for one in outcomes if one.result is not None)
     return Result(**result)
 
 
 def raise_reported(folder: Path) -> list[Outcome]:
     """The outcomes written so far; raises the first error that one of the processes ended with."""
-    found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("outcome-*.json")]
-    wrong = sorted((one for one in found if one.error is not None), key=lambda one: (not is_user_error(one.kind), one.at))
+    outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("outcome-*.json")]
+    wrong = sorted((one for one in outcomes if one.error is not None), key=lambda one: (not is_user_error(one.kind), one.at))
     if not wrong:
-        return found
+        return outcomes
     one = wrong[0]
     if one.kind == "Stopped":
         raise Stopped(one.error or "", exit_code=one.exit_code, status=one.status)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ log = logging.getLogger("lexalign.runs.worker")  # this module runs as __main__
 FOLLOWED = 0.5
 """Seconds between two looks at whether the process that started this one is still there."""
 AFTER_THE_CAUSE = 3.0
-"""Seconds before an error of a collective operation is told: mostly another process failed first, and its error is the one to tell."""
+"""Seconds before an error of a collective operation is reported: mostly another process failed first, and its error is the cause."""
 
 
 def follow_agent(starter: int) -> None:
@@ -31,11 +31,11 @@ def main(job: Path) -> int:
     for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
     threading.Thread(target=follow_agent, args=(os.getppid(),), daemon=True).start()
-    told = json.loads(job.read_text(encoding="utf-8"))
-    sys.path[:] = told["python_path"]
-    number, out_dir = int(os.environ["RANK"]), Path(told["out_dir"])
+    job_facts = json.loads(job.read_text(encoding="utf-8"))
+    sys.path[:] = job_facts["python_path"]
+    number, out_dir = int(os.environ["RANK"]), Path(job_facts["out_dir"])
     # Before torch and accelerate choose a number of their own.
-    os.environ["OMP_NUM_THREADS"] = str(told["threads"])
+    os.environ["OMP_NUM_THREADS"] = str(job_facts["threads"])
     from lexalign.runs import torchrun
 
     if number:
@@ -48,7 +48,7 @@ def main(job: Path) -> int:
     outlive_terminal()
     guard_streams()
     try:
-        result = run_worker(told, job.parent, out_dir)
+        result = run_worker(job_facts, job.parent, out_dir)
     except BaseException as error:
         if not isinstance(error, LexAlignError) and is_collective(error):
             time.sleep(AFTER_THE_CAUSE)
@@ -58,7 +58,7 @@ def main(job: Path) -> int:
     return 0
 
 
-def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
+def run_worker(job_facts: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     """The stage, in a process that knows of the others."""
     from torch import distributed
 
@@ -70,10 +70,10 @@ def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     from lexalign.runs.run_log import log_to_folder
     from lexalign.training import signals
 
-    experiment = parse_job(told["experiment"])
+    experiment = parse_job(job_facts["experiment"])
     device, local = hardware.resolve_device(experiment.hardware.device), int(os.environ["LOCAL_RANK"])
     collectives.set_device(local, device)
-    signals.began = told["began"]
+    signals.began = job_facts["began"]
     log_name = torchrun.get_log_file(int(os.environ["RANK"]))
     with log_to_folder(out_dir, verbose=experiment.verbose, name=log_name), stop_together.handle_stop_file(folder / torchrun.ASKED):
         distributed.init_process_group(backend=collectives.get_backend(device), timeout=collectives.LONG)
@@ -81,9 +81,9 @@ def run_worker(told: dict[str, Any], folder: Path, out_dir: Path) -> Any:
             wanted = hardware.get_world_size(experiment.hardware)
             assert collectives.world_size() == wanted, f"{collectives.world_size()} processes came together instead of {wanted}"
             # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
-            experiment = dataclasses.replace(parse_job(collectives.broadcast(told["experiment"])), hardware=experiment.hardware)
-            composed = Composition(experiment=experiment, tree=told["tree"], typed=tuple(told["typed"]))
-            context = RunContext(out_dir=out_dir, name=told["name"], group=told["group"])
+            experiment = dataclasses.replace(parse_job(collectives.broadcast(job_facts["experiment"])), hardware=experiment.hardware)
+            composed = Composition(experiment=experiment, tree=job_facts["tree"], typed=tuple(job_facts["typed"]))
+            context = RunContext(out_dir=out_dir, name=job_facts["name"], group=job_facts["group"])
             result = execute.run_stage(composed, experiment, context, speaks=collectives.is_main())
             collectives.barrier()
             return result

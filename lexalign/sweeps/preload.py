@@ -3,11 +3,9 @@
 Nothing here may start a thread: threads do not survive a fork.
 """
 
-from lexalign.compat import freeze_first_imports
+from lexalign.compat import freeze_first_imports, import_bitsandbytes_lightly
 
 with freeze_first_imports():  # a search would write to the pages that the jobs share
-    from lexalign.models.setup import import_bitsandbytes_lightly
-
     import_bitsandbytes_lightly()
 
     import datasets  # noqa: F401

@@ -1,9 +1,10 @@
 """`tracking=none`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from lexalign.compat import hide_wandb
 
 
 class NoTracker:
@@ -13,15 +14,12 @@ class NoTracker:
         pass
 
     def __enter__(self) -> Self:
-        # transformers imports wandb if it is installed. None in sys.modules makes it look as if it were not.
-        self.hidden = "wandb" not in sys.modules
-        if self.hidden:
-            sys.modules["wandb"] = None  # type: ignore[assignment]
+        self.hidden = hide_wandb()
+        self.hidden.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
-        if self.hidden:
-            sys.modules.pop("wandb", None)
+        self.hidden.__exit__(None, None, None)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record nothing."""

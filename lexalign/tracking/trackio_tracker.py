@@ -61,11 +61,19 @@ class TrackioTracker(NoTracker):
         self._hidden = environment.hide_variables(environment.REMOTE)
         if names := self._hidden.__enter__():
             log.warning("trackio: %s ignored; runs stay on this machine", " and ".join(names))
+        try:
+            self._open_and_say_how_to_show()
+        except BaseException:  # `__exit__` is not called
+            self._hidden.__exit__(None, None, None)
+            super().__exit__()
+            raise
+        return self
+
+    def _open_and_say_how_to_show(self) -> None:
         with self._survive("the run"):
             self._run = self._open()
             folder = f"TRACKIO_DIR={shlex.quote(str(self._folder))} " if self._folder else ""
             log.info("trackio: show the run with: %strackio show --project %s", folder, shlex.quote(str(self._settings.project)))
-        return self
 
     @property
     def _folder(self) -> Path | None:

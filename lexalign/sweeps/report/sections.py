@@ -137,9 +137,10 @@ def make_curves(figure_data: dict[str, Any]) -> str:
         return ""
     options = "".join(f"<option>{escape(name)}</option>" for name in curves["measures"])
     omission = f" of {len(curves['names']) + curves['left_out']:,}" if curves["left_out"] else ""
+    count = f"The best {len(curves['names'])}{omission} jobs" if len(curves["names"]) > 1 else "The best job"
     return (
         f'<div class="tools"><label>Measure <select id="measure">{options}</select></label>'
-        f'<span class="muted">The best {len(curves["names"])}{omission} jobs; {COLOURS}.</span></div>'
+        f'<span class="muted">{count}; {COLOURS}.</span></div>'
         f"{make_plot_frame('curves-plot', 'Learning curves')}"
     )
 
