@@ -208,7 +208,7 @@ RULED = {
         "data.path=odd.jsonl": ["odd.jsonl has no column 'chosen'", "type data.columns.chosen=chosn"],
     },
     "stage=align data=tiny_sft": {"": ["data.columns.chosen=null: method=dpo reads", "data.columns.chosen=<column>"]},
-    "data=text": {"data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"]},
+    "data=text stage=sft": {"data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"]},
     "stage=align method=gdpo data=beliefs": {"data.path=believers.jsonl data.beliefs=[a,b]": ["probabilities=null to do without"]},
     "model=none": {"": ["model: stage=sft needs one; type model=tiny"]},
     "model=qwen3_0_6b": {"model.trust_remote_code=true model.revision=main": ["pin it with model.revision=<40-hex commit>"]},
