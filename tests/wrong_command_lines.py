@@ -217,6 +217,7 @@ RULED = {
         "data.path=some/hub method.loss_on=completion": ["the data have no completions", "type method.loss_on=last_turn"],
         "data.path=some/hub data.template_date=soon": ["data.template_date=soon: is no day"],
     },
+    "data=text stage=sft": {"data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"]},
     "stage=align method=gdpo data=beliefs": {"data.path=believers.jsonl data.beliefs=[a,b]": ["probabilities=null to do without"]},
     "model=none": {"": ["model: stage=sft needs one; type model=tiny"]},
     "model=qwen3_0_6b": {"model.trust_remote_code=true model.revision=main": ["pin it with model.revision=<40-hex commit>"]},
