@@ -75,7 +75,7 @@ def test_kl_is_a_mean_over_tokens(model, monkeypatch):
 
 
 def test_margins_are_held_against_the_reference(model, monkeypatch):
-    """Two pairs: chosen up by 2 and 0, rejected down by 1 and up by 1 nats; beta one half."""
+    """Two pairs: chosen up by 2 and 0, rejected down by 2 and up by 1 nats; beta one half."""
     found = [(-3.0, 4.0), (-6.0, 2.0), (-5.0, 5.0), (-4.0, 1.0)]
     monkeypatch.setattr(pairs, "score_responses", lambda *_, **__: found)
     rows = [{"chosen": "a", "rejected": "b", "prompt": "c"}] * 2
@@ -84,10 +84,10 @@ def test_margins_are_held_against_the_reference(model, monkeypatch):
         settings=SimpleNamespace(batch_size=2), encoder=SimpleNamespace(render_pair=lambda *_, **__: (1, 2)),
     )  # fmt: skip
     before = Measurement()
-    before.pair_log_probs = [(-5.0, -5.0), (-5.0, -5.0)]
+    before.pair_log_probs = [(-5.0, -4.0), (-5.0, -5.0)]
     measured = Measurement()
     pairs.measure(stick, model, measured, MeasuredReference(measured=before))
-    assert measured.rows["reward_margin"].values == [0.5 * (2 + 1), 0.5 * (0 - 1)]
+    assert measured.rows["reward_margin"].values == [0.5 * (2 + 2), 0.5 * (0 - 1)]
     assert measured.rows["reward_accuracy"].values == [1.0, 0.0]
     assert measured.values["perplexity"] == pytest.approx(2.718281828 ** ((3 + 5) / (4 + 5)))
 

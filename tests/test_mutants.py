@@ -179,7 +179,7 @@ MUTANTS = [
         REFERENCE,
     ),
     Mutant("models/adapters.py", "kept.data = weight.data.clone()", "kept.data = weight.data", REFERENCE),
-    Mutant("models/adapters.py", "        kept.requires_grad_(False)\n", "        pass\n", REFERENCE),
+    Mutant("models/adapters.py", "        model.set_adapter(active)\n", "        pass\n", REFERENCE),
     # Measures
     Mutant("evaluation/scoring.py", "float((scored * weights).sum())", "float(scored.sum())", MEASURES),
     Mutant(
