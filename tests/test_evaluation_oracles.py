@@ -10,7 +10,7 @@ from small_models import adapted, made
 
 from lexalign.data.rendering import RenderedSequence
 from lexalign.evaluation import beliefs, likelihood, pairs, samples, scoring
-from lexalign.evaluation.evaluator import Measurement, Reference
+from lexalign.evaluation.evaluator import MeasuredReference, Measurement
 
 WEIGHTS = [1.0, 0.5, 0.0, 2.0, 1.0, 1.0]
 
@@ -70,7 +70,7 @@ def test_kl_is_a_mean_over_tokens(model, monkeypatch):
     stick = SimpleNamespace(contexts=lambda: {"a": [1], "b": [2]}, settings=SimpleNamespace(batch_size=2, draws=2))
     measured = Measurement()
     drawn = {"a": [[3], [4]], "b": [[5], [6]]}
-    samples.measure_divergence(stick, model, measured, Reference(measured=Measurement(), borrowed=contextlib.nullcontext), drawn)
+    samples.measure_divergence(stick, model, measured, MeasuredReference(measured=Measurement(), borrowed=contextlib.nullcontext), drawn)
     assert measured.rows["kl"].values == [1.0, 3.0] and measured.values["kl"] == pytest.approx((4 + 6) / 6)
 
 
@@ -86,7 +86,7 @@ def test_margins_are_held_against_the_reference(model, monkeypatch):
     before = Measurement()
     before.pair_log_probs = [(-5.0, -4.0), (-5.0, -5.0)]
     measured = Measurement()
-    pairs.measure(stick, model, measured, Reference(measured=before))
+    pairs.measure(stick, model, measured, MeasuredReference(measured=before))
     assert measured.rows["reward_margin"].values == [0.5 * (2 + 2), 0.5 * (0 - 1)]
     assert measured.rows["reward_accuracy"].values == [1.0, 0.0]
     assert measured.values["perplexity"] == pytest.approx(2.718281828 ** ((3 + 5) / (4 + 5)))

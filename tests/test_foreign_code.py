@@ -136,7 +136,8 @@ def shared_configs(tmp_path_factory) -> Path:
         (folder / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     (folder / "experiment" / "no_header.yaml").write_text("train: {epochs: 3}\n")
     (folder / "data").mkdir()
-    (folder / "data" / "short.yaml").write_text("path: x\n")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "short.yaml").write_text("kind: lora\n")
     return folder
 
 
@@ -155,8 +156,10 @@ def test_a_file_without_its_header_is_not_ignored(shared_configs):
 
 
 def test_a_group_file_that_leaves_settings_out_is_told_each(shared_configs):
-    problems = problems_of(["--config-dir", str(shared_configs), "data=short"])
-    assert "data.split: missing; give it with data.split=…" in problems and len(problems) == 13
+    """An adapter's file stands alone; what files of data, models, hardware and tracking leave out is in conf/config.yaml."""
+    problems = problems_of(["--config-dir", str(shared_configs), "stage=align", "model=none", "model.path=embedded:tiny", "adapter=short"])
+    missing = [problem for problem in problems if "missing; give it with" in problem]
+    assert "adapter.rank: missing; give it with adapter.rank=…" in missing and len(missing) == 5
 
 
 SECRETS = [

@@ -10,7 +10,7 @@ from lexalign.config.compose import compose
 from lexalign.data.rendering import Renderer
 from lexalign.evaluation import judge
 from lexalign.evaluation.endpoint import Endpoint, EndpointError
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 
 KEY = "not-a-real-key-7f3a"
 OURS, THEIRS = "I would be glad to help you.", "No."
@@ -28,7 +28,7 @@ def asked(server: JudgeServer, *more: str, against: str = "reference", count: in
     rows = [{"prompt": f"Question {at}?", "chosen": THEIRS, "rejected": "x"} for at in range(count)]
     stick = Evaluator(encoder=Renderer(Silent(), experiment.data), rows=rows, known=rows, settings=experiment.evaluate, max_length=64)
     found = Measurement(answers={row["prompt"]: OURS for row in rows})
-    judge.measure(stick, None, found, Reference(measured=Measurement(answers={row["prompt"]: THEIRS for row in rows})))  # type: ignore[arg-type]
+    judge.measure(stick, None, found, MeasuredReference(measured=Measurement(answers={row["prompt"]: THEIRS for row in rows})))  # type: ignore[arg-type]
     return found
 
 

@@ -139,7 +139,7 @@ RULED = {
     },
     "stage=align method=kto": {
         "train.batch_size=1": ["train.batch_size=1: method=kto estimates a KL divergence", "type train.batch_size=2 or more"],
-        "train.group_by_length=true": ["train.group_by_length: method=kto pairs the rows of a batch before training", "leave it out"],
+        "train.group_by_length=true": ["train.group_by_length: method=kto pairs the rows of a step before training", "leave it out"],
         "train.max_tokens=2048": ["train.max_tokens: method=kto pairs the rows"],
         "train.packing=true": ["train.packing=true: pairs cannot be packed"],
         "evaluate.judge.url=http://a/v1 evaluate.judge.model=m evaluate.judge.against=data": ["data.columns.label=label calls some bad"],
@@ -191,7 +191,11 @@ RULED = {
         "train.packing=true": ["train.packing=true: pairs cannot be packed"],
     },
     "stage=align method=grpo": {"method.rewards=[]": ["method.rewards=[]: without a reward there is nothing to learn"]},
-    "data=text": {"data.path=some/hub method.loss_on=completion": ["method.loss_on=completion", "name data.columns.completion"]},
+    "data=text": {
+        "data.path=some/hub method.loss_on=completion": ["method.loss_on=completion", "name data.columns.completion"],
+        "data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"],
+        "data.path=some/hub method.loss_on=last_turn": ["rows of text have no turns", "type method.loss_on=auto"],
+    },
     "stage=align data=pairs": {
         "data.path=gone.jsonl": ["data.path=gone.jsonl: there is no file or folder gone.jsonl; name a file"],
         "data.path=./gone": ["data.path=./gone: there is no file or folder ./gone"],
@@ -208,7 +212,12 @@ RULED = {
         "data.path=odd.jsonl": ["odd.jsonl has no column 'chosen'", "type data.columns.chosen=chosn"],
     },
     "stage=align data=tiny_sft": {"": ["data.columns.chosen=null: method=dpo reads", "data.columns.chosen=<column>"]},
-    "data=messages": {"data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"]},
+    "data=messages": {
+        "data.path=some/hub data.chat_template=never data.template_arguments={a:1}": ["data.template_arguments: is not read with"],
+        "data.path=some/hub method.loss_on=completion": ["the data have no completions", "type method.loss_on=last_turn"],
+        "data.path=some/hub data.template_date=soon": ["data.template_date=soon: is no day"],
+    },
+    "data=text stage=sft": {"data.path=some/hub data.system=hello": ["data.system: stands before prompts", "type data.system=null"]},
     "stage=align method=gdpo data=beliefs": {"data.path=believers.jsonl data.beliefs=[a,b]": ["probabilities=null to do without"]},
     "model=none": {"": ["model: stage=sft needs one; type model=tiny"]},
     "model=qwen3_0_6b": {"model.trust_remote_code=true model.revision=main": ["pin it with model.revision=<40-hex commit>"]},

@@ -220,7 +220,8 @@ class Renderer:
         turns: Turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         system = system or self.data.system
         if system and turns[0]["role"] == "system":
-            raise DataError("data.system: a prompt of the data has a system message of its own; type data.system=null")
+            own = "data.system" if system == self.data.system else "data.columns.system"
+            raise DataError(f"{own}: a prompt of the data has a system message of its own; type {own}=null")
         first: Turns = [{"role": "system", "content": system}] if system else []
         return first + turns
 

@@ -4,11 +4,11 @@ import torch
 
 from lexalign.data.rows import get_question_key
 from lexalign.evaluation import metrics
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Question, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement, Question
 from lexalign.evaluation.scoring import compute_next_token_probs
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling.
 
     Shares that were counted from few answers are not the group's: a model that is exactly right has a belief_jsd of belief_jsd_floor, not

@@ -59,7 +59,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class MeasuredReference:
     """The model that the measured one was trained from."""
 
     measured: Measurement

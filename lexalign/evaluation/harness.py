@@ -12,13 +12,13 @@ from lexalign.config.parsing import suggest_nearest
 from lexalign.config.schema import Evaluate
 from lexalign.distributed import collectives
 from lexalign.errors import ConfigError
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 
 log = logging.getLogger(__name__)
 NAMED = re.compile(r"^(?:task|group|tag):\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """lm_eval/<task>/<metric>, with lm-eval's own standard error; prompts become chat turns where those of the rows do."""
     settings = stick.settings
     if not settings.tasks or not collectives.is_main():

@@ -15,7 +15,7 @@ import torch
 from lexalign.data.rows import get_prompt_key
 from lexalign.distributed import collectives
 from lexalign.evaluation.endpoint import Endpoint, EndpointError
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 from lexalign.evaluation.summary import format_prompt
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ BARE = re.compile(r"\W*(A|B|tie)\W*", re.IGNORECASE)
 MEANING: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or two verdicts that differ.
 
     Prompts with a verdict that cannot be read are left out; wins, losses, ties, inconsistent and unreadable ones are counted.

@@ -5,7 +5,7 @@ import logging
 import torch
 
 from lexalign.evaluation import metrics
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 from lexalign.evaluation.scoring import Spans, score_responses
 from lexalign.rewards.reasoning import strip_reasoning
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 ROOM = 8  # tokens a greedy answer may be longer than the longest answer of the data before it is wrong anyway
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """loss, perplexity; and exact_match where there are completions (with a label they are no references: `unpaired` reads them)."""
     if stick.has("label"):
         return

@@ -12,12 +12,12 @@ import torch
 from lexalign.artifacts.files import write_json
 from lexalign.data.rows import Row
 from lexalign.evaluation import beliefs, harness, judge, likelihood, pairs, rewards, samples, unpaired
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 from lexalign.models.generation import list_ignored_settings
 
 log = logging.getLogger(__name__)
 
-Measure = Callable[[Evaluator, torch.nn.Module, Measurement, Reference | None], None]
+Measure = Callable[[Evaluator, torch.nn.Module, Measurement, MeasuredReference | None], None]
 """Records in the Measured what it can say of this model on these rows, held against the reference where there is one; else nothing."""
 MEASURES: tuple[Measure, ...] = (
     likelihood.measure,
@@ -31,7 +31,7 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def measure_all(yardstick: Evaluator, model: torch.nn.Module, reference: Reference | None = None) -> Measurement:
+def measure_all(yardstick: Evaluator, model: torch.nn.Module, reference: MeasuredReference | None = None) -> Measurement:
     """Every measure, in order. Without a reference the model is its own: its rewards are 0."""
     found = Measurement()
     was_training = model.training

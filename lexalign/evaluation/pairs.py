@@ -3,11 +3,11 @@
 import torch
 
 from lexalign.evaluation import likelihood, metrics
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of the chosen responses."""
     if not stick.has("chosen", "rejected"):
         return

@@ -3,10 +3,10 @@
 import torch
 
 from lexalign.data.rows import get_prompt_key
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """reward/<name>: each reward's mean; reward: the mean of their weighted sum."""
     if stick.panel is None:
         return

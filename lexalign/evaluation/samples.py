@@ -4,13 +4,13 @@ import torch
 
 from lexalign.data.rows import get_prompt_key, get_question_key
 from lexalign.evaluation import metrics
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Question, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement, Question
 from lexalign.evaluation.scoring import Spans, compute_divergences
 from lexalign.evaluation.summary import format_prompt
 from lexalign.models.generation import read_end_tokens
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """kl, sample_length, sample_cut, distinct_1, distinct_2, dissimilarity of drawn responses; and greedy answers to the first prompts."""
     if not stick.has("prompt"):
         return
@@ -30,7 +30,7 @@ def select_drawn(stick: Evaluator, found: Measurement) -> dict[Question, list[li
 
 
 def measure_divergence(
-    stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference, drawn: dict[Question, list[list[int]]]
+    stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference, drawn: dict[Question, list[list[int]]]
 ) -> None:
     """kl: KL(π ‖ π_ref) in nats a token, on what the policy itself writes.
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from lexalign.evaluation import likelihood
-from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
 from lexalign.evaluation.intervals import RowValues
 from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: Reference | None) -> None:
+def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
     """perplexity of the desirable completions, and `label_metrics` against the reference."""
     if not stick.has("completion", "label"):
         return

@@ -41,7 +41,7 @@ class LogitMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class PositionScores:
     """For M positions, each (M,): log p(y), and without gradient the entropy, the mean logit, and whether y has the highest logit; with
     gradient again the log-probability of the token that was asked for `also`."""
 
@@ -52,12 +52,12 @@ class Scores:
     also: Tensor | None = None
 
 
-NAMES = [field.name for field in fields(Scores)]
+NAMES = [field.name for field in fields(PositionScores)]
 
 
 def score_targets(
     hidden: Tensor, targets: Tensor, lm_head: Any, logit_map: LogitMap, *, details: bool = False, also: int | None = None
-) -> Scores:
+) -> PositionScores:
     """Scores of `targets` (M,) at the hidden states (M, h), and of the token `also` at each of them; one pass for a frozen plain head, the
     exact general path for any other."""
     return (
@@ -73,13 +73,15 @@ def is_frozen(lm_head: Any) -> bool:
     return plain and not any(parameter.requires_grad for parameter in lm_head.parameters())
 
 
-def score_frozen_head(hidden: Tensor, targets: Tensor, lm_head: Any, logit_map: LogitMap, *, details: bool, also: int | None) -> Scores:
+def score_frozen_head(
+    hidden: Tensor, targets: Tensor, lm_head: Any, logit_map: LogitMap, *, details: bool, also: int | None
+) -> PositionScores:
     """`score` for a frozen head."""
     found = _OnePass.apply(hidden, lm_head.weight, lm_head.bias, targets, logit_map, details, also)
-    return Scores(**dict(zip(NAMES, found, strict=True)))
+    return PositionScores(**dict(zip(NAMES, found, strict=True)))
 
 
-def score_trained_head(hidden: Tensor, targets: Tensor, lm_head: Any, logit_map: LogitMap, *, also: int | None) -> Scores:
+def score_trained_head(hidden: Tensor, targets: Tensor, lm_head: Any, logit_map: LogitMap, *, also: int | None) -> PositionScores:
     """`score` for a head that is trained, adapted or quantized: autograd through the module itself, a tile at a time, recomputed."""
 
     def tile(part: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +96,7 @@ def score_trained_head(hidden: Tensor, targets: Tensor, lm_head: Any, logit_map:
     parts = [
         checkpoint(tile, hidden[at : at + rows], targets[at : at + rows], use_reentrant=False) for at in range(0, hidden.shape[0], rows)
     ] or [tile(hidden, targets)]
-    return Scores(**dict(zip(NAMES, (torch.cat(columns) for columns in zip(*parts, strict=True)), strict=False)))
+    return PositionScores(**dict(zip(NAMES, (torch.cat(columns) for columns in zip(*parts, strict=True)), strict=False)))
 
 
 def count_tile_rows(lm_head: Any, width: int) -> int:

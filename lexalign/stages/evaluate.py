@@ -37,7 +37,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
         prepare_process(experiment, rows=len(splits.held_out))
         from lexalign.evaluation import harness, recording
-        from lexalign.evaluation.evaluator import Evaluator, Measurement, Reference
+        from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurement
         from lexalign.evaluation.measure import measure_all
         from lexalign.models import loading
         from lexalign.models.renderers import make_limit_check, make_renderer
@@ -73,7 +73,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(evaluator.rows))
         with make_autocast(experiment):
             before = measure_all(evaluator, other)
-        measured_reference = Reference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
+        measured_reference = MeasuredReference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
     log.info("Measuring the model on %d rows", len(evaluator.rows))
     with make_autocast(experiment):
         after = measure_all(evaluator, policy.to(device), measured_reference)

@@ -43,7 +43,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
         prepare_process(experiment, rows=len(splits.train))
         from lexalign.distributed import collectives
         from lexalign.evaluation import harness, recording
-        from lexalign.evaluation.evaluator import Measurement, Reference
+        from lexalign.evaluation.evaluator import MeasuredReference, Measurement
         from lexalign.evaluation.measure import measure_all
         from lexalign.evaluation.measurement_cache import measure_once
         from lexalign.models.precision import make_autocast
@@ -78,7 +78,7 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
     if yardstick is not None:
         log.info("Measuring the model after training")
         with make_autocast(experiment):
-            after = measure_all(yardstick, trainer.model, Reference(measured=before, borrowed=restore_start_model(trainer, loaded)))
+            after = measure_all(yardstick, trainer.model, MeasuredReference(measured=before, borrowed=restore_start_model(trainer, loaded)))
         recording.record_measurements(result, yardstick, before, after, out_dir if collectives.is_main() else None, NAMES)
         set_score(result, experiment.method.score)
     recording.report_measurements(result, tracker, NAMES)

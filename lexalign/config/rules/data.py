@@ -133,9 +133,8 @@ def check_rendering(experiment: Experiment, typed: frozenset[str]) -> Iterator[s
         return  # `check_columns` says so
     if data.system is not None and shape == "text":
         yield "data.system: stands before prompts and conversations, and the data have text; put it into the rows, or type data.system=null"
-    loss_on = getattr(experiment.method, "loss_on", "auto")
-    if shape == "text" and loss_on not in ("auto", "all"):
-        yield f"method.loss_on={loss_on}: rows of text have no answer, all of their tokens are trained; type method.loss_on=auto"
+    if shape == "text" and getattr(experiment.method, "loss_on", "auto") == "last_turn":
+        yield "method.loss_on=last_turn: rows of text have no turns, all of their tokens are trained; type method.loss_on=auto"
 
 
 def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:

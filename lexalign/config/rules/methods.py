@@ -116,7 +116,8 @@ def check_method_settings(experiment: Experiment, typed: frozenset[str]) -> Iter
         if method.loss_on == "assistant" and columns.messages is None:
             yield "method.loss_on=assistant: the data are no conversations; name data.columns.messages, or type method.loss_on=auto"
         if method.loss_on == "completion" and columns.completion is None:
-            yield "method.loss_on=completion: the data have no completions; name data.columns.completion, or type method.loss_on=auto"
+            instead = "auto" if columns.messages is None else "last_turn"
+            yield f"method.loss_on=completion: the data have no completions; name data.columns.completion, or type method.loss_on={instead}"
 
 
 def check_fixed_batches(experiment: Experiment) -> Iterator[str]:

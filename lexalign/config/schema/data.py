@@ -77,7 +77,8 @@ class Data:
     """Whether prompts and responses become chat turns: auto = where the tokenizer has a chat template; always; never; or the path of a
     template of your own, which takes the place of the tokenizer's and is saved with the model."""
     system: Annotated[str, MayBeEmpty()] | None
-    """A system message put before every prompt that becomes a chat turn, where the row has none of its own."""
+    """A system message put before every prompt and conversation that becomes chat turns. A row's own `system` column wins over it; a row
+    whose turns begin with a system message is refused."""
     template_arguments: dict[str, Any] | None
     """Arguments passed to the chat template with every row, as in {enable_thinking: false}; null = none."""
     template_date: str | None
