@@ -109,7 +109,12 @@ MUTANTS = [
         "chosen, rejected = scores.means.chunk(2)",
         oracle("test_pairs and cpo"),
     ),
-    Mutant("trainers/cpo.py", "self.method.cpo_alpha * likelihood,", "likelihood.sum(1) / scores.lengths[: len(chosen)],", SPLIT),
+    Mutant(
+        "trainers/cpo.py",
+        "self.method.cpo_alpha * likelihood,",
+        "likelihood.sum(1) / scores.lengths[: len(chosen)],",
+        oracle("test_pairs and cpo"),
+    ),
     Mutant("trainers/sft.py", "-(scores.log_probs * scores.weights)", "-scores.log_probs", [*ORACLES, "-k", "sft_weighs"]),
     Mutant("trainers/dpo.py", "return chosen - rejected\n", "return rejected - chosen\n", oracle("test_pairs and dpo")),
     Mutant("trainers/dpo.py", "scores.log_ratios / scores.lengths", "scores.log_ratios", oracle("test_pairs and ipo")),
