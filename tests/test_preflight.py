@@ -99,11 +99,10 @@ def test_no_trained_token_at_all(world):
     assert "8 of 8 train rows have no trained token within train.max_length=" in refused(world, *words)
 
 
-def test_conversations_whose_questions_fill_the_room_are_left_out(world):
+def test_conversations_whose_questions_fill_the_room_are_refused(world):
     words = [*conversations(world, "long", [1] * 6 + [12] * 2), "train.max_length=60"]
-    result, folder = world.run(*SHORT, *words)
-    assert result.counts["train_rows_dropped_prompt_too_long"] == 2
-    assert "2 of 8 train rows are left out" in (folder / "run.log").read_text()
+    said = refused(world, *words)
+    assert "2 of 8 training rows have no token that is trained" in said and "2 of 8 training rows are longer than" in said
 
 
 def test_a_template_that_never_ends_a_response(world):

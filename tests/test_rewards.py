@@ -327,7 +327,7 @@ def test_a_finished_model_is_measured_by_the_rewards_it_was_trained_for(world, l
     ("listed", "told"),
     [
         ({"_target_": "subprocess.run", "args": "ls"}, "code is only taken from lexalign"),
-        ({"_target_": "lexalign.config.schema.Model"}, "is not a subclass of lexalign.rewards.Reward"),
+        ({"_target_": "lexalign.config.schema.Model"}, "is not made to be named as _target_"),
         ({"_target_": "lexalign.rewards.ExactMatch"}, "data.columns.completion=null: method.rewards[0] (exact_match) reads it"),
     ],
 )

@@ -122,8 +122,8 @@ def complete_settings(tree: Mapping[str, Any], only: Mapping[str, Any] | None = 
 
     With `only`, a tree of now: no settings but those it holds.
     """
-    words = [f"{group}={tree[group]['name']}" for group in ("stage", "method") if isinstance(tree.get(group), Mapping)]
-    words += [f"adapter={tree['adapter']['kind']}"] if isinstance(tree.get("adapter"), Mapping) else []
+    names = {"stage": "name", "method": "name", "adapter": "kind"}
+    words = [f"{group}={tree[group][name]}" for group, name in names.items() if name in (tree.get(group) or {})]
     try:
         default = CONF_ONLY.compose(words)
     except (CompositionError, KeyError):  # a method of the user's own
