@@ -104,15 +104,15 @@ def test_rows_have_one_key_each(context, response, other_context, other_response
 def test_sums_come_back_to_the_bit_and_models_do_not_mix(tmp_path):
     keys = [make_row_key([1], [2]), make_row_key([1], [3])]
     store = SummedReferenceCache(shelf_at(tmp_path), "model-a")
-    assert store.known(keys) is None
+    assert store.look_up(keys) is None
     values = [(-1.0 / 3, 1), (-7.1, 2)]
     store.add(dict(zip(keys, values, strict=True)))
     store.flush()
-    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").known(keys) == values
-    assert SummedReferenceCache(shelf_at(tmp_path), "model-b").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").look_up(keys) == values
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-b").look_up(keys) is None
     (entry,) = tmp_path.rglob(FILE)
     entry.write_bytes(entry.read_bytes()[:-3])
-    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model-a").look_up(keys) is None
 
 
 def test_numbers_per_token_come_back_to_the_bit_whatever_their_memory(tmp_path):
@@ -121,9 +121,9 @@ def test_numbers_per_token_come_back_to_the_bit_whatever_their_memory(tmp_path):
     store = PerTokenReferenceCache(shelf_at(tmp_path), "model-a")
     store.add(dict(zip(keys, values, strict=True)))
     store.flush()
-    found = PerTokenReferenceCache(shelf_at(tmp_path), "model-a").known(keys)
+    found = PerTokenReferenceCache(shelf_at(tmp_path), "model-a").look_up(keys)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, values, strict=True))
-    assert SummedReferenceCache(shelf_at(tmp_path), "model").known(keys) is None
+    assert SummedReferenceCache(shelf_at(tmp_path), "model").look_up(keys) is None
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ class ReferenceCache(ABC, Generic[Value]):
     def unpacked(self, columns: Columns) -> Sequence[Value]:
         """What `packed` was given."""
 
-    def known(self, keys: Sequence[bytes], *, count: bool = True) -> list[Value] | None:
+    def look_up(self, keys: Sequence[bytes], *, count: bool = True) -> list[Value] | None:
         """The values of these rows, or None where one of them is missing; a trial does not `count` as reuse."""
         if any(key not in self.values for key in keys):
             return None

@@ -55,7 +55,7 @@ def sample_beliefs(stick: Evaluator, model: torch.nn.Module, found: Measurement,
         (metrics.split_words(row[text]), row[belief]) for row in stick.known for text, belief in sides if text in row and belief in row
     ]
     agreed, chances, distances, floors, stated = [], [], [], [], []
-    for question, responses in stick.drawn(model, found).items():
+    for question, responses in stick.draw_responses(model, found).items():
         tally, nearest, agree = [0] * kinds, [0] * kinds, []
         for text in map(stick.text, responses[: stick.settings.belief_samples]):
             belief = next((index for index, prefix in enumerate(written) if text.startswith(prefix)), None)

@@ -125,7 +125,7 @@ class Evaluator:
         order = dict.fromkeys(get_question_key(row) for row in self.rows)
         return {question: self.render_prompt(first[question]) for question in order}
 
-    def drawn(self, model: torch.nn.Module, found: Measurement) -> dict[Question, list[list[int]]]:
+    def draw_responses(self, model: torch.nn.Module, found: Measurement) -> dict[Question, list[list[int]]]:
         """Responses drawn at temperature 1 from the whole distribution, by `evaluate.seed`, so that two models are drawn alike.
 
         Beliefs ask for all questions, the other measures for `evaluate.draw_prompts` of them.

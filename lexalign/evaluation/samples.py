@@ -16,7 +16,7 @@ def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, refere
         return
     stick.greedy(model, found, stick.first_prompts(stick.settings.samples))
     if stick.settings.draws:
-        stick.drawn(model, found)
+        stick.draw_responses(model, found)
         drawn = select_drawn(stick, found)
         if reference is not None and reference.borrowed is not None:
             measure_divergence(stick, model, found, reference, drawn)

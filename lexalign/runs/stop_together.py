@@ -17,7 +17,7 @@ class CollectiveWatcher(signals.Watcher):
         super().__init__()
         self.path = asked
 
-    def wanted(self) -> Stopped | None:
+    def get_stop_reason(self) -> Stopped | None:
         """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
         if self.asked is None:
             reason = self.noticed()
@@ -31,7 +31,7 @@ class CollectiveWatcher(signals.Watcher):
         if self.path.is_file():
             told = json.loads(self.path.read_text(encoding="utf-8"))
             return Stopped(told["said"], exit_code=told["exit_code"], status=told["status"])
-        found = super().wanted()
+        found = super().get_stop_reason()
         self.asked = None
         return found
 

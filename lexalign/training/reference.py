@@ -97,7 +97,7 @@ class Reference:
         assert cached is not None
         length = trainer.data_collator.max_length
         keys = [[make_row_key(*spans) for spans in list_row_spans(row, length)] for row in dataset]
-        missing = [at for at, own in enumerate(keys) if cached.known(own) is None]
+        missing = [at for at, own in enumerate(keys) if cached.look_up(own) is None]
         size = trainer.args.per_device_train_batch_size
         missing = collectives.shard(missing)
         trainer.model.eval()
@@ -119,7 +119,7 @@ class Reference:
         if self.cache is None:
             return self.arrange(self.compute(batch), batch)
         keys = self.list_keys(batch)
-        values = self.cache.known(keys, count=self.is_counting)
+        values = self.cache.look_up(keys, count=self.is_counting)
         if values is None:
             trained = not isinstance(self.trainer.model, PeftModel) and self.trainer.state.global_step > 0
             assert not trained, "the reference is gone: the model was trained"

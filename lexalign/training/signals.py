@@ -67,7 +67,7 @@ class Watcher:
             again = "; again to stop at once" if number == signal.SIGINT else ""
             print(f"\n{name}: finishing the step and saving{again}", file=sys.stderr)
 
-    def wanted(self) -> Stopped | None:
+    def get_stop_reason(self) -> Stopped | None:
         """Why to stop after this step; None where nothing asks for it."""
         if self.asked is None and self.deadline is not None and time.time() >= self.deadline:
             self.asked = Stopped("train.stop_after is over", exit_code=143, status="stopped")
@@ -123,7 +123,7 @@ def request_stop(stop: Stopped) -> None:
 
 def get_stop_reason() -> Stopped | None:
     """Why the run should save and stop after this step; None where it should not."""
-    return watcher.wanted() if watcher is not None else None
+    return watcher.get_stop_reason() if watcher is not None else None
 
 
 def exit_now(code: int) -> NoReturn:
