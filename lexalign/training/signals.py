@@ -99,7 +99,7 @@ def handle_signals() -> Iterator[None]:
 
 @contextmanager
 def defer_signals(stop_after: float | None) -> Iterator[None]:
-    """Within the block, a signal is noted until `wanted` asks for it; so is the end of `stop_after` minutes of this process."""
+    """Within the block, a signal is noted until `get_stop_reason` asks for it; so is the end of `stop_after` minutes of this process."""
     if watcher is None:
         yield
         return
