@@ -11,7 +11,7 @@ from lexalign.training import signals
 
 
 class CollectiveWatcher(signals.Watcher):
-    """Asked through a file by the process that started this one. `get_stop_reason` is asked by all of them at the same points of the loop."""
+    """Asked through a file by the process that started this one. All processes call `get_stop_reason` at the same points of the loop."""
 
     def __init__(self, asked: Path):
         super().__init__()
