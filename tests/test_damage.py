@@ -124,4 +124,4 @@ def test_rows_that_change_under_a_sweep_fail_the_later_jobs(tmp_path):
     said = process.communicate(timeout=240)[0]
     states = dict(sqlite3.connect(sweep / "ledger.sqlite").execute("select number, state from jobs where number is not null").fetchall())
     assert states == {0: "finished", 1: "failed"}, said[-3000:]
-    assert "its data or model changed after the sweep was planned" in said and process.returncode == 1
+    assert "its model or its data changed since the sweep was planned" in said and process.returncode == 1
