@@ -94,18 +94,18 @@ def describe_point(run: Path, depth: int = 0) -> str:
     """Return all settings that decide a run except its seed, as a text; the run's path where its settings cannot be read."""
     try:
         tree = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-        deciding = {key: value for key, value in tree.items() if key not in NOT_OF_THE_POINT}
-        model = dict(deciding["model"])
+        deciding_settings = {key: value for key, value in tree.items() if key not in NOT_OF_THE_POINT}
+        model = dict(deciding_settings["model"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError):
         return str(run.absolute())
     path = model.pop("path", None)
     if model.get("parent") is None and isinstance(path, str):
-        start = Path(path).expanduser()
-        start = start.parent if start.name == "artifact" else start
+        start_folder = Path(path).expanduser()
+        start_folder = start_folder.parent if start_folder.name == "artifact" else start_folder
         # A model that is itself a run: seeds of one point may each start from their own.
-        is_run = depth < DEEPEST and (start / CONFIG).is_file()
-        model["path"] = describe_point(start, depth + 1) if is_run else path
-    return json.dumps({**deciding, "model": model}, sort_keys=True, default=str)
+        is_run = depth < DEEPEST and (start_folder / CONFIG).is_file()
+        model["path"] = describe_point(start_folder, depth + 1) if is_run else path
+    return json.dumps({**deciding_settings, "model": model}, sort_keys=True, default=str)
 
 
 def pool_points(runs: Sequence[str]) -> list[MeasuredPoint]:
@@ -113,8 +113,8 @@ def pool_points(runs: Sequence[str]) -> list[MeasuredPoint]:
     groups: dict[str, list[str]] = {}
     for run in dict.fromkeys(runs):
         groups.setdefault(describe_point(Path(run).expanduser()), []).append(run)
-    listed = list(groups.values()) if len(groups) > 1 else [[run] for run in runs]
-    return [MeasuredPoint(runs=tuple(names), tables=tuple(read_measurements(run)["after"] for run in names)) for names in listed]
+    run_groups = list(groups.values()) if len(groups) > 1 else [[run] for run in runs]
+    return [MeasuredPoint(runs=tuple(names), tables=tuple(read_measurements(run)["after"] for run in names)) for names in run_groups]
 
 
 def show_comparison(runs: Sequence[str]) -> None:
@@ -134,8 +134,8 @@ def show_pair(console: Console, first: MeasuredPoint, other: MeasuredPoint) -> N
     table = Table(title=f"{other.name} against {first.name}", title_justify="left")
     for column in ("metric", "n", first.short_name, other.short_name, "difference [95 % interval]", "verdict"):
         table.add_column(column, justify="left" if column in ("metric", "verdict") else "right")
-    common = [name for name in first.metrics if name in other.metrics and have_equal_rows(first, other, name)]
-    for name in common:
+    common_names = [name for name in first.metrics if name in other.metrics and have_equal_rows(first, other, name)]
+    for name in common_names:
         difference = measure_difference(first.list_runs(name), other.list_runs(name))
         means = [mean([run.mean() for run in point.list_runs(name)]) for point in (first, other)]
         interval = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
@@ -143,8 +143,8 @@ def show_pair(console: Console, first: MeasuredPoint, other: MeasuredPoint) -> N
         table.add_row(name, str(first.list_runs(name)[0].n), *(f"{value:.4f}" for value in means), interval, verdict)
     console.print(table)
     console.print(describe_seeds(first, other), style="yellow" if len(first.runs) == len(other.runs) == 1 else "")
-    if missing := sorted({name for point in (first, other) for table in point.tables for name in table} - set(common)):
-        console.print(f"measured in some of the runs only, or on another number of rows: {', '.join(missing)}")
+    if missing_names := sorted({name for point in (first, other) for table in point.tables for name in table} - set(common_names)):
+        console.print(f"measured in some of the runs only, or on another number of rows: {', '.join(missing_names)}")
 
 
 def have_equal_rows(first: MeasuredPoint, other: MeasuredPoint, metric: str) -> bool:

@@ -20,9 +20,9 @@ MOST_DIVERGENCE = 2.0
 
 def record_repetition(evaluator: Evaluator, measurement: Measurement) -> None:
     """repetition: share of an answer's runs of four tokens that stand in it before, the mean over the answers drawn for each prompt."""
-    drawn = select_drawn(evaluator, measurement)
-    if drawn:
-        values = [metrics.mean([measure_repetition(ids) for ids in responses]) for responses in drawn.values()]
+    drawn_responses = select_drawn(evaluator, measurement)
+    if drawn_responses:
+        values = [metrics.mean([measure_repetition(ids) for ids in responses]) for responses in drawn_responses.values()]
         measurement.record(REPETITION, values)
 
 

@@ -40,30 +40,30 @@ def measure_difference(first: Sequence[RowValues], second: Sequence[RowValues], 
     sides = [[run.mean() for run in runs] for runs in (first, second)]
     value = mean(sides[1]) - mean(sides[0])
     parts, freedoms = list_seed_parts(sides) if covers_seeds else ([], [])
-    total = sum(parts)
+    total_variance = sum(parts)
     if is_paired:
         tables = [[list_influences(run) for run in runs] for runs in (first, second)]
         count = len(tables[0][0])
         columns = [[mean(column) for column in zip(*table, strict=True)] for table in tables]
-        row_part = variance([b - a for a, b in zip(*columns, strict=True)]) / count
+        row_variance = variance([b - a for a, b in zip(*columns, strict=True)]) / count
         residual = sum(measure_residual(table) for table in tables)
-        total = max(sum(parts), row_part, sum(parts) + row_part - residual)
-        parts, freedoms = [*parts, row_part], [*freedoms, count - 1]
-    half = 0.0
-    if total > 0:
-        freedom = total**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
-        half = find_student_quantile(max(1, int(freedom)), level) * math.sqrt(total)
-    return Difference(value=value, low=value - half, high=value + half, covers_seeds=covers_seeds)
+        total_variance = max(sum(parts), row_variance, sum(parts) + row_variance - residual)
+        parts, freedoms = [*parts, row_variance], [*freedoms, count - 1]
+    half_width = 0.0
+    if total_variance > 0:
+        freedom = total_variance**2 / sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+        half_width = find_student_quantile(max(1, int(freedom)), level) * math.sqrt(total_variance)
+    return Difference(value=value, low=value - half_width, high=value + half_width, covers_seeds=covers_seeds)
 
 
 def list_seed_parts(sides: Sequence[Sequence[float]]) -> tuple[list[float], list[int]]:
     """The variance of each side's mean over its seeds, and its degrees of freedom."""
-    known = [variance(side) for side in sides if len(side) > 1]
+    variances = [variance(side) for side in sides if len(side) > 1]
     freedoms = [len(side) - 1 for side in sides if len(side) > 1]
     parts, counts = [], []
     for side in sides:
         # The spread of a single seed is not known: that of the other side stands for it.
-        parts.append((variance(side) if len(side) > 1 else known[0]) / len(side))
+        parts.append((variance(side) if len(side) > 1 else variances[0]) / len(side))
         counts.append(len(side) - 1 if len(side) > 1 else freedoms[0])
     return parts, counts
 
@@ -82,11 +82,11 @@ def list_influences(run: RowValues) -> list[float]:
         return leave_each_out(run)
     weights = run.weights or [1.0] * len(run.values)
     total = sum(weights) or 1.0
-    inner = sum(value * weight for value, weight in zip(run.values, weights, strict=True)) / total
+    inner_mean = sum(value * weight for value, weight in zip(run.values, weights, strict=True)) / total
     metric = run.mean()
-    slope = math.exp(min(inner, LARGEST)) if run.exponential else 1.0
-    share = len(weights) / total
-    return [metric + slope * share * weight * (value - inner) for value, weight in zip(run.values, weights, strict=True)]
+    slope = math.exp(min(inner_mean, LARGEST)) if run.exponential else 1.0
+    scale = len(weights) / total
+    return [metric + slope * scale * weight * (value - inner_mean) for value, weight in zip(run.values, weights, strict=True)]
 
 
 def leave_each_out(run: RowValues) -> list[float]:
@@ -101,8 +101,8 @@ def leave_each_out(run: RowValues) -> list[float]:
         counts = np.ones((min(size, count - start), count))
         counts[np.arange(len(counts)), np.arange(start, start + len(counts))] = 0.0
         parts.append(run.compute(counts))
-    without = np.concatenate(parts)
-    influences = np.nan_to_num((count - 1) * (metric - without))
+    reduced_metrics = np.concatenate(parts)
+    influences = np.nan_to_num((count - 1) * (metric - reduced_metrics))
     return (metric + influences - influences.mean()).tolist()
 
 
@@ -111,10 +111,12 @@ def measure_residual(table: Sequence[Sequence[float]]) -> float:
     seeds, rows = len(table), len(table[0])
     if seeds == 1:
         return 0.0
-    columns, lines = [mean(column) for column in zip(*table, strict=True)], [mean(line) for line in table]
-    middle = mean(lines)
+    row_means, seed_means = [mean(column) for column in zip(*table, strict=True)], [mean(line) for line in table]
+    overall_mean = mean(seed_means)
     squares = sum(
-        (value - lines[at] - column + middle) ** 2 for at, line in enumerate(table) for value, column in zip(line, columns, strict=True)
+        (value - seed_means[at] - column + overall_mean) ** 2
+        for at, line in enumerate(table)
+        for value, column in zip(line, row_means, strict=True)
     )
     return squares / ((seeds - 1) * (rows - 1)) / (seeds * rows)
 
@@ -126,8 +128,8 @@ def mean(values: Sequence[float]) -> float:
 
 def variance(values: Sequence[float]) -> float:
     """Variance of a sample of two values or more."""
-    middle = mean(values)
-    return sum((value - middle) ** 2 for value in values) / (len(values) - 1)
+    center = mean(values)
+    return sum((value - center) ** 2 for value in values) / (len(values) - 1)
 
 
 @lru_cache

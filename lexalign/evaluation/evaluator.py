@@ -41,17 +41,17 @@ class Measurement:
     @property
     def values(self) -> dict[str, float]:
         """The metrics by name."""
-        return {name: found.mean() for name, found in self.rows.items()}
+        return {name: row_values.mean() for name, row_values in self.rows.items()}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Their 95 % intervals."""
-        return {name: bootstrap_interval(found) for name, found in self.rows.items()}
+        return {name: bootstrap_interval(row_values) for name, row_values in self.rows.items()}
 
     @property
     def n(self) -> dict[str, int]:
         """The number of rows (pairs, prompts) each was measured on."""
-        return {name: found.n for name, found in self.rows.items()}
+        return {name: row_values.n for name, row_values in self.rows.items()}
 
     def record(self, name: str, values: list[float], weights: list[float] | None = None, **more: Any) -> None:
         """Keep a metric row by row."""
@@ -108,10 +108,10 @@ class Evaluator:
         """Ids of continuations, each up to where an answer ends; the generation config of this model names further ends."""
         ends = self.encoder.end_tokens | read_end_tokens(model)
         if (positions := read_learned_positions(model)) is not None and contexts:
-            room = positions - max(map(len, contexts))
-            if room < max_new_tokens:
-                log.warning("Answers are cut at %d tokens: the model has learned %d positions", max(1, room), positions)
-                max_new_tokens = max(1, room)
+            free_positions = positions - max(map(len, contexts))
+            if free_positions < max_new_tokens:
+                log.warning("Answers are cut at %d tokens: the model has learned %d positions", max(1, free_positions), positions)
+                max_new_tokens = max(1, free_positions)
         tokenizer, size = self.encoder.tokenizer, self.settings.batch_size
         return generate(model, tokenizer, contexts, ends=ends, batch_size=size, max_new_tokens=max_new_tokens, sample=sample)
 
@@ -121,41 +121,41 @@ class Evaluator:
 
     def contexts(self) -> dict[Question, list[int]]:
         """The ids of each question's prompt, in the order of the rows."""
-        first = {get_question_key(row): row for row in reversed(self.rows)}
-        order = dict.fromkeys(get_question_key(row) for row in self.rows)
-        return {question: self.render_prompt(first[question]) for question in order}
+        first_rows = {get_question_key(row): row for row in reversed(self.rows)}
+        questions = dict.fromkeys(get_question_key(row) for row in self.rows)
+        return {question: self.render_prompt(first_rows[question]) for question in questions}
 
-    def draw_responses(self, model: torch.nn.Module, found: Measurement) -> dict[Question, list[list[int]]]:
+    def draw_responses(self, model: torch.nn.Module, measurement: Measurement) -> dict[Question, list[list[int]]]:
         """Responses drawn at temperature 1 from the whole distribution, by `evaluate.seed`, so that two models are drawn alike.
 
         Beliefs ask for all questions, the other measures for `evaluate.draw_prompts` of them.
         """
-        if not found.drawn:
+        if not measurement.drawn:
             settings = self.settings
-            of_beliefs = settings.belief_samples if self.has("belief") else 0
+            belief_samples = settings.belief_samples if self.has("belief") else 0
             contexts = self.contexts()
-            questions = list(contexts) if of_beliefs else list(contexts)[: settings.draw_prompts]
-            count = max(of_beliefs, settings.draws)
+            questions = list(contexts) if belief_samples else list(contexts)[: settings.draw_prompts]
+            count = max(belief_samples, settings.draws)
             device = get_device(model)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(settings.seed)
-                repeated = [contexts[question] for question in questions for _ in range(count)]
-                ids = self.generate(model, repeated, settings.max_new_tokens, sample=True)
-            found.drawn = {question: ids[at * count : (at + 1) * count] for at, question in enumerate(questions)}
-        return found.drawn
+                repeated_contexts = [contexts[question] for question in questions for _ in range(count)]
+                ids = self.generate(model, repeated_contexts, settings.max_new_tokens, sample=True)
+            measurement.drawn = {question: ids[at * count : (at + 1) * count] for at, question in enumerate(questions)}
+        return measurement.drawn
 
-    def greedy(self, model: torch.nn.Module, found: Measurement, rows: dict[str, Row]) -> dict[str, str]:
+    def greedy(self, model: torch.nn.Module, measurement: Measurement, rows: dict[str, Row]) -> dict[str, str]:
         """Greedy answers to the prompts of rows by their keys; those already made are not made again."""
-        missing = {key: row for key, row in rows.items() if key not in found.answers}
-        if missing:
-            texts = self.answers(model, list(missing.values()), self.settings.max_new_tokens)
-            found.answers |= dict(zip(missing, texts, strict=True))
-        return {key: found.answers[key] for key in rows}
+        missing_rows = {key: row for key, row in rows.items() if key not in measurement.answers}
+        if missing_rows:
+            texts = self.answers(model, list(missing_rows.values()), self.settings.max_new_tokens)
+            measurement.answers |= dict(zip(missing_rows, texts, strict=True))
+        return {key: measurement.answers[key] for key in rows}
 
     def first_prompts(self, count: int) -> dict[str, Row]:
         """Rows with the first few different prompts, by their keys."""
-        first: dict[str, Row] = {}
+        first_rows: dict[str, Row] = {}
         for row in self.rows:
-            if "prompt" in row and len(first) < count:
-                first.setdefault(get_prompt_key(row), row)
-        return first
+            if "prompt" in row and len(first_rows) < count:
+                first_rows.setdefault(get_prompt_key(row), row)
+        return first_rows

@@ -18,30 +18,30 @@ log = logging.getLogger(__name__)
 NAMED = re.compile(r"^(?:task|group|tag):\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
     """lm_eval/<task>/<metric>, with lm-eval's own standard error; prompts become chat turns where those of the rows do."""
-    settings = stick.settings
+    settings = evaluator.settings
     if not settings.tasks or not collectives.is_main():
         return
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
     policy: Any = model
-    length = min(stick.max_length, policy.config.get_text_config().max_position_embeddings)
-    wrapped = HFLM(pretrained=policy, tokenizer=stick.encoder.tokenizer, batch_size=settings.batch_size, max_length=length)
+    max_length = min(evaluator.max_length, policy.config.get_text_config().max_position_embeddings)
+    lm_eval_model = HFLM(pretrained=policy, tokenizer=evaluator.encoder.tokenizer, batch_size=settings.batch_size, max_length=max_length)
     results = lm_eval.simple_evaluate(
-        model=wrapped,
+        model=lm_eval_model,
         tasks=list(settings.tasks),
         task_manager=make_task_manager(settings.task_dir, tuple(settings.tasks)),
-        apply_chat_template=stick.encoder.chat,
+        apply_chat_template=evaluator.encoder.chat,
         log_samples=True,
     )
     assert results is not None  # None is for the other ranks of a distributed run
     for task, table in results["results"].items():
-        record_task(found, task, table, results)
+        record_task(measurement, task, table, results)
 
 
-def record_task(found: Measurement, task: str, table: dict[str, Any], results: Any) -> None:
+def record_task(measurement: Measurement, task: str, table: dict[str, Any], results: Any) -> None:
     """Keep the metrics of one task: row by row where they are means over its documents, else as stated."""
     samples = results.get("samples", {}).get(task, [])
     for key, value in table.items():
@@ -53,10 +53,10 @@ def record_task(found: Measurement, task: str, table: dict[str, Any], results: A
         rows = [sample.get(metric) for sample in samples if sample.get("filter") == filter_name]
         name = f"lm_eval/{task}/{metric}" + ("" if filter_name == "none" else f",{filter_name}")
         if rows and all(isinstance(row, (int, float)) for row in rows) and abs(sum(rows) / len(rows) - value) < 1e-9:
-            found.record(name, [float(row) for row in rows], stderr=error)
+            measurement.record(name, [float(row) for row in rows], stderr=error)
         else:
             count = results.get("n-samples", {}).get(task, {}).get("effective", 1)
-            found.record(name, [float(value)], stderr=error, count=count)
+            measurement.record(name, [float(value)], stderr=error, count=count)
 
 
 def check_tasks(settings: Evaluate) -> None:

@@ -81,8 +81,8 @@ class RowValues:
             return first - second
         weights = np.ones_like(values) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         total = counts @ weights
-        found = (counts @ (values * weights)) / np.where(total == 0, 1.0, total)
-        return np.exp(np.minimum(found, LARGEST)) if self.exponential else found
+        means = (counts @ (values * weights)) / np.where(total == 0, 1.0, total)
+        return np.exp(np.minimum(means, LARGEST)) if self.exponential else means
 
 
 def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
@@ -92,23 +92,23 @@ def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
 
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-    ordered, sides = counts[:, order], labels[order]
-    labelled, other = (np.add.reduceat(ordered * side, starts, axis=1) for side in (sides, ~sides))
-    below = np.cumsum(other, axis=1) - other
+    sorted_counts, sorted_labels = counts[:, order], labels[order]
+    labelled_counts, other_counts = (np.add.reduceat(sorted_counts * side, starts, axis=1) for side in (sorted_labels, ~sorted_labels))
+    counts_below = np.cumsum(other_counts, axis=1) - other_counts
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (labelled * (below + 0.5 * other)).sum(1) / (labelled.sum(1) * other.sum(1))
+        return (labelled_counts * (counts_below + 0.5 * other_counts)).sum(1) / (labelled_counts.sum(1) * other_counts.sum(1))
 
 
-def bootstrap_interval(found: RowValues, *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(row_values: RowValues, *, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of a metric: the middle of it over rows drawn with replacement; Wilson's of a share, Newcombe's of an area near 0
     or 1; mean ± 1.96 · stderr where another program states that."""
-    if found.stderr is not None:
-        return found.mean() - NORMAL * found.stderr, found.mean() + NORMAL * found.stderr
-    if found.is_share:
-        return wilson_interval(found.mean(), len(found.values))
-    if found.statistic == "auc" and found.labels is not None and not NEAR_AN_END <= found.mean() <= 1 - NEAR_AN_END:
-        return newcombe_interval(found.mean(), sum(found.labels), len(found.labels) - sum(found.labels))
-    return middle_bounds([value for counts in draw_counts(len(found.values), seed) for value in found.compute(counts).tolist()])
+    if row_values.stderr is not None:
+        return row_values.mean() - NORMAL * row_values.stderr, row_values.mean() + NORMAL * row_values.stderr
+    if row_values.is_share:
+        return wilson_interval(row_values.mean(), len(row_values.values))
+    if row_values.statistic == "auc" and row_values.labels is not None and not NEAR_AN_END <= row_values.mean() <= 1 - NEAR_AN_END:
+        return newcombe_interval(row_values.mean(), sum(row_values.labels), len(row_values.labels) - sum(row_values.labels))
+    return middle_bounds([value for counts in draw_counts(len(row_values.values), seed) for value in row_values.compute(counts).tolist()])
 
 
 def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[float, float, float]:
@@ -117,31 +117,33 @@ def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) 
     Metrics that are stated whole cannot be paired: their standard errors add up, and without any the interval is endless.
     """
     if first.count is not None or second.count is not None:
-        apart, errors = second.mean() - first.mean(), (first.stderr, second.stderr)
-        half = math.inf if None in errors else NORMAL * math.hypot(*errors)  # type: ignore[arg-type]
-        return apart, apart - half, apart + half
-    drawn = [
-        apart for counts in draw_counts(len(first.values), seed) for apart in (second.compute(counts) - first.compute(counts)).tolist()
+        difference, errors = second.mean() - first.mean(), (first.stderr, second.stderr)
+        half_width = math.inf if None in errors else NORMAL * math.hypot(*errors)  # type: ignore[arg-type]
+        return difference, difference - half_width, difference + half_width
+    differences = [
+        difference
+        for counts in draw_counts(len(first.values), seed)
+        for difference in (second.compute(counts) - first.compute(counts)).tolist()
     ]
-    return (second.mean() - first.mean(), *middle_bounds(drawn))
+    return (second.mean() - first.mean(), *middle_bounds(differences))
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """The 95 % score interval of a share of `count` rows (Wilson 1927)."""
     spread = NORMAL**2 / count
     middle = (share + spread / 2) / (1 + spread)
-    half = NORMAL / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    half_width = NORMAL / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half_width), min(1.0, middle + half_width)
 
 
-def newcombe_interval(area: float, labelled: int, other: int) -> tuple[float, float]:
+def newcombe_interval(area: float, labelled_count: int, other_count: int) -> tuple[float, float]:
     """The 95 % score interval of an area under the ROC curve (Newcombe 2006, Statistics in Medicine 25, method 5): the areas from which
     this one is within 1.96 standard errors, by the variance of Hanley and McNeil (1982) with both numbers of rows at their mean."""
-    mean = (labelled + other) / 2 - 1
+    mean = (labelled_count + other_count) / 2 - 1
 
     def holds(truth: float) -> bool:
         spread = 1 + mean * ((1 - truth) / (2 - truth) + truth / (1 + truth))
-        return abs(truth - area) <= NORMAL * math.sqrt(truth * (1 - truth) * spread / (labelled * other))
+        return abs(truth - area) <= NORMAL * math.sqrt(truth * (1 - truth) * spread / (labelled_count * other_count))
 
     def find_end(inside: float, outside: float) -> float:
         for _ in range(50):
@@ -156,8 +158,8 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of a few independent values, as of runs with different seeds: mean ± t · s / √n (Student 1908)."""
     mean, count = sum(values) / len(values), len(values)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    half = student_quantile(count - 1) * math.sqrt(variance / count)
-    return mean - half, mean + half
+    half_width = student_quantile(count - 1) * math.sqrt(variance / count)
+    return mean - half_width, mean + half_width
 
 
 @lru_cache
@@ -185,14 +187,14 @@ def draw_counts(count: int, seed: int) -> Iterator["Array"]:
     """How often each of `count` rows is drawn, (B, count) at a time, when as many are drawn with replacement, many times over."""
     import numpy as np
 
-    chance, size = np.random.default_rng(seed), max(1, AT_ONCE // count)
+    generator, size = np.random.default_rng(seed), max(1, AT_ONCE // count)
     for first in range(0, RESAMPLES, size):
         draws = min(size, RESAMPLES - first)
-        rows = chance.integers(count, size=(draws, count)) + np.arange(draws)[:, None] * count
+        rows = generator.integers(count, size=(draws, count)) + np.arange(draws)[:, None] * count
         yield np.bincount(rows.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 
 
 def middle_bounds(values: list[float]) -> tuple[float, float]:
     """The middle 95 % of those that are numbers: draws without a row of each kind have none."""
-    ordered = sorted(value for value in values if not math.isnan(value))
-    return ordered[int(LOW * (len(ordered) - 1))], ordered[round(HIGH * (len(ordered) - 1))]
+    sorted_values = sorted(value for value in values if not math.isnan(value))
+    return sorted_values[int(LOW * (len(sorted_values) - 1))], sorted_values[round(HIGH * (len(sorted_values) - 1))]

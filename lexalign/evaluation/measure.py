@@ -31,24 +31,27 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def measure_all(yardstick: Evaluator, model: torch.nn.Module, reference: MeasuredReference | None = None) -> Measurement:
+def measure_all(evaluator: Evaluator, model: torch.nn.Module, reference: MeasuredReference | None = None) -> Measurement:
     """Every measure, in order. Without a reference the model is its own: its rewards are 0."""
-    found = Measurement()
+    measurement = Measurement()
     was_training = model.training
-    if reference is None and (ignored := list_ignored_settings(model)):
-        told = ", ".join(f"{name}={value}" for name, value in ignored.items())
-        log.info("Answers are drawn without what the model's generation_config.json says of it (%s), so that models are drawn alike", told)
-    for one in MEASURES:
-        one(yardstick, model, found, reference)
+    if reference is None and (ignored_settings := list_ignored_settings(model)):
+        settings_text = ", ".join(f"{name}={value}" for name, value in ignored_settings.items())
+        log.info(
+            "Answers are drawn without what the model's generation_config.json says of it (%s), so that models are drawn alike",
+            settings_text,
+        )
+    for measure in MEASURES:
+        measure(evaluator, model, measurement, reference)
     model.train(was_training)
-    return found
+    return measurement
 
 
 def write_measurements(path: Path, rows: list[Row], before: Measurement, after: Measurement) -> None:
     """Both measurements row by row, for `compare`; `rows` tells whether two runs were measured on the same."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     tables = {
-        when: {name: dataclasses.asdict(found) for name, found in measured.rows.items()}
-        for when, measured in (("before", before), ("after", after))
+        when: {name: dataclasses.asdict(row_values) for name, row_values in measurement.rows.items()}
+        for when, measurement in (("before", before), ("after", after))
     }
     write_json(path, {"rows": digest, **tables})

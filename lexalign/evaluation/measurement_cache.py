@@ -36,10 +36,10 @@ def measure_once(experiment: Experiment, evaluator: Evaluator, model_key: str, m
     if asks_others(evaluator):
         return measure()
     cache, key = open_cache(experiment, CACHE), make_key(evaluator, model_key)
-    entry = collectives.broadcast(cache.get(key))
-    if entry is not None and (stored := read_measurement(entry / FILE)) is not None:
+    entry_folder = collectives.broadcast(cache.get(key))
+    if entry_folder is not None and (stored_measurement := read_measurement(entry_folder / FILE)) is not None:
         log.info("The same model was measured on the same %d rows before: its numbers are taken from the cache", len(evaluator.rows))
-        return stored
+        return stored_measurement
     measurement = measure()
     if collectives.is_main():
         write_measurement(cache, key, measurement)

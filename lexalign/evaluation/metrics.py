@@ -72,10 +72,10 @@ def jensen_shannon_distance(p: Sequence[float], q: Sequence[float]) -> float:
 def sampling_floor(shares: Sequence[float], count: int) -> tuple[float, float]:
     """What shares counted from `count` answers are from the shares that these are drawn by: the expected Jensen-Shannon distance, and its
     expected square. Simulated, the same each time."""
-    chance, distances = random.Random(count), []
+    generator, distances = random.Random(count), []
     for _ in range(FLOOR_DRAWS):
-        tally = Counter(chance.choices(range(len(shares)), shares, k=count))
-        distances.append(jensen_shannon_distance([tally[index] / count for index in range(len(shares))], shares))
+        answer_counts = Counter(generator.choices(range(len(shares)), shares, k=count))
+        distances.append(jensen_shannon_distance([answer_counts[index] / count for index in range(len(shares))], shares))
     return mean(distances), mean([distance**2 for distance in distances])
 
 
@@ -114,6 +114,6 @@ def find_nearest_belief(response: str, known_responses: Sequence[tuple[frozenset
     """The belief whose known responses hold the one most like `response`, by shared words (Jaccard); None where it shares no word with
     any."""
     words = split_words(response)
-    likeness = [(len(words & pair[0]) / (len(words | pair[0]) or 1), pair[1]) for pair in known_responses]
-    most, belief = max(likeness, key=lambda pair: pair[0])
-    return belief if most > 0 else None
+    similarities = [(len(words & pair[0]) / (len(words | pair[0]) or 1), pair[1]) for pair in known_responses]
+    highest, belief = max(similarities, key=lambda pair: pair[0])
+    return belief if highest > 0 else None

@@ -21,9 +21,9 @@ def record_measurements(
     result.metrics = {"before": before.values, "after": after.values}
     result.intervals, result.n = after.intervals, after.n
     result.counts |= after.counts
-    trivial = baselines.measure_baselines(evaluator)
-    result.baselines = baselines.list_baseline_values(trivial)
-    result.warnings = [*baselines.judge_scores(trivial, after, list(after.rows)), *degeneration.find_signs(evaluator, before, after)]
+    trivial_values = baselines.measure_baselines(evaluator)
+    result.baselines = baselines.list_baseline_values(trivial_values)
+    result.warnings = [*baselines.judge_scores(trivial_values, after, list(after.rows)), *degeneration.find_signs(evaluator, before, after)]
     measurements = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
     result.samples = redact_tree(list_samples(evaluator, measurements))
     if out_dir is not None:

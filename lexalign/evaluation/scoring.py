@@ -31,10 +31,10 @@ def split_ranges(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def gather_in_order(found: dict[int, Found]) -> list[Found]:
+def gather_in_order(values: dict[int, Found]) -> list[Found]:
     """What all processes found, by index, as a list."""
-    whole = collectives.merge_shards(found)
-    return [whole[index] for index in range(len(whole))]
+    all_values = collectives.merge_shards(values)
+    return [all_values[index] for index in range(len(all_values))]
 
 
 def compute_token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -57,27 +57,27 @@ class Batch:
 
     def logits(self, model: torch.nn.Module) -> Tensor:
         """(B, T - skipped, V)."""
-        kept = self.ids.shape[1] - self.skipped
-        found = model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept).logits
-        return found[:, -kept:]  # not every model heeds `logits_to_keep`
+        kept_positions = self.ids.shape[1] - self.skipped
+        logits = model(input_ids=self.ids, attention_mask=self.mask, use_cache=False, logits_to_keep=kept_positions).logits
+        return logits[:, -kept_positions:]  # not every model heeds `logits_to_keep`
 
 
 def make_batches(sequences: Sequence[Spans], *, batch_size: int, max_length: int | None, device: torch.device) -> Iterator[Batch]:
     """The sequences in batches of near-equal length, cut at `max_length` as training cuts; of several processes, this one's batches."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
     for part in collectives.shard_in_step(split_ranges(len(order), batch_size)):
-        picked = [order[i] for i in part]
-        rows = [sequences[i].ids[:max_length] for i in picked]
+        indices = [order[i] for i in part]
+        rows = [sequences[i].ids[:max_length] for i in indices]
         ids, mask = (torch.tensor(x, device=device) for x in pad_rows(rows, 0))
-        read = [len(sequences[index].context) + len(sequences[index].belief) for index in picked]
-        starts = [max(length, 1) for length in read]  # the very first token has nothing before it to be predicted from
+        prompt_lengths = [len(sequences[index].context) + len(sequences[index].belief) for index in indices]
+        starts = [max(length, 1) for length in prompt_lengths]  # the very first token has nothing before it to be predicted from
         skipped = min(min(starts), ids.shape[1]) - 1
         scored = [slice(start - 1 - skipped, max(start, len(row)) - 1 - skipped) for start, row in zip(starts, rows, strict=True)]
         weights = [
-            None if (own := sequences[index].weights) is None else own[start - length : max(start, len(row)) - length]
-            for index, start, length, row in zip(picked, starts, read, rows, strict=True)
+            None if (row_weights := sequences[index].weights) is None else row_weights[start - length : max(start, len(row)) - length]
+            for index, start, length, row in zip(indices, starts, prompt_lengths, rows, strict=True)
         ]
-        yield Batch(picked=picked, ids=ids, mask=mask, skipped=skipped, scored=scored, weights=weights)
+        yield Batch(picked=indices, ids=ids, mask=mask, skipped=skipped, scored=scored, weights=weights)
 
 
 @torch.no_grad()
@@ -87,20 +87,20 @@ def score_responses(model: torch.nn.Module, sequences: Sequence[Spans], *, batch
     Without weights these are the summed log-probability and the number of scored tokens.
     """
     model.eval()
-    found: dict[int, tuple[float, float]] = {}
+    scores: dict[int, tuple[float, float]] = {}
     for batch in make_batches(sequences, batch_size=batch_size, max_length=max_length, device=get_device(model)):
         log_probs = compute_token_log_probs(batch.logits(model), batch.ids[:, batch.skipped :])
         for at, index in enumerate(batch.picked):
-            scored = log_probs[at, batch.scored[at]]
-            weights = get_weights(batch, at, scored)
-            found[index] = (float((scored * weights).sum()), float(weights.sum()))
-    return gather_in_order(found)
+            response_log_probs = log_probs[at, batch.scored[at]]
+            weights = get_weights(batch, at, response_log_probs)
+            scores[index] = (float((response_log_probs * weights).sum()), float(weights.sum()))
+    return gather_in_order(scores)
 
 
-def get_weights(batch: Batch, at: int, like: Tensor) -> Tensor:
+def get_weights(batch: Batch, at: int, values: Tensor) -> Tensor:
     """The weights of the scored positions of one sequence of a batch."""
-    own = batch.weights[at]
-    return torch.ones_like(like) if own is None else torch.tensor(own, dtype=like.dtype, device=like.device)
+    row_weights = batch.weights[at]
+    return torch.ones_like(values) if row_weights is None else torch.tensor(row_weights, dtype=values.dtype, device=values.device)
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def compute_divergences(
 ) -> list[tuple[float, float]]:
     """Σ_t w_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the positions of each response, from both whole distributions, and Σ_t w_t."""
     model.eval()
-    found: dict[int, tuple[float, float]] = {}
+    sums: dict[int, tuple[float, float]] = {}
     for batch in make_batches(sequences, batch_size=batch_size, max_length=None, device=get_device(model)):
         ours = batch.logits(model)
         with reference() as other:
@@ -117,10 +117,10 @@ def compute_divergences(
             theirs = batch.logits(other)
         for at, index in enumerate(batch.picked):  # one by one: a copy of all logits in float32 may be large
             p, q = (logits[at, batch.scored[at]].float().log_softmax(-1) for logits in (ours, theirs))
-            each = (p.exp() * (p - q)).sum(-1)
-            weights = get_weights(batch, at, each)
-            found[index] = (float((each * weights).sum()), float(weights.sum()))
-    return gather_in_order(found)
+            divergences = (p.exp() * (p - q)).sum(-1)
+            weights = get_weights(batch, at, divergences)
+            sums[index] = (float((divergences * weights).sum()), float(weights.sum()))
+    return gather_in_order(sums)
 
 
 @torch.no_grad()
@@ -129,14 +129,14 @@ def compute_next_token_probs(
 ) -> list[list[float]]:
     """Probability of each of `tokens` after each context, from the softmax over the whole vocabulary."""
     model.eval()
-    found: dict[int, list[float]] = {}
-    for part in collectives.shard_in_step(split_ranges(len(contexts), batch_size)):
-        rows = [contexts[i] for i in part]
+    probs: dict[int, list[float]] = {}
+    for indices in collectives.shard_in_step(split_ranges(len(contexts), batch_size)):
+        rows = [contexts[i] for i in indices]
         ids, mask = (torch.tensor(x, device=get_device(model)) for x in pad_rows(rows, 0))
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        last = torch.stack([logits[at, len(row) - 1] for at, row in enumerate(rows)]).float().softmax(-1)
-        found |= dict(zip(part, last[:, list(tokens)].tolist(), strict=True))
-    return gather_in_order(found)
+        last_probs = torch.stack([logits[at, len(row) - 1] for at, row in enumerate(rows)]).float().softmax(-1)
+        probs |= dict(zip(indices, last_probs[:, list(tokens)].tolist(), strict=True))
+    return gather_in_order(probs)
 
 
 @torch.no_grad()
@@ -154,29 +154,29 @@ def generate(
     distribution. The model's own generation config has no say in how tokens are drawn."""
     model.eval()
     writer: Any = model
-    stops = frozenset(ends)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
+    end_tokens = frozenset(ends)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_tokens)
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-    found: dict[int, list[int]] = {}
+    continuations: dict[int, list[int]] = {}
     parts = split_ranges(len(order), batch_size)
     # What is drawn hangs on what was drawn before, so that several processes, too, draw all of it.
     for part in parts if sample else collectives.shard_in_step(parts):
-        picked = [order[i] for i in part]
-        width = max(len(contexts[i]) for i in picked)
-        pads = [width - len(contexts[i]) for i in picked]
-        ids = torch.tensor([[pad] * left + contexts[i] for left, i in zip(pads, picked, strict=True)], device=get_device(model))
+        indices = [order[i] for i in part]
+        width = max(len(contexts[i]) for i in indices)
+        pads = [width - len(contexts[i]) for i in indices]
+        ids = torch.tensor([[pad] * left + contexts[i] for left, i in zip(pads, indices, strict=True)], device=get_device(model))
         mask = torch.tensor([[0] * left + [1] * (width - left) for left in pads], device=get_device(model))
-        with use_plain_generation(model, ends=stops, pad=pad):
-            out = writer.generate(
+        with use_plain_generation(model, ends=end_tokens, pad=pad):
+            output_ids = writer.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 synced_gpus=sharding.is_model_sharded(model),
                 **(WHOLE_DISTRIBUTION if sample else GREEDY),
             )
-        for at, index in enumerate(picked):
-            found[index] = cut_at_end(out[at, width:].tolist(), stops)
-    return gather_in_order(found)
+        for at, index in enumerate(indices):
+            continuations[index] = cut_at_end(output_ids[at, width:].tolist(), end_tokens)
+    return gather_in_order(continuations)
 
 
 def cut_at_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

@@ -10,22 +10,24 @@ from lexalign.evaluation.intervals import RowValues
 from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
     """perplexity of the desirable completions, and `label_metrics` against the reference."""
-    if not stick.has("completion", "label"):
+    if not evaluator.has("completion", "label"):
         return
-    labels = [row["label"] for row in stick.rows]
-    scored = score_responses(model, likelihood.encode_sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
+    labels = [row["label"] for row in evaluator.rows]
+    scores = score_responses(
+        model, likelihood.encode_sequences(evaluator), batch_size=evaluator.settings.batch_size, max_length=evaluator.max_length
+    )
     if any(labels):
         likelihood.record_likelihood(
-            found, [(total, count * label) for (total, count), label in zip(scored, labels, strict=True)], "perplexity"
+            measurement, [(total, count * label) for (total, count), label in zip(scores, labels, strict=True)], "perplexity"
         )
-    found.row_log_probs = [total for total, _ in scored]
-    if stick.beta is None:
+    measurement.row_log_probs = [total for total, _ in scores]
+    if evaluator.beta is None:
         return
-    base = (reference.measured if reference else found).row_log_probs
-    rewards = [stick.beta * (new - old) for new, old in zip(found.row_log_probs, base, strict=True)]
-    found.rows |= measure_labels(rewards, labels)
+    reference_log_probs = (reference.measured if reference else measurement).row_log_probs
+    rewards = [evaluator.beta * (new - old) for new, old in zip(measurement.row_log_probs, reference_log_probs, strict=True)]
+    measurement.rows |= measure_labels(rewards, labels)
 
 
 def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str, RowValues]:
@@ -35,12 +37,12 @@ def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str
 
     An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0.
     """
-    signed = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
-    found = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed])}
+    signed_rewards = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
+    metrics = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed_rewards])}
     if any(labels) and not all(labels):
-        found["label_auc"] = RowValues(values=list(rewards), labels=list(labels), statistic="auc")
-        found["label_margin"] = RowValues(values=list(rewards), labels=list(labels), statistic="difference")
-    return found
+        metrics["label_auc"] = RowValues(values=list(rewards), labels=list(labels), statistic="auc")
+        metrics["label_margin"] = RowValues(values=list(rewards), labels=list(labels), statistic="difference")
+    return metrics
 
 
 def compare_values(value: float, other: float) -> float:
