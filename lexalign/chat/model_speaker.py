@@ -41,8 +41,8 @@ class ModelSpeaker:
         past, settings = Provenance.read(experiment.model.path), experiment.chat
         if past.bits:
             log.info("%s: the model was trained on a base of %d bits; it answers on the base as it is", name, past.bits)
-        loaded = loading.load_model(experiment)
-        model: Any = loaded.model
+        loaded_model = loading.load_model(experiment)
+        model: Any = loaded_model.model
         data = dataclasses.replace(
             experiment.data,
             chat_template="never"
@@ -51,7 +51,7 @@ class ModelSpeaker:
             system=settings.system or past.setting("data", "system"),
             template_arguments=past.setting("data", "template_arguments"),
         )
-        encoder = make_renderer(dataclasses.replace(experiment, data=data), loaded.tokenizer, model=model)
+        encoder = make_renderer(dataclasses.replace(experiment, data=data), loaded_model.tokenizer, model=model)
         if not encoder.chat:
             log.info("%s: has no chat template, or was trained without; each line is a prompt of its own", name)
             if settings.system is not None:
@@ -70,29 +70,29 @@ class ModelSpeaker:
 
     def answer(self, text: str, *, turn: int, write: Write) -> str:
         """The answer to a text, written as it comes. Drawn by `chat.seed` and the turn, so that two models are drawn alike."""
-        asked: Turns = [*self.turns, {"role": "user", "content": text}]
-        ids = self.encoder.render_prompt(asked if self.encoder.chat else text)
-        room = self.model.config.get_text_config().max_position_embeddings - len(ids)
-        if room < 1:
+        turns: Turns = [*self.turns, {"role": "user", "content": text}]
+        ids = self.encoder.render_prompt(turns if self.encoder.chat else text)
+        free_positions = self.model.config.get_text_config().max_position_embeddings - len(ids)
+        if free_positions < 1:
             write(f"(the conversation has {len(ids)} tokens, more than the model takes: /reset begins a new one)")
             return ""
         stream = Stream(self.encoder.tokenizer, write)
         torch.manual_seed(self.settings.seed + turn)
         inputs = torch.tensor([ids], device=get_device(self.model))
-        length = min(self.settings.max_new_tokens, room)
+        length = min(self.settings.max_new_tokens, free_positions)
         ends, pad = self.encoder.end_tokens, self.encoder.tokenizer.pad_token_id
         with torch.no_grad(), use_plain_generation(self.model, ends=ends, pad=pad):
-            out = self.model.generate(
+            output_ids = self.model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=length,
                 streamer=stream,
                 **self.drawing(),
             )
-        if out[0, -1].item() not in ends:
+        if output_ids[0, -1].item() not in ends:
             write(f" […] (cut at {length} tokens)")
         if self.encoder.chat:
-            self.turns = [*asked, {"role": "assistant", "content": stream.text}]
+            self.turns = [*turns, {"role": "assistant", "content": stream.text}]
         return stream.text
 
     def drawing(self) -> dict[str, Any]:

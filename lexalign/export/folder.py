@@ -29,31 +29,36 @@ def write_export(
     Raises ArtifactError where something did not; nothing is left then. `code`: whether the model's own code may be run.
     """
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    with files.write_folder(artifact) as aside, disk.require_space(size, artifact.parent, what="the exported model"):
-        model.save_pretrained(aside)
-        encoder.tokenizer.save_pretrained(aside)
-        read_back(model, encoder, aside, spans, code=code)
-        (aside / CARD).write_text(card, encoding="utf-8")
-        write_manifest(aside, {"kind": "model", **facts})
+    with files.write_folder(artifact) as temporary_folder, disk.require_space(size, artifact.parent, what="the exported model"):
+        model.save_pretrained(temporary_folder)
+        encoder.tokenizer.save_pretrained(temporary_folder)
+        read_back(model, encoder, temporary_folder, spans, code=code)
+        (temporary_folder / CARD).write_text(card, encoding="utf-8")
+        write_manifest(temporary_folder, {"kind": "model", **facts})
 
 
 def read_back(model: Any, encoder: Renderer, folder: Path, spans: list[Spans], *, code: bool) -> None:
     """Raise ArtifactError where a folder does not hold this model and this tokenizer."""
-    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
-    told = [(encoder.tokenizer, "was"), (again, "is")]
-    vocabularies, templates = [tokenizer.get_vocab() for tokenizer, _ in told], [render_sample(tokenizer) for tokenizer, _ in told]
+    loaded_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
+    tokenizers = [(encoder.tokenizer, "was"), (loaded_tokenizer, "is")]
+    vocabularies, templates = (
+        [tokenizer.get_vocab() for tokenizer, _ in tokenizers],
+        [render_sample(tokenizer) for tokenizer, _ in tokenizers],
+    )
     rows = [sequence.ids for sequence in spans]
     texts = [encoder.tokenizer.decode(ids) for ids in rows]
-    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for tokenizer, _ in told]
+    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for tokenizer, _ in tokenizers]
     for what, (before, after) in {"vocabulary": vocabularies, "chat template": templates, "ids of the rows": ids}.items():
         if before != after:
             raise_mismatch(f"its tokenizer's {what} came back as another")
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
-    compare_weights(model.state_dict(), loaded.state_dict())
-    found, largest = compare_logits(model, loaded.to(get_device(model)).eval(), spans[:ROWS_READ_BACK])
-    if not found <= LOGITS_APART * largest:
-        raise_mismatch(f"its logits came back {found:.3g} apart, of {largest:.3g} at most (allowed {LOGITS_APART:g} of that)")
-    log.info("Written, loaded again and equal: weights, tokenizer, and logits on %d rows (%.1e apart)", len(spans[:ROWS_READ_BACK]), found)
+    loaded_model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
+    compare_weights(model.state_dict(), loaded_model.state_dict())
+    difference, largest_logit = compare_logits(model, loaded_model.to(get_device(model)).eval(), spans[:ROWS_READ_BACK])
+    if not difference <= LOGITS_APART * largest_logit:
+        raise_mismatch(f"its logits came back {difference:.3g} apart, of {largest_logit:.3g} at most (allowed {LOGITS_APART:g} of that)")
+    log.info(
+        "Written, loaded again and equal: weights, tokenizer, and logits on %d rows (%.1e apart)", len(spans[:ROWS_READ_BACK]), difference
+    )
 
 
 def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
@@ -71,11 +76,14 @@ def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tens
 @torch.no_grad()
 def compare_logits(first: Any, second: Any, spans: list[Spans]) -> tuple[float, float]:
     """Largest difference of two models' logits at the scored positions, and the largest logit."""
-    apart = largest = 0.0
+    difference = largest_logit = 0.0
     for batch in make_batches(spans, batch_size=1, max_length=None, device=get_device(first)):
-        one, other = (batch.logits(model).float() for model in (first, second))
-        apart, largest = max(apart, float((one - other).abs().max())), max(largest, float(one.abs().max()))
-    return apart, largest
+        first_logits, second_logits = (batch.logits(model).float() for model in (first, second))
+        difference, largest_logit = (
+            max(difference, float((first_logits - second_logits).abs().max())),
+            max(largest_logit, float(first_logits.abs().max())),
+        )
+    return difference, largest_logit
 
 
 def render_sample(tokenizer: Any) -> str | None:

@@ -59,11 +59,11 @@ def fit_vocabulary(model: Any, subject: ExportSource, tokenizer: Any) -> None:
     folder = subject.source.adapter
     assert folder is not None
     rows = model.get_input_embeddings().weight.shape[0]
-    own = adapters.get_vocabulary_size(folder, model)
-    if own is not None and own != rows:
-        log.info("The adapter has embeddings of its own for %d tokens; the base, which has %d, is resized", own, rows)
-        model.resize_token_embeddings(own, mean_resizing=False)
-        rows = own
+    adapter_rows = adapters.get_vocabulary_size(folder, model)
+    if adapter_rows is not None and adapter_rows != rows:
+        log.info("The adapter has embeddings of its own for %d tokens; the base, which has %d, is resized", adapter_rows, rows)
+        model.resize_token_embeddings(adapter_rows, mean_resizing=False)
+        rows = adapter_rows
     if len(tokenizer) > rows:
         raise ConfigError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens and its base {rows} embeddings, and the adapter holds none for the added "

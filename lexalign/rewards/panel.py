@@ -116,14 +116,14 @@ class Panel:
             self.loaded = True
         prompts = [row["prompt"] for row in rows]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-        raw = {member.entry.name: member(prompts, completions, columns) for member in self.members}
+        raw_values = {member.entry.name: member(prompts, completions, columns) for member in self.members}
         conditions = {member.entry.name: member.entry.listed.when for member in self.members}
 
         def counts(name: str, row: int) -> bool:
-            when = conditions[name]
-            return when is None or (counts(when.reward, row) and raw[when.reward][row] >= when.at_least)
+            condition = conditions[name]
+            return condition is None or (counts(condition.reward, row) and raw_values[condition.reward][row] >= condition.at_least)
 
-        return {name: [value if counts(name, row) else 0.0 for row, value in enumerate(values)] for name, values in raw.items()}
+        return {name: [value if counts(name, row) else 0.0 for row, value in enumerate(values)] for name, values in raw_values.items()}
 
     def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
         """Return the weighted sum of the rewards for each completion. `values` is the result of `score`."""

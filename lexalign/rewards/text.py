@@ -23,8 +23,8 @@ class ExactMatch(Reward):
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
         return [
-            float(self.normalize(completion) == self.normalize(right))
-            for completion, right in zip(completions, columns["completion"], strict=True)
+            float(self.normalize(completion) == self.normalize(reference))
+            for completion, reference in zip(completions, columns["completion"], strict=True)
         ]
 
     def normalize(self, text: str) -> str:

@@ -18,9 +18,9 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     """Answer each line of the input until it ends. The conversation is stored in the result's samples."""
     path = experiment.model.path
     assert path is not None
-    other = make_second_experiment(experiment)
-    served = vllm.make_command(path, experiment.model.revision)
-    details = {"model": path, "against": other.model.path if other else None, "vllm": served}
+    second = make_second_experiment(experiment)
+    command = vllm.make_command(path, experiment.model.revision)
+    details = {"model": path, "against": second.model.path if second else None, "vllm": command}
     if experiment.dry_run:
         summary.show_plan_table({name: str(value) for name, value in details.items()}, "nothing is answered")
         return Result(status="planned", stage=experiment.stage.name, details={"plan": details})
@@ -31,9 +31,9 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
         from lexalign.chat.model_speaker import ModelSpeaker
 
     speakers = [ModelSpeaker.of("model", experiment)]
-    if other is not None:
-        speakers.append(ModelSpeaker.of("reference" if experiment.chat.against == "reference" else "other", other))
-    conversation.write_now(f"To serve it with vLLM: {served}\n{conversation.RESET} starts a new conversation, {conversation.EXIT} ends\n")
+    if second is not None:
+        speakers.append(ModelSpeaker.of("reference" if experiment.chat.against == "reference" else "other", second))
+    conversation.write_now(f"To serve it with vLLM: {command}\n{conversation.RESET} starts a new conversation, {conversation.EXIT} ends\n")
     answers = conversation.talk(speakers)
     return Result(status="finished", stage=experiment.stage.name, counts={"turns": len(answers)}, samples=answers, details=details)
 

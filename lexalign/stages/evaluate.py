@@ -44,22 +44,22 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
     harness.check_tasks(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)
-    loaded = loading.load_model(experiment)
-    policy: Any = loaded.model
+    loaded_model = loading.load_model(experiment)
+    policy: Any = loaded_model.model
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
-    encoder = make_renderer(experiment, loaded.tokenizer, model=policy)
-    known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
-    positions = loaded.model.config.get_text_config().max_position_embeddings
+    encoder = make_renderer(experiment, loaded_model.tokenizer, model=policy)
+    all_rows, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
+    positions = loaded_model.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
-    lengths.note_control_tokens(splits, loaded.tokenizer)
+    lengths.note_control_tokens(splits, loaded_model.tokenizer)
     look = make_limit_check(policy, encoder, max_length=max_length, setting="evaluate.max_length")
     measure = lengths.measure_one_by_one(encoder)
     lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
     evaluator = Evaluator(
         encoder=encoder,
         rows=splits.held_out,
-        known=known,
+        known=all_rows,
         train_rows=train_rows,
         settings=experiment.evaluate,
         max_length=max_length,
@@ -69,7 +69,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     )
     before, measured_reference = Measurement(), None
     if reference is not None:
-        other = load_reference(reference, loaded).to(device)
+        other = load_reference(reference, loaded_model).to(device)
         log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(evaluator.rows))
         with make_autocast(experiment):
             before = measure_all(evaluator, other)

@@ -47,15 +47,15 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     settings, artifact = experiment.export, out_dir / "artifact"
     if settings.push:
         upload.refuse_early(settings.push)
-    what, chosen = make_export(experiment, past, splits, artifact)
-    measurement = chosen.measurement
+    export_facts, choice = make_export(experiment, past, splits, artifact)
+    measurement = choice.measurement
     result = Result(status="finished", stage=experiment.stage.name, artifact=str(artifact.resolve()), counts=splits.counts)
     result.metrics, result.intervals, result.n = (
-        {"before": chosen.trained.values, "after": measurement.values},
+        {"before": choice.trained.values, "after": measurement.values},
         measurement.intervals,
         measurement.n,
     )
-    result.details = {"exported": what}
+    result.details = {"exported": export_facts}
     if settings.push:
         result.details["pushed"] = upload.push_folder(
             artifact,
@@ -73,9 +73,9 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
     from lexalign.models import loading
     from lexalign.models.renderers import make_limit_check, make_renderer, settle_end_tokens
 
-    what = source.find_export_source(experiment, past)
-    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, what.source))
-    trained = merging.load_as_trained(what, encoder.tokenizer)
+    export_source = source.find_export_source(experiment, past)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, export_source.source))
+    trained = merging.load_as_trained(export_source, encoder.tokenizer)
     settle_end_tokens(trained, encoder)
     max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
     look = make_limit_check(trained, encoder, max_length=max_length, setting="evaluate.max_length")
@@ -84,31 +84,33 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
     rows = splits.held_out[: experiment.export.rows]
     spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
-    chosen = merge_choice.choose_nearest(what, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
+    choice = merge_choice.choose_nearest(export_source, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
     export_facts = {
         "from": experiment.model.path,
         "from_sha256": past.manifest.get("sha256"),
-        "base": what.source.place.name,
-        "dtype": what.dtype,
-        "way": chosen.way,
-        "ways": {way: measurement.values for way, measurement in chosen.ways.items()},
+        "base": export_source.source.place.name,
+        "dtype": export_source.dtype,
+        "way": choice.way,
+        "ways": {way: measurement.values for way, measurement in choice.ways.items()},
     }
-    settle_end_tokens(chosen.model, encoder)
-    facts, code = {**describe_history(experiment, past, what.source), "exported": export_facts}, experiment.model.trust_remote_code
-    folder.write_export(chosen.model, encoder, artifact, spans=spans, card=model_card.make_card(what, chosen), facts=facts, code=code)
-    return export_facts, chosen
+    settle_end_tokens(choice.model, encoder)
+    facts, code = {**describe_history(experiment, past, export_source.source), "exported": export_facts}, experiment.model.trust_remote_code
+    folder.write_export(
+        choice.model, encoder, artifact, spans=spans, card=model_card.make_card(export_source, choice), facts=facts, code=code
+    )
+    return export_facts, choice
 
 
 def describe_history(experiment: Experiment, past: Provenance, source: Any) -> dict[str, Any]:
     """Return the facts of the model's training for the new manifest: reference, rewards and data are read from there later."""
     if past.manifest:
         return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
-    settings, start = fingerprint.list_deciding_settings(experiment), {}
+    settings, start_facts = fingerprint.list_deciding_settings(experiment), {}
     if source.adapter is not None:  # an adapter from elsewhere was trained from its base
-        start = {"path": source.place.name, "revision": source.revision}
-        start |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
+        start_facts = {"path": source.place.name, "revision": source.revision}
+        start_facts |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
     data = {"path": experiment.data.path, **fingerprint.fingerprint_data(experiment.data)}
-    return {"model": start, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
+    return {"model": start_facts, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
 
 
 def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
@@ -121,8 +123,8 @@ def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
     place = find_data(data.path)
     if place.kind == "missing":
         raise ConfigError(f"model.path={path}: was trained on {data.path}: {place.problem}; {NAME_ROWS}")
-    then = past.manifest["data"].get("files")
-    if then is not None and fingerprint.fingerprint_data(data).get("files") != then:
+    recorded_files = past.manifest["data"].get("files")
+    if recorded_files is not None and fingerprint.fingerprint_data(data).get("files") != recorded_files:
         log.warning("%s has changed since the model was trained (sha256 differs); the comparison uses the rows of today", data.path)
     return data
 
