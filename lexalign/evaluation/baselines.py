@@ -1,6 +1,6 @@
-"""Trivial predictions without a model, made from the training rows and measured on the held-out rows as the model is.
+"""Trivial predictions without a model. They are made from the training rows and measured on the held-out rows, as the model is.
 
-A score that is no better than one of these is no success, however much it improved.
+A score that is no better than one of these shows no success, even if training improved it.
 """
 
 import math
@@ -16,13 +16,13 @@ from lexalign.evaluation.unpaired import measure_labels
 
 Shares = list[float]
 Baselines = dict[str, dict[str, RowValues]]
-"""Metric to the name of each trivial prediction, to its value on each held-out row."""
+"""Maps a metric to its trivial predictions by name, and each of these to its values on the held-out rows."""
 SMALLEST_SHARE = 1e-3
-"""Shares below this count as this where their logarithm is taken."""
+"""Smaller shares are replaced by this before their logarithm is taken."""
 
 
 def measure_baselines(evaluator: Evaluator) -> Baselines:
-    """The trivial predictions that these rows allow; a metric that has none is left out."""
+    """Measure the trivial predictions that these rows allow. A metric without any is left out."""
     baselines: Baselines = {}
     for measure in (predict_beliefs, predict_answers, predict_preferences, predict_labels):
         baselines |= {metric: table for metric, table in measure(evaluator).items() if table}
@@ -30,8 +30,11 @@ def measure_baselines(evaluator: Evaluator) -> Baselines:
 
 
 def predict_beliefs(evaluator: Evaluator) -> Baselines:
-    """belief_jsd of equal shares, of the training questions' mean, of the same question's and the same group's mean, and of both together
-    (log-linear: question times group over the mean). The latter three only where every held-out question allows them."""
+    """Measure belief_jsd of these predictions: equal shares, the mean of all training questions, the mean of the same question, the mean of
+    the same group, and both means combined (log-linear: question times group over the mean of all).
+
+    Each of the last three is left out if it cannot be computed for every held-out question.
+    """
     if not evaluator.has("belief"):
         return {}
     true_shares = list_shares(evaluator.rows)
@@ -58,7 +61,7 @@ def predict_beliefs(evaluator: Evaluator) -> Baselines:
 
 
 def list_shares(rows: Iterable[Row]) -> dict[Question, Shares]:
-    """The shares of each question, those of its first row."""
+    """Return the shares of each question, taken from its first row."""
     shares: dict[Question, Shares] = {}
     for row in rows:
         shares.setdefault(get_question_key(row), row["probabilities"])
@@ -66,13 +69,13 @@ def list_shares(rows: Iterable[Row]) -> dict[Question, Shares]:
 
 
 def average(shares: Iterable[Shares]) -> Shares:
-    """The mean of several shares."""
+    """Return the mean of several lists of shares."""
     columns = list(zip(*shares, strict=True))
     return [metrics.mean(column) for column in columns]
 
 
 def average_by(shares: dict[Question, Shares], place: int) -> dict[str, Shares]:
-    """The mean over all questions with the same prompt (place 0) or of the same group (place 1)."""
+    """Return the mean over all questions with the same prompt (`place` 0) or of the same group (`place` 1)."""
     groups: dict[str, list[Shares]] = defaultdict(list)
     for question, question_shares in shares.items():
         groups[question[place]].append(question_shares)
@@ -80,7 +83,10 @@ def average_by(shares: dict[Question, Shares], place: int) -> dict[str, Shares]:
 
 
 def combine_shares(question: Shares | None, group: Shares | None, overall: Shares) -> Shares | None:
-    """The log-linear model without interaction: log p = log question + log group - log overall, made to sum to 1."""
+    """Combine shares by the log-linear model without interaction: log p = log question + log group - log overall, scaled to sum to 1.
+
+    None if one of the two means is missing.
+    """
     if question is None or group is None:
         return None
     logs = [
@@ -92,7 +98,7 @@ def combine_shares(question: Shares | None, group: Shares | None, overall: Share
 
 
 def predict_answers(evaluator: Evaluator) -> Baselines:
-    """exact_match of the most frequent training answer."""
+    """Measure exact_match of the most frequent training answer."""
     answers = [row["completion"] for row in evaluator.train_rows if isinstance(row.get("completion"), str)]
     if not evaluator.has("completion") or evaluator.has("label") or not answers:
         return {}
@@ -102,8 +108,8 @@ def predict_answers(evaluator: Evaluator) -> Baselines:
 
 
 def predict_preferences(evaluator: Evaluator) -> Baselines:
-    """reward_accuracy of preferring the longer answer, or the shorter one, whichever fits the training pairs better; soft_label_error of
-    the training labels' mean."""
+    """Measure reward_accuracy of a preference for the longer or the shorter answer, whichever fits the training pairs better, and
+    soft_label_error of the mean of the training labels."""
     if not evaluator.has("chosen", "rejected"):
         return {}
     training_pairs = [row for row in evaluator.train_rows if "chosen" in row and "rejected" in row]
@@ -122,7 +128,10 @@ def predict_preferences(evaluator: Evaluator) -> Baselines:
 
 
 def predict_labels(evaluator: Evaluator) -> Baselines:
-    """label_accuracy of the more frequent training label; label_auc of the answer's length, as it fits the training rows."""
+    """Measure label_accuracy of the more frequent training label, and label_auc of the answer's length.
+
+    Whether longer or shorter is better is chosen on the training rows.
+    """
     if not evaluator.has("completion", "label"):
         return {}
     training_rows = [row for row in evaluator.train_rows if "label" in row and "completion" in row]
@@ -144,12 +153,12 @@ def predict_labels(evaluator: Evaluator) -> Baselines:
 
 
 def measure_length(answer: object) -> float:
-    """An answer's length in characters."""
+    """Return an answer's length in characters."""
     return float(len(answer if isinstance(answer, str) else str(answer)))
 
 
 def judge_scores(baselines: Baselines, after: Measurement, names: Sequence[str]) -> list[str]:
-    """A warning for each of these metrics in which the model is not shown to be better than the best trivial prediction."""
+    """Return a warning for each of these metrics in which the model is not shown to be better than the best trivial prediction."""
     warnings = []
     for metric in names:
         if metric not in baselines or metric not in after.rows:
@@ -165,5 +174,5 @@ def judge_scores(baselines: Baselines, after: Measurement, names: Sequence[str])
 
 
 def list_baseline_values(baselines: Baselines) -> dict[str, dict[str, float]]:
-    """Metric to prediction to its mean, for `result.json`."""
+    """Return the mean of each prediction by metric and name, for `result.json`."""
     return {metric: {name: rows.mean() for name, rows in table.items()} for metric, table in baselines.items()}

@@ -1,4 +1,4 @@
-"""Beliefs of a group (arXiv 2412.20299): the model's shares of them against the known ones, by probability and by sampling."""
+"""Compare the model's shares of a group's beliefs (arXiv 2412.20299) with the known shares, by probability and by sampling."""
 
 import torch
 
@@ -9,10 +9,12 @@ from lexalign.evaluation.scoring import compute_next_token_probs
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """belief_jsd (each group's too), belief_mass, majority_bias by probability; belief_jsd_sampled, belief_consistency by sampling.
+    """Record belief_jsd (also for each group), belief_mass and majority_bias by probability, and belief_jsd_sampled and
+    belief_consistency by sampling.
 
-    Shares that were counted from few answers are not the group's: a model that is exactly right has a belief_jsd of belief_jsd_floor, not
-    0. The score is then belief_jsd_excess, the squared distance less the floor's, which is 0 on average for such a model.
+    Shares that were counted from few answers differ from the true shares of the group. A model with exactly the true shares then has a
+    belief_jsd of belief_jsd_floor, not 0. In this case the score is belief_jsd_excess: the squared distance minus the floor's expected
+    square. It is 0 on average for such a model.
     """
     if not evaluator.has("belief"):
         return
@@ -47,10 +49,10 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 def sample_beliefs(
     evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, true_shares: dict[Question, list[float]]
 ) -> None:
-    """Draw whole responses, read the belief each begins with, and see whether the rest agrees with it.
+    """Draw whole responses, read the belief at the beginning of each, and check whether the rest agrees with it.
 
-    belief_jsd_sampled_floor: what belief_jsd_sampled would be for a model that draws by the known shares themselves, with as many samples.
-    belief_consistency_chance: how often the rest of a sample agrees with the belief of any sample of its question.
+    belief_jsd_sampled_floor: the expected belief_jsd_sampled of a model that draws from the known shares, with the same number of samples.
+    belief_consistency_chance: how often the rest of a sample agrees with the belief of a random sample of the same question.
     """
     belief_count = len(next(iter(true_shares.values())))
     belief_texts = [evaluator.encoder.belief_text(index) for index in range(belief_count)]
@@ -80,7 +82,7 @@ def sample_beliefs(
             else 0.0
         )
         floors.append(metrics.sampling_floor(true_shares[question], sum(stated_counts))[0] if any(stated_counts) else 0.0)
-    if any(weights):  # a question without one belief among its samples has no weight
+    if any(weights):  # a question has no weight if none of its samples states a belief
         measurement.record("belief_jsd_sampled", distances, weights)
         measurement.record("belief_jsd_sampled_floor", floors, weights)
     measurement.record("belief_consistency", consistencies)

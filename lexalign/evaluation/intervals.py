@@ -1,7 +1,7 @@
-"""How sure a measured number is: 95 % intervals over the rows it was measured on, of the number and of a paired difference.
+"""Compute 95 % intervals of a measured number and of a paired difference, over the rows they were measured on.
 
-Bootstrapped (Efron 1979): rows are drawn with replacement, whole, and the number is computed anew. Near the ends of its range, where all
-draws are nearly alike, a share of rows has Wilson's interval (1927) and an area under the curve Newcombe's (2006).
+They are bootstrapped (Efron 1979): whole rows are drawn with replacement, and the number is computed again. Near the ends of the range all
+draws are nearly equal. A share of rows therefore has Wilson's interval (1927), and an area under the curve near 0 or 1 Newcombe's (2006).
 """
 
 import math
@@ -18,49 +18,49 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 LOW, HIGH = 0.025, 0.975
 NORMAL = 1.96
-"""Standard errors to each side of 95 % of a normal distribution."""
+"""95 % of a normal distribution lie within this many standard errors of its mean."""
 LARGEST = 700.0
-"""Exponents are cut here: a model that is broken has a perplexity beyond any float."""
+"""Largest exponent: the perplexity of a broken model would overflow a float."""
 NEAR_AN_END = 0.1
-"""How near 0 or 1 an area under the curve is where its draws are too much alike."""
+"""An area under the curve nearer than this to 0 or 1 is not bootstrapped, because its draws are nearly equal."""
 AT_ONCE = 4_000_000
-"""Drawn rows held at once."""
+"""Number of drawn rows in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowValues:
     """A metric row by row (question, pair or prompt).
 
-    mean: Σ w·v / Σ w. With `labels`, auc: the probability that a row with the label has the higher value of two, one with and one without,
-    ties one half; difference: the mean of the rows with the label less that of those without. `weights` are 1 unless given: tokens, for a
-    loss; 0 for a row that says nothing.
+    The statistic mean is Σ w·v / Σ w. The other two need `labels`. auc is the probability that a row with the label has a higher value than
+    a row without it; a tie counts one half. difference is the mean of the rows with the label minus the mean of the rows without it.
+    `weights` are 1 by default. For a loss they are the numbers of tokens; a row without information has 0.
     """
 
     values: list[float]
     weights: list[float] | None = None
     exponential: bool = False
-    """The metric is exp of that mean (perplexity), and its interval is one of the exp."""
+    """Whether the metric is the exponential of the mean (perplexity). The interval is then that of the exponential."""
     labels: list[bool] | None = None
     statistic: Literal["mean", "auc", "difference"] = "mean"
     stderr: float | None = None
-    """The standard error that another program states for the metric; its interval is then the normal one, not bootstrapped."""
+    """The standard error that another program reports for the metric. The interval is then the normal one, not bootstrapped."""
     count: int | None = None
-    """Rows of a metric that another program states whole: `values` then holds the metric alone."""
+    """Number of rows of a metric that another program reports as one number. `values` then holds only this number."""
 
     @property
     def n(self) -> int:
-        """The number of rows, those without weight left out."""
+        """The number of rows with a weight above 0."""
         if self.count is not None:
             return self.count
         return len(self.values) if self.weights is None else sum(weight > 0 for weight in self.weights)
 
     @property
     def is_share(self) -> bool:
-        """Whether every row counts 0 or 1, and as much as any other."""
+        """Whether every value is 0 or 1, and all rows have the same weight."""
         return self.weights is None and self.statistic == "mean" and not self.exponential and set(self.values) <= {0.0, 1.0}
 
     def mean(self) -> float:
-        """The metric."""
+        """Return the metric."""
         import numpy as np
 
         if self.statistic == "mean" and self.weights is None and not self.exponential:
@@ -68,7 +68,7 @@ class RowValues:
         return float(self.compute(np.ones((1, len(self.values))))[0])
 
     def compute(self, counts: "Array") -> "Array":
-        """The metric (B,) over rows that are there as many times as `counts` (B, n) says; NaN where it is not defined."""
+        """Return the metric (B,) of B samples of the rows. `counts` (B, n): how often each row occurs in each. NaN if undefined."""
         import numpy as np
 
         values = np.asarray(self.values, dtype=np.float64)
@@ -86,8 +86,10 @@ class RowValues:
 
 
 def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
-    """The area under the ROC curve (B,) of values (n,) with labels (n,), each row there `counts` (B, n) times: the U of Mann and Whitney
-    (1947) over the number of pairs."""
+    """Return the area under the ROC curve (B,) of values (n,) with labels (n,), where each row occurs `counts` (B, n) times.
+
+    It is the U of Mann and Whitney (1947) divided by the number of pairs.
+    """
     import numpy as np
 
     order = np.argsort(values, kind="stable")
@@ -100,8 +102,11 @@ def compute_auc(values: "Array", labels: "Array", counts: "Array") -> "Array":
 
 
 def bootstrap_interval(row_values: RowValues, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of a metric: the middle of it over rows drawn with replacement; Wilson's of a share, Newcombe's of an area near 0
-    or 1; mean ± 1.96 · stderr where another program states that."""
+    """Return the 95 % interval of a metric: the middle 95 % of its values over rows drawn with replacement.
+
+    A share has Wilson's interval, an area under the curve near 0 or 1 has Newcombe's. If another program reports a standard error, the
+    interval is mean ± 1.96 · stderr.
+    """
     if row_values.stderr is not None:
         return row_values.mean() - NORMAL * row_values.stderr, row_values.mean() + NORMAL * row_values.stderr
     if row_values.is_share:
@@ -112,9 +117,10 @@ def bootstrap_interval(row_values: RowValues, *, seed: int = 0) -> tuple[float, 
 
 
 def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) -> tuple[float, float, float]:
-    """second - first on the same rows, and its 95 % interval: each draw takes the same rows of both.
+    """Return second - first on the same rows, and the ends of its 95 % interval. Each draw takes the same rows of both.
 
-    Metrics that are stated whole cannot be paired: their standard errors add up, and without any the interval is endless.
+    Metrics without rows (`count` is set) cannot be paired: their variances are added. If a standard error is missing, the interval is
+    infinite.
     """
     if first.count is not None or second.count is not None:
         difference, errors = second.mean() - first.mean(), (first.stderr, second.stderr)
@@ -129,7 +135,7 @@ def bootstrap_difference(first: RowValues, second: RowValues, *, seed: int = 0) 
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `count` rows (Wilson 1927)."""
+    """Return the 95 % score interval of a share of `count` rows (Wilson 1927)."""
     spread = NORMAL**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half_width = NORMAL / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
@@ -137,8 +143,11 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def newcombe_interval(area: float, labelled_count: int, other_count: int) -> tuple[float, float]:
-    """The 95 % score interval of an area under the ROC curve (Newcombe 2006, Statistics in Medicine 25, method 5): the areas from which
-    this one is within 1.96 standard errors, by the variance of Hanley and McNeil (1982) with both numbers of rows at their mean."""
+    """Return the 95 % score interval of an area under the ROC curve (Newcombe 2006, Statistics in Medicine 25, method 5).
+
+    It holds the areas that are at most 1.96 standard errors away from this one. The variance is that of Hanley and McNeil (1982), with
+    both numbers of rows replaced by their mean.
+    """
     mean = (labelled_count + other_count) / 2 - 1
 
     def holds(truth: float) -> bool:
@@ -155,7 +164,8 @@ def newcombe_interval(area: float, labelled_count: int, other_count: int) -> tup
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of a few independent values, as of runs with different seeds: mean ± t · s / √n (Student 1908)."""
+    """Return the 95 % interval of the mean of a few independent values, such as runs with different seeds: mean ± t · s / √n (Student
+    1908)."""
     mean, count = sum(values) / len(values), len(values)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
     half_width = student_quantile(count - 1) * math.sqrt(variance / count)
@@ -164,7 +174,7 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @lru_cache
 def student_quantile(freedom: int) -> float:
-    """The t that a variable of Student's distribution with so many (whole) degrees of freedom stays below, in size, 95 % of the time."""
+    """Return the t with P(|T| ≤ t) = 0.95, where T has Student's distribution with `freedom` (a whole number) degrees of freedom."""
     low, high = 0.0, 13.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -173,7 +183,7 @@ def student_quantile(freedom: int) -> float:
 
 
 def student_probability(t: float, freedom: int) -> float:
-    """P(|T| ≤ t): the finite sums of Abramowitz and Stegun 26.7.3 (odd degrees of freedom) and 26.7.4 (even ones)."""
+    """Return P(|T| ≤ t) by the finite sums of Abramowitz and Stegun: 26.7.3 for odd degrees of freedom, 26.7.4 for even ones."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine, odd = math.cos(angle), freedom % 2
     term = total = 0.0 if freedom == 1 else cosine if odd else 1.0
@@ -184,7 +194,10 @@ def student_probability(t: float, freedom: int) -> float:
 
 
 def draw_counts(count: int, seed: int) -> Iterator["Array"]:
-    """How often each of `count` rows is drawn, (B, count) at a time, when as many are drawn with replacement, many times over."""
+    """Yield how often each of `count` rows occurs in samples of `count` rows drawn with replacement, as arrays (B, count).
+
+    There are RESAMPLES samples in all.
+    """
     import numpy as np
 
     generator, size = np.random.default_rng(seed), max(1, AT_ONCE // count)
@@ -195,6 +208,6 @@ def draw_counts(count: int, seed: int) -> Iterator["Array"]:
 
 
 def middle_bounds(values: list[float]) -> tuple[float, float]:
-    """The middle 95 % of those that are numbers: draws without a row of each kind have none."""
+    """Return the bounds of the middle 95 % of the values without NaN. A draw that lacks rows of one label gives NaN."""
     sorted_values = sorted(value for value in values if not math.isnan(value))
     return sorted_values[int(LOW * (len(sorted_values) - 1))], sorted_values[round(HIGH * (len(sorted_values) - 1))]

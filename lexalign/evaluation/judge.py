@@ -1,7 +1,7 @@
-"""A judged win rate: another model, behind an OpenAI-compatible endpoint, compares the model's answers with others. Never required.
+"""Measure a judged win rate: a model behind an OpenAI-compatible endpoint compares the model's answers with others. This is optional.
 
-Each pair is asked about twice, the second time in the other order, so that a judge who favours a place gives one half (Zheng et al. 2023,
-arXiv 2306.05685, section 3.4).
+The judge sees each pair twice, the second time in the other order. A judge that always prefers the first (or the second) answer therefore
+gives one half (Zheng et al. 2023, arXiv 2306.05685, section 3.4).
 """
 
 import logging
@@ -32,9 +32,9 @@ MEANING: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or two verdicts that differ.
+    """Record win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or verdicts that differ.
 
-    Prompts with a verdict that cannot be read are left out; wins, losses, ties, inconsistent and unreadable ones are counted.
+    Prompts with an unreadable verdict are left out. The numbers of wins, losses, ties, inconsistent and unreadable outcomes are recorded.
     """
     settings = evaluator.settings.judge
     if settings.url is None or not evaluator.has("prompt"):
@@ -43,9 +43,9 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
     own_answers = evaluator.greedy(model, measurement, prompts)
     other_answers = list_data_answers(evaluator) if settings.against == "data" else reference.measured.answers if reference else None
     if other_answers is None:
-        return  # this is the reference: what it answers is kept for the model that is held against it
+        return  # this model is the reference: its answers are compared later with those of the trained model
     if not collectives.is_main():
-        return  # the answers are all of theirs, the verdicts are asked for once
+        return  # all processes generate answers, but only one asks for the verdicts
     log.info("Asking %s about %d answers, each twice", settings.model, len(prompts))
     try:
         outcomes = judge_answers(
@@ -66,12 +66,12 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 
 
 def list_data_answers(evaluator: Evaluator) -> dict[str, str]:
-    """The data's own answer to each prompt: its completion, else the chosen response."""
+    """Return the data's own answer to each prompt: the completion, else the chosen response."""
     return {get_prompt_key(row): row["completion" if "completion" in row else "chosen"] for row in reversed(evaluator.rows)}
 
 
 def judge_answers(evaluator: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[str]:
-    """win, loss, tie, inconsistent or unreadable of each (ours, theirs); raises EndpointError where the endpoint gives out."""
+    """Return win, loss, tie, inconsistent or unreadable for each pair (own answer, other answer). Raises EndpointError if the endpoint fails."""
     settings = evaluator.settings.judge
     questions = [
         QUESTION.format(prompt=prompt, first=first, second=second)
@@ -91,7 +91,7 @@ def judge_answers(evaluator: Evaluator, pairs: dict[str, tuple[str, str]]) -> li
 
 
 def read_verdict(answer: str) -> Verdict | None:
-    """What an answer says: its last stated verdict, or all of it where it is nothing else; None where it cannot be read."""
+    """Return the last verdict that an answer states, or the whole answer if it is only a verdict; None if it cannot be read."""
     stated_words = STATED.findall(answer)
     bare_match = BARE.fullmatch(answer)
     word = stated_words[-1] if stated_words else bare_match[1] if bare_match else None
@@ -99,7 +99,7 @@ def read_verdict(answer: str) -> Verdict | None:
 
 
 def combine_verdicts(ours_first: Verdict | None, ours_second: Verdict | None) -> str:
-    """What the verdicts in both orders come to."""
+    """Combine the verdicts of both orders into one outcome."""
     if ours_first is None or ours_second is None:
         return "unreadable"
     outcomes = {("first", "second"): "win", ("second", "first"): "loss", ("tie", "tie"): "tie"}

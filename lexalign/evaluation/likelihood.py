@@ -1,4 +1,4 @@
-"""What the model gives the answers that the data hold: loss, perplexity and exact match."""
+"""Measure the model on the answers in the data: loss, perplexity and exact match."""
 
 import logging
 
@@ -10,11 +10,11 @@ from lexalign.evaluation.scoring import Spans, score_responses
 from lexalign.rewards.reasoning import strip_reasoning
 
 log = logging.getLogger(__name__)
-ROOM = 8  # tokens a greedy answer may be longer than the longest answer of the data before it is wrong anyway
+ROOM = 8  # extra tokens for a greedy answer, beyond the longest answer in the data: a longer one is wrong in any case
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """loss, perplexity; and exact_match where there are completions (with a label they are no references: `unpaired` reads them)."""
+    """Record loss and perplexity, and exact_match if there are completions. Completions with a label are measured by `unpaired` instead."""
     if evaluator.has("label"):
         return
     if evaluator.has("completion") or evaluator.has("text") or evaluator.has("messages"):
@@ -27,20 +27,22 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 
 
 def record_likelihood(measurement: Measurement, scored: list[tuple[float, float]], *names: str) -> None:
-    """loss: mean negative log-likelihood of a scored token; perplexity: exp of it. `scored` are (log-probability, tokens) of each row, or
-    both weighted."""
+    """Record loss, the mean negative log-likelihood per scored token, or perplexity, its exponential.
+
+    `scored` holds (log-probability, number of tokens) of each row; both may be weighted.
+    """
     losses, tokens = [-total / (count or 1.0) for total, count in scored], [float(count) for _, count in scored]
     for name in names:
         measurement.record(name, losses, tokens, exponential=name == "perplexity")
 
 
 def encode_sequences(evaluator: Evaluator) -> list[Spans]:
-    """What is trained of each row that has a completion, a conversation or a text."""
+    """Render each row that has a completion, a conversation or a text, as in training."""
     return [evaluator.encoder.render_answer(row) for row in evaluator.rows]
 
 
 def measure_exact_match(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement) -> None:
-    """exact_match: share of greedy answers equal to the completion, the reasoning of both left out where evaluate.strip_reasoning."""
+    """Record exact_match: the share of greedy answers equal to the completion. evaluate.strip_reasoning removes the reasoning of both first."""
     limit = evaluator.settings.max_new_tokens
     longest = max(len(evaluator.encoder.render_completion(row).response) for row in evaluator.rows)
     if longest > limit:

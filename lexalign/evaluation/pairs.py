@@ -1,4 +1,4 @@
-"""Held-out preference pairs: the rewards that the policy's log-ratios imply, and the perplexity of what was chosen."""
+"""Measure held-out preference pairs: the rewards that the policy's log-ratios imply, and the perplexity of the chosen responses."""
 
 import torch
 
@@ -8,7 +8,7 @@ from lexalign.evaluation.scoring import score_responses
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of the chosen responses."""
+    """Record reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; and perplexity of the chosen responses."""
     if not evaluator.has("chosen", "rejected"):
         return
     sequences = [

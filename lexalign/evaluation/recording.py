@@ -14,8 +14,7 @@ from lexalign.evaluation.samples import list_samples
 def record_measurements(
     result: Result, evaluator: Evaluator, before: Measurement, after: Measurement, out_dir: Path | None, names: tuple[str, str]
 ) -> None:
-    """Put both measurements into the result, and row by row into the run's folder, where there is one to write to; `before` may be of
-    nothing."""
+    """Store both measurements in the result, and row by row in `out_dir` if it is not None. `before` may be empty."""
     for measurement in (before, after):
         degeneration.record_repetition(evaluator, measurement)
     result.metrics = {"before": before.values, "after": after.values}

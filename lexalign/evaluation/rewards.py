@@ -1,4 +1,4 @@
-"""The rewards of a reinforcement method on greedy answers to the held-out prompts."""
+"""Measure the rewards of a reinforcement method on greedy answers to the held-out prompts."""
 
 import torch
 
@@ -7,7 +7,7 @@ from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurem
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """reward/<name>: each reward's mean; reward: the mean of their weighted sum."""
+    """Record reward/<name>, the mean of each reward, and reward, the mean of their weighted sum."""
     if evaluator.panel is None:
         return
     answers = evaluator.greedy(model, measurement, {get_prompt_key(row): row for row in evaluator.rows})

@@ -1,4 +1,4 @@
-"""What the model writes by itself: how far from the reference, how long, how varied; and answers to be read beside the reference's."""
+"""Measure the text that the model generates: distance from the reference, length and variety. Also collect sample answers to read."""
 
 import torch
 
@@ -11,7 +11,8 @@ from lexalign.models.generation import read_end_tokens
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """kl, sample_length, sample_cut, distinct_1, distinct_2, dissimilarity of drawn responses; and greedy answers to the first prompts."""
+    """Record kl, sample_length, sample_cut, distinct_1, distinct_2 and dissimilarity of drawn responses, and generate greedy answers to the
+    first prompts."""
     if not evaluator.has("prompt"):
         return
     evaluator.greedy(model, measurement, evaluator.first_prompts(evaluator.settings.samples))
@@ -24,7 +25,7 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 
 
 def select_drawn(evaluator: Evaluator, measurement: Measurement) -> dict[Question, list[list[int]]]:
-    """Of the responses drawn, those that are measured for their variety: `evaluate.draws` for each of `evaluate.draw_prompts` questions."""
+    """Return the drawn responses whose variety is measured: the first `evaluate.draws` of each of the first `evaluate.draw_prompts` questions."""
     questions = list(measurement.drawn)[: evaluator.settings.draw_prompts] if evaluator.settings.draws else []
     return {question: measurement.drawn[question][: evaluator.settings.draws] for question in questions}
 
@@ -36,11 +37,11 @@ def measure_divergence(
     reference: MeasuredReference,
     drawn: dict[Question, list[list[int]]],
 ) -> None:
-    """kl: KL(π ‖ π_ref) in nats a token, on what the policy itself writes.
+    """Record kl: KL(π ‖ π_ref) in nats per token, on the responses that the policy itself generates.
 
-    The mean over the positions s_t of the drawn responses, the ending token's too, of Σ_v π(v|s_t) log(π(v|s_t) / π_ref(v|s_t)), from both
-    whole distributions: of a response's expected sum this is an estimate without bias, and with less variance than one from the log-ratio
-    of the sampled tokens alone.
+    It is the mean of Σ_v π(v|s_t) log(π(v|s_t) / π_ref(v|s_t)) over the positions s_t of the drawn responses, including the end token, from
+    both whole distributions. The sum over a response is an unbiased estimate of its expected value. Its variance is smaller than that of an
+    estimate from the log-ratios of the sampled tokens only.
     """
     assert reference.borrowed is not None
     contexts = evaluator.contexts()
@@ -53,7 +54,8 @@ def measure_divergence(
 
 
 def measure_variety(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, drawn: dict[Question, list[list[int]]]) -> None:
-    """For each prompt: mean length in tokens without the ending, the share cut at evaluate.max_new_tokens, distinct_n, dissimilarity."""
+    """Record for each prompt: mean length in tokens without the end token, the share cut at evaluate.max_new_tokens, distinct_n and
+    dissimilarity."""
     ends = evaluator.encoder.end_tokens | read_end_tokens(model)
     all_responses = list(drawn.values())
     bare_responses = [[ids[:-1] if ids[-1] in ends else ids for ids in responses] for responses in all_responses]
@@ -66,7 +68,8 @@ def measure_variety(evaluator: Evaluator, model: torch.nn.Module, measurement: M
 
 
 def list_samples(evaluator: Evaluator, models: dict[str, Measurement]) -> list[dict[str, str]]:
-    """For each sample prompt, what each model answers greedily and, where responses were drawn, the first one drawn by the same seed."""
+    """Return for each sample prompt the greedy answer of each model and, if responses were drawn, the first drawn one. The models draw with
+    the same seed."""
     question_keys = {get_prompt_key(row): get_question_key(row) for row in reversed(evaluator.rows) if "prompt" in row}
     samples = []
     for prompt, row in evaluator.first_prompts(evaluator.settings.samples).items():

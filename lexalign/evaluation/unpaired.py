@@ -1,4 +1,4 @@
-"""What a model makes of single responses that are desirable or not: their rewards against a reference, held against their labels."""
+"""Measure single responses that are labelled desirable or not: compare their rewards against a reference with their labels."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lexalign.evaluation.scoring import score_responses
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """perplexity of the desirable completions, and `label_metrics` against the reference."""
+    """Record perplexity of the desirable completions, and the metrics of `measure_labels` against the reference."""
     if not evaluator.has("completion", "label"):
         return
     labels = [row["label"] for row in evaluator.rows]
@@ -31,11 +31,12 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 
 
 def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str, RowValues]:
-    """label_accuracy: rewards whose sign agrees with the label, a reward of 0 counting one half. Where both labels occur, also
-    label_auc: the probability that a desirable row has a higher reward than an undesirable one, ties one half; and
-    label_margin: mean reward of the desirable rows less that of the undesirable ones.
+    """Return label_accuracy: the share of rewards whose sign agrees with the label. A reward of 0 counts one half.
 
-    An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0.
+    If both labels occur, return also label_auc and label_margin. label_auc is the probability that a desirable row has a higher reward than
+    an undesirable one; a tie counts one half. label_margin is the mean reward of the desirable rows minus that of the undesirable ones.
+
+    All rewards of an untrained policy are 0, so it has 0.5, 0.5 and 0.
     """
     signed_rewards = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
     metrics = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed_rewards])}
@@ -46,5 +47,5 @@ def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str
 
 
 def compare_values(value: float, other: float) -> float:
-    """1 where the value is the higher, one half at a tie, else 0."""
+    """Return 1 if `value` is higher than `other`, one half for a tie, else 0."""
     return 0.5 if value == other else float(value > other)
