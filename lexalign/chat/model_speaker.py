@@ -1,4 +1,4 @@
-"""A model that answers on the terminal, token by token, and remembers the conversation where it was trained on conversations."""
+"""A model that answers on the terminal, token by token. It remembers the conversation if it has a chat template."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ModelSpeaker:
-    """Answers with a model; `turns` is the conversation so far."""
+    """Answers with a model. `turns` is the conversation so far."""
 
     name: str
     model: Any
@@ -36,7 +36,7 @@ class ModelSpeaker:
 
     @classmethod
     def of(cls, name: str, experiment: Experiment) -> "ModelSpeaker":
-        """The model of an experiment, spoken to as it was trained; raises ConfigError for a system message that it has no place for."""
+        """Load the model of an experiment, with the prompts of its training. Raises ConfigError if it cannot take the system message."""
         assert experiment.model.path is not None
         past, settings = Provenance.read(experiment.model.path), experiment.chat
         if past.bits:
@@ -47,7 +47,7 @@ class ModelSpeaker:
             experiment.data,
             chat_template="never"
             if past.setting("data", "chat_template") == "never"
-            else "auto",  # a template of one's own is saved with it
+            else "auto",  # the user's own template is saved with the model
             system=settings.system or past.setting("data", "system"),
             template_arguments=past.setting("data", "template_arguments"),
         )
@@ -65,11 +65,11 @@ class ModelSpeaker:
         return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
 
     def forget(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation."""
         self.turns = []
 
     def answer(self, text: str, *, turn: int, write: Write) -> str:
-        """The answer to a text, written as it comes. Drawn by `chat.seed` and the turn, so that two models are drawn alike."""
+        """Return the answer to a text, and write it as it is generated. The seed is `chat.seed` plus `turn`, the same for both models."""
         turns: Turns = [*self.turns, {"role": "user", "content": text}]
         ids = self.encoder.render_prompt(turns if self.encoder.chat else text)
         free_positions = self.model.config.get_text_config().max_position_embeddings - len(ids)
@@ -96,18 +96,18 @@ class ModelSpeaker:
         return stream.text
 
     def drawing(self) -> dict[str, Any]:
-        """How tokens are drawn."""
+        """Return the settings of generation: sampled at `chat.temperature`, or greedy for 0."""
         return {**WHOLE_DISTRIBUTION, "temperature": self.settings.temperature} if self.settings.temperature else GREEDY
 
 
 class Stream(TextStreamer):
-    """Hands whole words on as they are generated, and keeps them."""
+    """Writes whole words as they are generated, and stores the text."""
 
     def __init__(self, tokenizer: Any, write: Write):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.write, self.text = write, ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by the library with each piece of text."""
+        """Write and store a piece of text. The library calls it for each piece."""
         self.text += text
         self.write(text)

@@ -32,7 +32,7 @@ MEANING: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """Record win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or verdicts that differ.
+    """Record win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or differing verdicts.
 
     Prompts with an unreadable verdict are left out. The numbers of wins, losses, ties, inconsistent and unreadable outcomes are recorded.
     """
@@ -71,7 +71,10 @@ def list_data_answers(evaluator: Evaluator) -> dict[str, str]:
 
 
 def judge_answers(evaluator: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[str]:
-    """Return win, loss, tie, inconsistent or unreadable for each pair (own answer, other answer). Raises EndpointError if the endpoint fails."""
+    """Return win, loss, tie, inconsistent or unreadable for each pair (own answer, other answer).
+
+    Raises EndpointError if the endpoint fails.
+    """
     settings = evaluator.settings.judge
     questions = [
         QUESTION.format(prompt=prompt, first=first, second=second)

@@ -42,7 +42,8 @@ def encode_sequences(evaluator: Evaluator) -> list[Spans]:
 
 
 def measure_exact_match(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement) -> None:
-    """Record exact_match: the share of greedy answers equal to the completion. evaluate.strip_reasoning removes the reasoning of both first."""
+    """Record exact_match: the share of greedy answers equal to the completion. With evaluate.strip_reasoning, both are compared without
+    their reasoning."""
     limit = evaluator.settings.max_new_tokens
     longest = max(len(evaluator.encoder.render_completion(row).response) for row in evaluator.rows)
     if longest > limit:

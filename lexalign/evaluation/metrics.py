@@ -55,7 +55,7 @@ def soft_label_errors(margins: Sequence[float], labels: Sequence[float]) -> list
 
 
 def reward_accuracies(margins: Sequence[float]) -> list[float]:
-    """Return 1 for each pair whose chosen response has the higher reward, else 0. A tie counts one half, so an untrained policy scores 0.5."""
+    """Return 1 for each pair whose chosen response has the higher reward, else 0; one half for a tie. An untrained policy has 0.5."""
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 

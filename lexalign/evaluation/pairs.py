@@ -8,7 +8,7 @@ from lexalign.evaluation.scoring import score_responses
 
 
 def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
-    """Record reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; and perplexity of the chosen responses."""
+    """Record reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of chosen responses."""
     if not evaluator.has("chosen", "rejected"):
         return
     sequences = [

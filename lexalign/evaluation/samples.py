@@ -25,7 +25,7 @@ def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measureme
 
 
 def select_drawn(evaluator: Evaluator, measurement: Measurement) -> dict[Question, list[list[int]]]:
-    """Return the drawn responses whose variety is measured: the first `evaluate.draws` of each of the first `evaluate.draw_prompts` questions."""
+    """Return the drawn responses that are measured: `evaluate.draws` of each of the first `evaluate.draw_prompts` questions."""
     questions = list(measurement.drawn)[: evaluator.settings.draw_prompts] if evaluator.settings.draws else []
     return {question: measurement.drawn[question][: evaluator.settings.draws] for question in questions}
 

@@ -1,4 +1,4 @@
-"""How far one model is from another on held-out rows: KL divergence of their next-token distributions, and the perplexity of each."""
+"""Measure the distance of two models on held-out rows: KL divergence of their next-token distributions, and the perplexity of each."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def encode_rows(encoder: Renderer, rows: list[Row], *, shared_belief: bool, max_length: int) -> list[Spans]:
-    """What was trained or chosen of each row, cut at `max_length`; of a row with neither, its prompt."""
+    """Render the trained or the chosen response of each row, cut at `max_length`. A row with neither gives its prompt."""
     sequences = []
     for row in rows:
         if "chosen" in row:
@@ -30,15 +30,17 @@ def encode_rows(encoder: Renderer, rows: list[Row], *, shared_belief: bool, max_
 
 
 def measure_perplexity(model: torch.nn.Module, spans: list[Spans], *, batch_size: int, max_length: int) -> Measurement:
-    """perplexity of the scored tokens."""
+    """Measure perplexity of the scored tokens."""
     measurement = Measurement()
     likelihood.record_likelihood(measurement, score_responses(model, spans, batch_size=batch_size, max_length=max_length), "perplexity")
     return measurement
 
 
 def measure_distance(trained: torch.nn.Module, exported: Any, spans: list[Spans], *, batch_size: int, max_length: int) -> Measurement:
-    """Of the exported model: its perplexity, and kl = KL(trained ‖ exported) in nats a token, from both whole distributions at each scored
-    position, weighted by tokens."""
+    """Measure the perplexity of the exported model, and kl = KL(trained ‖ exported) in nats per token.
+
+    kl is computed from both whole distributions at each scored position, and each row is weighted by its tokens.
+    """
     measurement = measure_perplexity(exported, spans, batch_size=batch_size, max_length=max_length)
     sums = compute_divergences(trained, lambda: contextlib.nullcontext(exported), spans, batch_size=batch_size)
     measurement.record("kl", [total / (count or 1.0) for total, count in sums], [float(count) for _, count in sums])
@@ -46,6 +48,6 @@ def measure_distance(trained: torch.nn.Module, exported: Any, spans: list[Spans]
 
 
 def format_metric(name: str, measurement: Measurement) -> str:
-    """A metric with its interval and its n."""
+    """Format a metric with its interval and its n."""
     low, high = measurement.intervals[name]
     return f"{name} {measurement.values[name]:.4g} ({low:.4g} to {high:.4g}, n = {measurement.n[name]})"

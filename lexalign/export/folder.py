@@ -1,4 +1,4 @@
-"""The exported folder: written aside, read back, compared with what was written, and only then named."""
+"""Write the exported folder: under a temporary name first. It gets its name after it was loaded again and compared with the model."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ from lexalign.evaluation.scoring import Spans, get_device, make_batches
 log = logging.getLogger(__name__)
 CARD = "README.md"
 LOGITS_APART = 1e-3
-"""Of the largest logit: both models have the same weights, in the same type, on the same device."""
+"""Largest allowed difference, as a share of the largest logit. It is small because both models have the same weights, type and device."""
 ROWS_READ_BACK = 8
 TALK = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 
@@ -24,9 +24,9 @@ TALK = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 def write_export(
     model: Any, encoder: Renderer, artifact: Path, *, spans: list[Spans], card: str, facts: dict[str, Any], code: bool
 ) -> None:
-    """Save the model with tokenizer, card and manifest, and load it again: the folder gets its name where everything came back the same.
+    """Save the model with tokenizer, card and manifest, and load it again. The folder gets its name only if everything is the same.
 
-    Raises ArtifactError where something did not; nothing is left then. `code`: whether the model's own code may be run.
+    Raises ArtifactError if something differs; no folder is left then. `code` says whether the model's own code may run.
     """
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     with files.write_folder(artifact) as temporary_folder, disk.require_space(size, artifact.parent, what="the exported model"):
@@ -38,7 +38,7 @@ def write_export(
 
 
 def read_back(model: Any, encoder: Renderer, folder: Path, spans: list[Spans], *, code: bool) -> None:
-    """Raise ArtifactError where a folder does not hold this model and this tokenizer."""
+    """Load a folder. Raises ArtifactError if it does not hold this model and this tokenizer."""
     loaded_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
     tokenizers = [(encoder.tokenizer, "was"), (loaded_tokenizer, "is")]
     vocabularies, templates = (
@@ -62,7 +62,7 @@ def read_back(model: Any, encoder: Renderer, folder: Path, spans: list[Spans], *
 
 
 def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
-    """Raise ArtifactError naming the first weight that is not there, or not the same to the bit."""
+    """Compare two models' weights. Raises ArtifactError that names the first weight that is missing or not exactly equal."""
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             raise_mismatch(f"{name} was {'not written' if name not in after else 'made up'} on the way")
@@ -75,7 +75,7 @@ def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tens
 
 @torch.no_grad()
 def compare_logits(first: Any, second: Any, spans: list[Spans]) -> tuple[float, float]:
-    """Largest difference of two models' logits at the scored positions, and the largest logit."""
+    """Return the largest difference of two models' logits at the scored positions, and the largest logit."""
     difference = largest_logit = 0.0
     for batch in make_batches(spans, batch_size=1, max_length=None, device=get_device(first)):
         first_logits, second_logits = (batch.logits(model).float() for model in (first, second))
@@ -87,12 +87,12 @@ def compare_logits(first: Any, second: Any, spans: list[Spans]) -> tuple[float, 
 
 
 def render_sample(tokenizer: Any) -> str | None:
-    """A small conversation as the chat template writes it; None without one."""
+    """Render a small conversation with the chat template; None if there is no template."""
     return tokenizer.apply_chat_template(TALK, tokenize=False) if tokenizer.chat_template else None
 
 
 def raise_mismatch(what: str) -> None:
-    """Raise ArtifactError: the folder is not what was to be written."""
+    """Raise ArtifactError for a folder that differs from the model to export."""
     raise ArtifactError(
         f"stage=export: {what}, so the folder would hold another model, and nothing of it is left; serve the adapter on its base instead "
         "(stage=chat says how)"

@@ -42,7 +42,7 @@ def choose_nearest(
     choice = MergeChoice(model=None, way=first, trained=comparison.measure_perplexity(trained, spans, **limits))
     log.info("As trained: %s", comparison.format_metric("perplexity", choice.trained))
     for way in subject.ways:
-        choice.model = None  # free the memory before the next one is made
+        choice.model = None  # free the memory before the next model is loaded
         choice.model = merging.load_merged(subject, way, tokenizer)
         choice.ways[way] = measurement = comparison.measure_distance(trained, choice.model, spans, **limits)
         log.info(

@@ -22,7 +22,7 @@ PORTABLE = (OWN, "pypi:", "generated:")
 
 
 def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
-    """Make the model card, without secrets. Of a path of this machine it holds the last part only."""
+    """Make the model card, without secrets. It shows only the last part of a path of this machine."""
     steps = list(list_lineage(subject.past))
     result = find_own_result(subject.past)
     sections = [
@@ -37,7 +37,7 @@ def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
 
 
 def list_lineage(past: Provenance) -> Iterator[Provenance]:
-    """Yield the run that made a model, the run it started from, and so on, as far as they are on this disk."""
+    """Yield the run that made a model, the run it started from, and so on, as long as their folders are on this disk."""
     visited: set[Path] = set()
     while past.folder is not None and past.folder not in visited:
         visited.add(past.folder)
@@ -46,7 +46,7 @@ def list_lineage(past: Provenance) -> Iterator[Provenance]:
 
 
 def find_own_result(past: Provenance) -> Result | None:
-    """Read the result of the run that trained the model; None if its folder is not here."""
+    """Read the result of the run that trained the model; None if its folder is not on this disk."""
     return read_result(past.folder.parent) if past.folder is not None else None
 
 
@@ -66,7 +66,7 @@ def make_front_matter(subject: ExportSource, steps: list[Provenance]) -> str:
 
 
 def find_license(place: Location, revision: str | None) -> str | None:
-    """Return the licence that the base's model card names; None if no card is here."""
+    """Return the licence that the base's model card names; None if there is no card on this disk or it names none."""
     if place.name.startswith(OWN):
         return OWN_LICENSE
     if place.kind == "hub":
@@ -84,7 +84,7 @@ def find_license(place: Location, revision: str | None) -> str | None:
 
 
 def make_title(subject: ExportSource) -> str:
-    """Return the name of the repository, or the names of base and method."""
+    """Return the name of the repository, or the names of base and method if there is no repository."""
     if subject.experiment.export.push:
         return subject.experiment.export.push.rpartition("/")[2]
     method = subject.past.setting("method", "name")

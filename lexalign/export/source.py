@@ -28,18 +28,18 @@ class ExportSource:
     source: loading.ModelSource
     past: Provenance
     experiment: Experiment
-    """The settings, with the model's types and quantization of its training."""
+    """The settings, with the types and the quantization that the model was trained with."""
     dtype: str
     """The type of the exported weights."""
 
     @property
     def bits(self) -> int | None:
-        """Quantization of the base that the adapter was trained on."""
+        """Quantization of the base that the adapter was trained on, in bits; None if it was not quantized."""
         return get_bits(self.experiment)
 
     @property
     def ways(self) -> tuple[Way, ...]:
-        """The ways in which it can be exported. If there are several, the one nearest to the trained model is chosen."""
+        """The ways in which the model can be exported. If there are several, the one nearest to the trained model is chosen."""
         if self.source.adapter is None:
             return ("unmerged",)
         return ("dequantized", "original") if self.bits else ("original",)

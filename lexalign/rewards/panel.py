@@ -1,4 +1,4 @@
-"""All rewards of a run: they are made, called, checked, and conditioned on each other. No torch here."""
+"""Make, call and check all rewards of a run, and apply the conditions between them. No torch."""
 
 import importlib
 import json
@@ -102,7 +102,7 @@ class Panel:
 
     @property
     def weights(self) -> list[float]:
-        """Their weights."""
+        """The weights of the rewards, in the same order."""
         return [member.entry.listed.weight for member in self.members]
 
     def score(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> dict[str, list[float]]:
@@ -140,6 +140,6 @@ def make_reward(entry: Entry) -> Reward:
 
 
 def quote_text(text: Any) -> str:
-    """Quote a prompt or completion and cut it."""
+    """Quote a prompt or completion, cut to at most SHOWN characters."""
     whole = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
     return repr(whole if len(whole) <= SHOWN else whole[:SHOWN] + "…")

@@ -23,7 +23,7 @@ class Entry:
 
 
 def read_rewards(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
-    """Read the entries. Every problem is added to `problems`; an entry with wrong keys is left out."""
+    """Read the entries. Every problem is added to `problems`. An entry with wrong keys is left out."""
     entries = []
     for number, node in enumerate(rewards):
         where = f"method.rewards[{number}]"
@@ -94,6 +94,6 @@ def find_circle(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
         if condition.reward == entry.name:
             return path
         if condition.reward in path[:-1]:
-            return []  # a circle of other rewards, reported for them
+            return []  # this circle has only other rewards and is reported for them
         condition = by_name[condition.reward].listed.when
     return []

@@ -39,7 +39,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
 
 def make_second_experiment(experiment: Experiment) -> Experiment | None:
-    """Return the experiment of the second model; None without one. Raises ConfigError if the model is not there."""
+    """Return the experiment of the second model; None if there is none. Raises ConfigError if the model cannot be found."""
     name = experiment.chat.against
     assert experiment.model.path is not None
     second = make_reference_experiment(

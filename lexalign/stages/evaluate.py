@@ -1,4 +1,4 @@
-"""`stage=evaluate`: measure a finished model, and the model that it was trained from."""
+"""`stage=evaluate`: measure a finished model, and its reference: by default the model that it was trained from."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ TYPE_ANOTHER = "type evaluate.reference=<path>, or evaluate.reference=null to me
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     """Measure the reference, if there is one, then the model. No weights are written."""
     assert experiment.model.path is not None
-    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
+    splits = data_rows.load_rows(experiment)  # before any weights are loaded, so that wrong data are refused at once
     past = Provenance.read(experiment.model.path)
     reference = make_reference_experiment(
         experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER
@@ -49,7 +49,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
     encoder = make_renderer(experiment, loaded_model.tokenizer, model=policy)
-    all_rows, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
+    all_rows, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # all_rows help to recognize beliefs
     positions = loaded_model.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
     lengths.note_control_tokens(splits, loaded_model.tokenizer)

@@ -34,7 +34,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     assert experiment.model.path is not None
     past = Provenance.read(experiment.model.path)
     experiment = dataclasses.replace(experiment, data=load_comparison_rows(experiment, past))
-    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
+    splits = data_rows.load_rows(experiment)  # before any weights are loaded, so that wrong data are refused at once
     if experiment.dry_run:
         return plan_export(experiment, past, len(splits.held_out))
     with freeze_first_imports():
@@ -61,7 +61,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
             artifact,
             settings.push,
             private=settings.private,
-            without=(MANIFEST,),  # it names folders and files of this machine
+            without=(MANIFEST,),  # it contains paths of this machine
         )
     recording.report_measurements(result, tracker, NAMES)
     return result
@@ -102,11 +102,11 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
 
 
 def describe_history(experiment: Experiment, past: Provenance, source: Any) -> dict[str, Any]:
-    """Return the facts of the model's training for the new manifest: reference, rewards and data are read from there later."""
+    """Return the facts of the model's training for the new manifest. Later stages read reference, rewards and data from it."""
     if past.manifest:
         return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
     settings, start_facts = fingerprint.list_deciding_settings(experiment), {}
-    if source.adapter is not None:  # an adapter from elsewhere was trained from its base
+    if source.adapter is not None:  # an adapter of another program: it was trained from its base
         start_facts = {"path": source.place.name, "revision": source.revision}
         start_facts |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
     data = {"path": experiment.data.path, **fingerprint.fingerprint_data(experiment.data)}
@@ -114,7 +114,7 @@ def describe_history(experiment: Experiment, past: Provenance, source: Any) -> d
 
 
 def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
-    """Return the data to compare on: those that are named, else those that the model was trained and measured on."""
+    """Return the data to compare on: the configured data, else the data that the model was trained and measured on."""
     if experiment.data.path is not None:
         return experiment.data
     path, data = experiment.model.path, past.data(experiment.extensions)

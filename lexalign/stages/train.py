@@ -1,4 +1,4 @@
-"""`stage=sft` and `stage=align`: train a model. Step 0 proves that the reference is the model the run starts from."""
+"""`stage=sft` and `stage=align`: train a model. At step 0 align checks that the reference is the model that the run starts from."""
 
 import logging
 from pathlib import Path
@@ -14,15 +14,16 @@ MARGIN_TOLERANCE = {"fp32": 1e-3, "low": 0.05}
 
 
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
-    """Train the model. Raises ReferenceError at step 0 where policy and reference differ."""
+    """Train the model. Raises ReferenceError at step 0 if policy and reference differ."""
     check = check_reference if experiment.stage.name == "align" else None
     return pipeline.run_training(experiment, out_dir, tracker, before_training=check)
 
 
 def check_reference(trainer: Any, experiment: Experiment, trial_step: Any = None) -> None:
-    """At step 0 policy and reference are one model: the reward margin is 0 and the sigmoid loss ln 2. Raises ReferenceError if not.
+    """Check that policy and reference are the same model at step 0. Raises ReferenceError if they are not.
 
-    Both are read from the step that was tried, if one was (`memory.Tried`) and nothing dropped out in it.
+    The reward margin must then be 0, and the loss the start loss of the method (ln 2 for the sigmoid loss). Both come from `trial_step`
+    (`memory.TriedStep`) if there was one without dropout. Otherwise they are measured on the first rows.
     """
     from lexalign.fast_path.exactness import find_dropout
 
@@ -40,8 +41,8 @@ def check_reference(trainer: Any, experiment: Experiment, trial_step: Any = None
     loss, numbers = (
         measure_first_rows(trainer) if trial_step is None or find_dropout(trainer.model) else (trial_step.loss, trial_step.noted)
     )
-    loss -= numbers.get("loss/router", 0.0)  # what balances experts is no part of a method's loss
-    # Unpaired rows of one label only have no margin, but a reward, which is 0 as well.
+    loss -= numbers.get("loss/router", 0.0)  # the loss that balances experts is not part of the method's loss
+    # If all unpaired rows have the same label, there is no margin, only a reward. It must be 0, too.
     margin = next(numbers[name] for name in ("rewards/margins", "rewards/chosen", "rewards/rejected") if name in numbers)
     log.info("Reference check at step 0: reward margin %.2e (wanted 0 ± %g), loss %.6f", margin, tolerance, loss)
     if not abs(margin) <= tolerance:
@@ -52,7 +53,7 @@ def check_reference(trainer: Any, experiment: Experiment, trial_step: Any = None
 
 
 def measure_first_rows(trainer: Any) -> tuple[float, dict[str, float]]:
-    """The loss of the first rows in evaluation mode, and the numbers that the trainer notes of them, by name."""
+    """Return the loss of the first rows in evaluation mode, and the numbers that the trainer records for them, by name."""
     import torch
 
     from lexalign.models.precision import make_autocast
