@@ -71,11 +71,11 @@ def find_problems(runs: Sequence[str]) -> list[str]:
     ]
     if problems:
         return problems
-    first, *others = (read_measurements(run) for run in runs)
+    first_measurements, *other_measurements = (read_measurements(run) for run in runs)
     return [
         f"compare: {run} was measured on other rows than {runs[0]}; run both with the same data and evaluate.limit"
-        for run, other in zip(runs[1:], others, strict=True)
-        if other["rows"] != first["rows"]
+        for run, measurements in zip(runs[1:], other_measurements, strict=True)
+        if measurements["rows"] != first_measurements["rows"]
     ]
 
 
@@ -123,10 +123,10 @@ def show_comparison(runs: Sequence[str]) -> None:
     """Print the tables. Raises ConfigError if the runs cannot be compared."""
     if problems := find_problems(runs):
         raise ConfigError(problems)
-    first, *others = pool_points(runs)
+    first_point, *other_points = pool_points(runs)
     console = Console(file=sys.stdout, highlight=False)
-    for other in others:
-        show_pair(console, first, other)
+    for point in other_points:
+        show_pair(console, first_point, point)
     if len(set(runs)) > 1 and len({describe_point(Path(run).expanduser()) for run in runs}) == 1:
         console.print("These runs differ in nothing but the seed: what differs between them is chance.")
 

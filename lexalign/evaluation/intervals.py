@@ -77,8 +77,8 @@ class RowValues:
         if self.statistic == "difference":
             sides = [np.asarray(self.labels, dtype=bool) == side for side in (True, False)]
             with np.errstate(invalid="ignore", divide="ignore"):
-                first, second = ((counts @ (values * side)) / (counts @ side) for side in sides)
-            return first - second
+                first_mean, second_mean = ((counts @ (values * side)) / (counts @ side) for side in sides)
+            return first_mean - second_mean
         weights = np.ones_like(values) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         total = counts @ weights
         means = (counts @ (values * weights)) / np.where(total == 0, 1.0, total)
@@ -201,8 +201,8 @@ def draw_counts(count: int, seed: int) -> Iterator["Array"]:
     import numpy as np
 
     generator, size = np.random.default_rng(seed), max(1, AT_ONCE // count)
-    for first in range(0, RESAMPLES, size):
-        draws = min(size, RESAMPLES - first)
+    for start in range(0, RESAMPLES, size):
+        draws = min(size, RESAMPLES - start)
         rows = generator.integers(count, size=(draws, count)) + np.arange(draws)[:, None] * count
         yield np.bincount(rows.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
 

@@ -44,9 +44,9 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def exact_matches(generated: Sequence[str], references: Sequence[str]) -> list[float]:
+def exact_matches(answers: Sequence[str], references: Sequence[str]) -> list[float]:
     """Return 1 for each generation equal to its reference, without surrounding white space, else 0."""
-    return [float(a.strip() == b.strip()) for a, b in zip(generated, references, strict=True)]
+    return [float(a.strip() == b.strip()) for a, b in zip(answers, references, strict=True)]
 
 
 def soft_label_errors(margins: Sequence[float], labels: Sequence[float]) -> list[float]:

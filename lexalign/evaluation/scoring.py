@@ -39,8 +39,8 @@ def gather_in_order(values: dict[int, Found]) -> list[Found]:
 
 def compute_token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the log softmax of each next token (B, T-1) from logits (B, T, V) and ids (B, T)."""
-    shifted = logits[:, :-1].float()
-    return shifted.gather(-1, ids[:, 1:, None]).squeeze(-1) - shifted.logsumexp(-1)
+    shifted_logits = logits[:, :-1].float()
+    return shifted_logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - shifted_logits.logsumexp(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,9 @@ def compute_divergences(
     sums: dict[int, tuple[float, float]] = {}
     for batch in make_batches(sequences, batch_size=batch_size, max_length=None, device=get_device(model)):
         ours = batch.logits(model)
-        with reference() as other:
-            other.eval()
-            theirs = batch.logits(other)
+        with reference() as reference_model:
+            reference_model.eval()
+            theirs = batch.logits(reference_model)
         for at, index in enumerate(batch.picked):  # one sequence at a time: a float32 copy of all logits may be large
             p, q = (logits[at, batch.scored[at]].float().log_softmax(-1) for logits in (ours, theirs))
             divergences = (p.exp() * (p - q)).sum(-1)

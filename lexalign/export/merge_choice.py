@@ -35,11 +35,11 @@ def choose_nearest(
 
     At most two models are in memory at a time. Raises ArtifactError if the nearest is farther away than `export.max_kl`.
     """
-    first = subject.ways[0]
-    if first == "unmerged" and subject.dtype == subject.experiment.model.dtype:
-        return MergeChoice(model=trained, way=first)
+    first_way = subject.ways[0]
+    if first_way == "unmerged" and subject.dtype == subject.experiment.model.dtype:
+        return MergeChoice(model=trained, way=first_way)
     limits = {"batch_size": batch_size, "max_length": max_length}
-    choice = MergeChoice(model=None, way=first, trained=comparison.measure_perplexity(trained, spans, **limits))
+    choice = MergeChoice(model=None, way=first_way, trained=comparison.measure_perplexity(trained, spans, **limits))
     log.info("As trained: %s", comparison.format_metric("perplexity", choice.trained))
     for way in subject.ways:
         choice.model = None  # free the memory before the next model is loaded

@@ -38,9 +38,9 @@ def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
 
 def list_lineage(past: Provenance) -> Iterator[Provenance]:
     """Yield the run that made a model, the run it started from, and so on, as long as their folders are on this disk."""
-    visited: set[Path] = set()
-    while past.folder is not None and past.folder not in visited:
-        visited.add(past.folder)
+    visited_folders: set[Path] = set()
+    while past.folder is not None and past.folder not in visited_folders:
+        visited_folders.add(past.folder)
         yield past
         past = Provenance.read(past.start["path"]) if past.start.get("path") else Provenance()
 
@@ -106,8 +106,8 @@ def describe_measurement(result: Result) -> str:
     lines = ["| metric | n | before training | after | 95 % interval |", "|---|---|---|---|---|"]
     for name, value in after.items():
         low, high = result.intervals[name]
-        first = f"{before[name]:.4f}" if name in before else ""
-        lines.append(f"| {name} | {result.n[name]} | {first} | {value:.4f} | {low:.4f} to {high:.4f} |")
+        before_cell = f"{before[name]:.4f}" if name in before else ""
+        lines.append(f"| {name} | {result.n[name]} | {before_cell} | {value:.4f} | {low:.4f} to {high:.4f} |")
     return "Held-out rows; intervals are bootstrapped over them.\n\n" + "\n".join(lines)
 
 

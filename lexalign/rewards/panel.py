@@ -44,8 +44,8 @@ class Member:
         for row, value in enumerate(values):
             if not isinstance(value, Real) or not math.isfinite(value) or abs(value) > LARGEST:
                 problem = f"returned {value!r}"
-                what = f"let it return a finite number, at most {LARGEST:g} in size (0 where it has nothing to say)"
-                raise self.make_error(problem, prompts[row], completions[row], what)
+                advice = f"let it return a finite number, at most {LARGEST:g} in size (0 where it has nothing to say)"
+                raise self.make_error(problem, prompts[row], completions[row], advice)
         return [float(value) for value in values]
 
     def find_failing_row(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> int:

@@ -75,16 +75,18 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
 
     export_source = source.find_export_source(experiment, past)
     encoder = make_renderer(experiment, loading.load_tokenizer(experiment, export_source.source))
-    trained = merging.load_as_trained(export_source, encoder.tokenizer)
-    settle_end_tokens(trained, encoder)
-    max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
-    look = make_limit_check(trained, encoder, max_length=max_length, setting="evaluate.max_length")
+    trained_model = merging.load_as_trained(export_source, encoder.tokenizer)
+    settle_end_tokens(trained_model, encoder)
+    max_length = experiment.evaluate.max_length or past.max_length or trained_model.config.get_text_config().max_position_embeddings
+    limit_check = make_limit_check(trained_model, encoder, max_length=max_length, setting="evaluate.max_length")
     measure = lengths.measure_one_by_one(encoder)
-    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=limit_check)
     rows = splits.held_out[: experiment.export.rows]
     spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
-    choice = merge_choice.choose_nearest(export_source, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
+    choice = merge_choice.choose_nearest(
+        export_source, trained_model, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length
+    )
     export_facts = {
         "from": experiment.model.path,
         "from_sha256": past.manifest.get("sha256"),
@@ -131,10 +133,10 @@ def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
 
 def plan_export(experiment: Experiment, past: Provenance, rows: int) -> Result:
     """Show what would be exported (`dry_run=true`)."""
-    quantized = f", trained on a base of {past.bits} bits: merged both ways, and the nearer one chosen" if past.bits else ""
+    quantization_text = f", trained on a base of {past.bits} bits: merged both ways, and the nearer one chosen" if past.bits else ""
     facts = {
         "stage": experiment.stage.name,
-        "model": f"{experiment.model.path}{quantized}",
+        "model": f"{experiment.model.path}{quantization_text}",
         "compared on": f"{experiment.data.path}: {min(rows, experiment.export.rows):,} of {rows:,} rows",
         "pushed to": f"{experiment.export.push} ({'private' if experiment.export.private else 'public'})"
         if experiment.export.push
