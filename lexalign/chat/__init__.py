@@ -1,6 +1,6 @@
-"""A conversation with a model on the terminal.
+"""Hold a conversation with a model on the terminal.
 
-- `session`: what is typed and what is printed, without torch;
-- `speaker`: a model that answers, token by token;
-- `serving`: the command that would serve it with vLLM.
+- `conversation`: input lines, commands and output, without torch;
+- `model_speaker`: a model that answers, token by token;
+- `vllm`: the command that serves it with vLLM.
 """

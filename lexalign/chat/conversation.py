@@ -13,7 +13,7 @@ LOOK = 0.2
 """Seconds between two checks for input."""
 RESET, EXIT = "/reset", "/exit"
 INTERRUPTED = 130
-"""Exit code of Ctrl-C. SIGTERM has another."""
+"""Exit code of Ctrl-C. SIGTERM has a different one."""
 Write = Callable[[str], None]
 
 
@@ -57,7 +57,7 @@ def talk(speakers: Sequence[Speaker]) -> list[dict[str, str]]:
 
 
 def answer_line(speakers: Sequence[Speaker], text: str, turn: int) -> dict[str, str]:
-    """Return a line (`prompt`) and the answers of all speakers, by name."""
+    """Return a line (as `prompt`) and the answer of each speaker by its name."""
     answers = {"prompt": text}
     width = max(len(speaker.name) for speaker in speakers)
     for speaker in speakers:
@@ -69,7 +69,7 @@ def answer_line(speakers: Sequence[Speaker], text: str, turn: int) -> dict[str, 
 
 
 def read_lines() -> Iterator[str]:
-    """Yield the lines that are typed, or come through a pipe."""
+    """Yield the input lines from the terminal or a pipe."""
     if sys.stdin.isatty():
         import readline  # noqa: F401 - input() then has a history and arrow keys
 

@@ -1,4 +1,4 @@
-"""A model that answers on the terminal, token by token, and remembers the conversation where it was trained on conversations."""
+"""A model that answers on the terminal, token by token. It remembers the conversation if it has a chat template."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ModelSpeaker:
-    """Answers with a model; `turns` is the conversation so far."""
+    """Answers with a model. `turns` is the conversation so far."""
 
     name: str
     model: Any
@@ -36,22 +36,22 @@ class ModelSpeaker:
 
     @classmethod
     def of(cls, name: str, experiment: Experiment) -> "ModelSpeaker":
-        """The model of an experiment, spoken to as it was trained; raises ConfigError for a system message that it has no place for."""
+        """Load the model of an experiment, with the prompts of its training. Raises ConfigError if it cannot take the system message."""
         assert experiment.model.path is not None
         past, settings = Provenance.read(experiment.model.path), experiment.chat
         if past.bits:
             log.info("%s: the model was trained on a base of %d bits; it answers on the base as it is", name, past.bits)
-        loaded = loading.load_model(experiment)
-        model: Any = loaded.model
+        loaded_model = loading.load_model(experiment)
+        model: Any = loaded_model.model
         data = dataclasses.replace(
             experiment.data,
             chat_template="never"
             if past.setting("data", "chat_template") == "never"
-            else "auto",  # a template of one's own is saved with it
+            else "auto",  # the user's own template is saved with the model
             system=settings.system or past.setting("data", "system"),
             template_arguments=past.setting("data", "template_arguments"),
         )
-        encoder = make_renderer(dataclasses.replace(experiment, data=data), loaded.tokenizer, model=model)
+        encoder = make_renderer(dataclasses.replace(experiment, data=data), loaded_model.tokenizer, model=model)
         if not encoder.chat:
             log.info("%s: has no chat template, or was trained without; each line is a prompt of its own", name)
             if settings.system is not None:
@@ -65,49 +65,49 @@ class ModelSpeaker:
         return cls(name=name, model=model.to(device).eval(), encoder=encoder, settings=settings)
 
     def forget(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation."""
         self.turns = []
 
     def answer(self, text: str, *, turn: int, write: Write) -> str:
-        """The answer to a text, written as it comes. Drawn by `chat.seed` and the turn, so that two models are drawn alike."""
-        asked: Turns = [*self.turns, {"role": "user", "content": text}]
-        ids = self.encoder.render_prompt(asked if self.encoder.chat else text)
-        room = self.model.config.get_text_config().max_position_embeddings - len(ids)
-        if room < 1:
+        """Return the answer to a text, and write it as it is generated. The seed is `chat.seed` plus `turn`, the same for both models."""
+        turns: Turns = [*self.turns, {"role": "user", "content": text}]
+        ids = self.encoder.render_prompt(turns if self.encoder.chat else text)
+        free_positions = self.model.config.get_text_config().max_position_embeddings - len(ids)
+        if free_positions < 1:
             write(f"(the conversation has {len(ids)} tokens, more than the model takes: /reset begins a new one)")
             return ""
         stream = Stream(self.encoder.tokenizer, write)
         torch.manual_seed(self.settings.seed + turn)
         inputs = torch.tensor([ids], device=get_device(self.model))
-        length = min(self.settings.max_new_tokens, room)
+        length = min(self.settings.max_new_tokens, free_positions)
         ends, pad = self.encoder.end_tokens, self.encoder.tokenizer.pad_token_id
         with torch.no_grad(), use_plain_generation(self.model, ends=ends, pad=pad):
-            out = self.model.generate(
+            output_ids = self.model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=length,
                 streamer=stream,
                 **self.drawing(),
             )
-        if out[0, -1].item() not in ends:
+        if output_ids[0, -1].item() not in ends:
             write(f" […] (cut at {length} tokens)")
         if self.encoder.chat:
-            self.turns = [*asked, {"role": "assistant", "content": stream.text}]
+            self.turns = [*turns, {"role": "assistant", "content": stream.text}]
         return stream.text
 
     def drawing(self) -> dict[str, Any]:
-        """How tokens are drawn."""
+        """Return the settings of generation: sampled at `chat.temperature`, or greedy for 0."""
         return {**WHOLE_DISTRIBUTION, "temperature": self.settings.temperature} if self.settings.temperature else GREEDY
 
 
 class Stream(TextStreamer):
-    """Hands whole words on as they are generated, and keeps them."""
+    """Writes whole words as they are generated, and stores the text."""
 
     def __init__(self, tokenizer: Any, write: Write):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.write, self.text = write, ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by the library with each piece of text."""
+        """Write and store a piece of text. The library calls it for each piece."""
         self.text += text
         self.write(text)

@@ -1,1 +1,1 @@
-"""What a model does on held-out rows, measured the same way before and after training."""
+"""Measure a model on held-out rows, in the same way before and after training."""

@@ -1,4 +1,4 @@
-"""Signs that a model's text has degenerated, which a score does not show: it repeats itself, does not end, or has lost plain text."""
+"""Find signs of degenerate text that a score does not show: repetition, answers without an end, and a loss of plain text."""
 
 import math
 
@@ -7,33 +7,34 @@ from lexalign.evaluation.evaluator import Evaluator, Measurement
 from lexalign.evaluation.samples import select_drawn
 
 NGRAM = 4
-"""Tokens of a run that is looked for a second time in the same answer."""
+"""Number of consecutive tokens that are compared to find repetition within an answer."""
 REPETITION = "repetition"
 MOST_REPETITION, REPETITION_RISE = 0.2, 0.1
-"""Share of an answer's runs that stand in it before; ordinary prose of this length has a few hundredths."""
+"""Largest usual share of repeated n-grams in an answer, and largest usual rise of it. Ordinary prose of this length has a few percent."""
 MOST_UNFINISHED, UNFINISHED_RISE = 0.5, 0.2
 PERPLEXITY_RISE = 1.5
-"""Times the perplexity before training. Preference training raises it a little; this much is text lost."""
+"""Factor relative to the perplexity before training. Preference training raises it a little; a larger rise means that the model has lost
+plain text."""
 MOST_DIVERGENCE = 2.0
-"""Nats a token: the text is no longer that of the model it was trained from."""
+"""Nats per token. Above it, the text no longer resembles that of the model before training."""
 
 
 def record_repetition(evaluator: Evaluator, measurement: Measurement) -> None:
-    """repetition: share of an answer's runs of four tokens that stand in it before, the mean over the answers drawn for each prompt."""
-    drawn = select_drawn(evaluator, measurement)
-    if drawn:
-        values = [metrics.mean([measure_repetition(ids) for ids in responses]) for responses in drawn.values()]
+    """Record repetition: the share of repeated 4-grams of tokens in an answer, as the mean over the answers drawn for each prompt."""
+    drawn_responses = select_drawn(evaluator, measurement)
+    if drawn_responses:
+        values = [metrics.mean([measure_repetition(ids) for ids in responses]) for responses in drawn_responses.values()]
         measurement.record(REPETITION, values)
 
 
 def measure_repetition(ids: list[int]) -> float:
-    """Share of the runs of four tokens that stand in the answer before: 0 where none repeats, near 1 in a loop."""
+    """Return the share of 4-grams of tokens that occurred earlier in the answer: 0 if none repeats, near 1 for a loop."""
     grams = metrics.list_grams(ids, NGRAM)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def find_signs(evaluator: Evaluator, before: Measurement, after: Measurement) -> list[str]:
-    """Return a warning for each sign. What was so before training already is no sign."""
+    """Return a warning for each sign. A sign that was already there before training is not reported."""
     old, new = before.values, after.values
     warnings = []
     if "perplexity" in new and "perplexity" in old and new["perplexity"] > PERPLEXITY_RISE * old["perplexity"]:
@@ -54,19 +55,22 @@ def find_signs(evaluator: Evaluator, before: Measurement, after: Measurement) ->
 
 
 def has_risen(name: str, old: dict[str, float], new: dict[str, float], *, most: float, rise: float) -> bool:
-    """Whether a share is above what is usual and above what it was."""
+    """Return whether a share is above `most`, and above its old value by more than `rise`."""
     return name in new and new[name] > most and new[name] > old.get(name, 0.0) + rise
 
 
 def was(name: str, old: dict[str, float]) -> str:
-    """What a share was before, in brackets."""
+    """Return the old value of a share in brackets; empty if there is none."""
     return f" (before: {old[name]:.0%})" if name in old else ""
 
 
 def find_boundless_margin(evaluator: Evaluator, new: dict[str, float]) -> list[str]:
-    """A reward margin is the log-odds of the preference (Bradley-Terry). N pairs that all agree show odds of N + 1 to 1 (the rule of
-    succession); a mean margin of more than twice that log-odds is about the optimizer and not about the data. Rewards without a scale
-    (beta 1 stands for plain log-ratios) are no log-odds."""
+    """Return a warning if the reward margin is larger than the data can justify.
+
+    A reward margin is the log-odds of the preference (Bradley-Terry). N pairs that all agree show odds of N + 1 to 1 (the rule of
+    succession). If the mean margin is more than twice that log-odds, its size comes from the optimizer, not from the data. Rewards without
+    a scale (beta 1: plain log-ratios) are not log-odds and give no warning.
+    """
     pairs = sum("chosen" in row for row in evaluator.train_rows)
     if "reward_margin" not in new or not pairs or evaluator.beta in (None, 1.0):
         return []

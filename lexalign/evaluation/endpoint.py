@@ -1,4 +1,4 @@
-"""Ask a model behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`), with retries. Its key is sent to nobody else."""
+"""Ask a model behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`), with retries. The key is sent only there."""
 
 import json
 import logging
@@ -13,15 +13,15 @@ from lexalign.hub.retries import BUSY, LONGEST_ASKED, RetryPolicy, get_asked_pau
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE = 1.0
-"""Seconds before a busy endpoint is asked again; each further pause is twice as long."""
+"""Seconds before the first retry at a busy endpoint. Each further pause is twice as long."""
 
 
 class EndpointError(Exception):
-    """The endpoint refused, did not answer, or answered something else. The message holds no key."""
+    """The endpoint refused, did not answer, or gave no chat completion. The message does not contain the key."""
 
 
 class Endpoint:
-    """One client for all questions of a measurement, which may come from several threads; a context manager."""
+    """One client for all questions of a measurement, which may come from several threads. It is a context manager."""
 
     def __init__(self, settings: Judge, *, first_pause: float = FIRST_PAUSE):
         assert settings.url is not None
@@ -30,7 +30,7 @@ class Endpoint:
         self.key = os.environ.get(settings.key_env, "") if settings.key_env else ""
         register_secret(self.key)
         self.retry_policy = RetryPolicy(retries=settings.retries, first_pause=first_pause)
-        # No redirects: one could lead elsewhere with the key.
+        # No redirects: one could send the key to another server.
         self.client = httpx2.Client(timeout=settings.timeout, follow_redirects=False)
 
     def __enter__(self) -> "Endpoint":
@@ -40,7 +40,7 @@ class Endpoint:
         self.client.close()
 
     def ask(self, system: str, question: str) -> str:
-        """Return the answer's text. Raises EndpointError when the retries are used up."""
+        """Return the text of the answer. Raises EndpointError if the endpoint refuses, or if no retries are left."""
         turns = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": turns, "temperature": 0}
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -62,7 +62,7 @@ class Endpoint:
             self.retry_policy.pause(attempt, asked_pause)
 
     def read_answer(self, answer: Any) -> str:
-        """Return the text of a complete answer."""
+        """Return the text of an answer. Raises EndpointError if it is an error or not a chat completion."""
         if answer.status_code != 200:
             raise EndpointError(f"{self.url}: status {answer.status_code}: {self.without_key(answer.text)[:200]}")
         try:
@@ -72,5 +72,5 @@ class Endpoint:
         return text or ""
 
     def without_key(self, text: str) -> str:
-        """Return a text from the endpoint without the key, which it may repeat."""
+        """Return a text from the endpoint with the key removed, because the endpoint may repeat it."""
         return text.replace(self.key, "…") if self.key else text

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-eval on the loaded model: `evaluate.tasks` of its own, or of YAML files in `evaluate.task_dir`."""
+"""Run EleutherAI's lm-eval on the loaded model. `evaluate.tasks` names its own tasks, or tasks of YAML files in `evaluate.task_dir`."""
 
 import logging
 import re
@@ -18,31 +18,31 @@ log = logging.getLogger(__name__)
 NAMED = re.compile(r"^(?:task|group|tag):\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """lm_eval/<task>/<metric>, with lm-eval's own standard error; prompts become chat turns where those of the rows do."""
-    settings = stick.settings
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record lm_eval/<task>/<metric>, with lm-eval's own standard error. Prompts become chat turns if those of the rows do."""
+    settings = evaluator.settings
     if not settings.tasks or not collectives.is_main():
         return
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
     policy: Any = model
-    length = min(stick.max_length, policy.config.get_text_config().max_position_embeddings)
-    wrapped = HFLM(pretrained=policy, tokenizer=stick.encoder.tokenizer, batch_size=settings.batch_size, max_length=length)
+    max_length = min(evaluator.max_length, policy.config.get_text_config().max_position_embeddings)
+    lm_eval_model = HFLM(pretrained=policy, tokenizer=evaluator.encoder.tokenizer, batch_size=settings.batch_size, max_length=max_length)
     results = lm_eval.simple_evaluate(
-        model=wrapped,
+        model=lm_eval_model,
         tasks=list(settings.tasks),
         task_manager=make_task_manager(settings.task_dir, tuple(settings.tasks)),
-        apply_chat_template=stick.encoder.chat,
+        apply_chat_template=evaluator.encoder.chat,
         log_samples=True,
     )
-    assert results is not None  # None is for the other ranks of a distributed run
+    assert results is not None  # lm-eval returns None only on the other ranks of a distributed run
     for task, table in results["results"].items():
-        record_task(found, task, table, results)
+        record_task(measurement, task, table, results)
 
 
-def record_task(found: Measurement, task: str, table: dict[str, Any], results: Any) -> None:
-    """Keep the metrics of one task: row by row where they are means over its documents, else as stated."""
+def record_task(measurement: Measurement, task: str, table: dict[str, Any], results: Any) -> None:
+    """Store the metrics of one task: row by row if they are means over its documents, else the values that lm-eval reports."""
     samples = results.get("samples", {}).get(task, [])
     for key, value in table.items():
         metric, _, filter_name = key.partition(",")
@@ -53,14 +53,14 @@ def record_task(found: Measurement, task: str, table: dict[str, Any], results: A
         rows = [sample.get(metric) for sample in samples if sample.get("filter") == filter_name]
         name = f"lm_eval/{task}/{metric}" + ("" if filter_name == "none" else f",{filter_name}")
         if rows and all(isinstance(row, (int, float)) for row in rows) and abs(sum(rows) / len(rows) - value) < 1e-9:
-            found.record(name, [float(row) for row in rows], stderr=error)
+            measurement.record(name, [float(row) for row in rows], stderr=error)
         else:
             count = results.get("n-samples", {}).get(task, {}).get("effective", 1)
-            found.record(name, [float(value)], stderr=error, count=count)
+            measurement.record(name, [float(value)], stderr=error, count=count)
 
 
 def check_tasks(settings: Evaluate) -> None:
-    """Before a model is loaded: raise ConfigError for tasks that lm-eval does not have."""
+    """Raise ConfigError for tasks that lm-eval does not have. This needs no loaded model."""
     if not settings.tasks:
         return
     known_tasks = make_task_manager(settings.task_dir, tuple(settings.tasks)).all_tasks
@@ -76,7 +76,7 @@ def check_tasks(settings: Evaluate) -> None:
 
 @lru_cache(maxsize=1)
 def make_task_manager(folder: str | None, tasks: tuple[str, ...]) -> Any:
-    """lm-eval's list of tasks; its own thousands of files are read only where a task is not one of the folder's."""
+    """Make lm-eval's list of tasks. Its own thousands of files are read only if a task is not in the folder."""
     from lm_eval.tasks import TaskManager
 
     own_tasks = list_named_tasks(folder) if folder else frozenset()
@@ -87,6 +87,6 @@ def make_task_manager(folder: str | None, tasks: tuple[str, ...]) -> Any:
 
 
 def list_named_tasks(folder: str) -> frozenset[str]:
-    """The tasks, groups and tags that a folder's YAML files name."""
+    """Return the tasks, groups and tags that the YAML files of a folder name."""
     files = [path for path in Path(folder).expanduser().rglob("*") if path.suffix in (".yaml", ".yml")]
     return frozenset(name for path in files for name in NAMED.findall(path.read_text(encoding="utf-8")))

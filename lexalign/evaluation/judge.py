@@ -1,7 +1,7 @@
-"""A judged win rate: another model, behind an OpenAI-compatible endpoint, compares the model's answers with others. Never required.
+"""Measure a judged win rate: a model behind an OpenAI-compatible endpoint compares the model's answers with others. This is optional.
 
-Each pair is asked about twice, the second time in the other order, so that a judge who favours a place gives one half (Zheng et al. 2023,
-arXiv 2306.05685, section 3.4).
+The judge sees each pair twice, the second time in the other order. A judge that always prefers the first (or the second) answer therefore
+gives one half (Zheng et al. 2023, arXiv 2306.05685, section 3.4).
 """
 
 import logging
@@ -31,72 +31,79 @@ BARE = re.compile(r"\W*(A|B|tie)\W*", re.IGNORECASE)
 MEANING: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or two verdicts that differ.
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record win_rate over the first `evaluate.judge.prompts` prompts: 1 for a win, 0 for a loss, one half for a tie or differing verdicts.
 
-    Prompts with a verdict that cannot be read are left out; wins, losses, ties, inconsistent and unreadable ones are counted.
+    Prompts with an unreadable verdict are left out. The numbers of wins, losses, ties, inconsistent and unreadable outcomes are recorded.
     """
-    settings = stick.settings.judge
-    if settings.url is None or not stick.has("prompt"):
+    settings = evaluator.settings.judge
+    if settings.url is None or not evaluator.has("prompt"):
         return
-    prompts = stick.first_prompts(settings.prompts)
-    ours = stick.greedy(model, found, prompts)
-    theirs = list_data_answers(stick) if settings.against == "data" else reference.measured.answers if reference else None
-    if theirs is None:
-        return  # this is the reference: what it answers is kept for the model that is held against it
+    prompts = evaluator.first_prompts(settings.prompts)
+    own_answers = evaluator.greedy(model, measurement, prompts)
+    other_answers = list_data_answers(evaluator) if settings.against == "data" else reference.measured.answers if reference else None
+    if other_answers is None:
+        return  # this model is the reference: its answers are compared later with those of the trained model
     if not collectives.is_main():
-        return  # the answers are all of theirs, the verdicts are asked for once
+        return  # all processes generate answers, but only one asks for the verdicts
     log.info("Asking %s about %d answers, each twice", settings.model, len(prompts))
     try:
-        outcomes = judge_answers(stick, {format_prompt(prompts[key]["prompt"]): (ours[key], theirs[key]) for key in prompts})
+        outcomes = judge_answers(
+            evaluator, {format_prompt(prompts[key]["prompt"]): (own_answers[key], other_answers[key]) for key in prompts}
+        )
     except EndpointError as error:
         log.warning("No win rate: %s", error)
         return
-    tally = Counter(outcomes)
-    found.counts |= {f"judge_{name}": tally[name] for name in ("win", "loss", "tie", "inconsistent", "unreadable")}
-    told = ", ".join(f"{count} {name.removeprefix('judge_')}" for name, count in found.counts.items() if name.startswith("judge_"))
-    log.info("The judge's verdicts: %s", told)
-    read = [float(outcome != "unreadable") for outcome in outcomes]
-    if any(read):
-        found.record("win_rate", [{"win": 1.0, "loss": 0.0}.get(outcome, 0.5) for outcome in outcomes], read)
+    outcome_counts = Counter(outcomes)
+    measurement.counts |= {f"judge_{name}": outcome_counts[name] for name in ("win", "loss", "tie", "inconsistent", "unreadable")}
+    counts_text = ", ".join(
+        f"{count} {name.removeprefix('judge_')}" for name, count in measurement.counts.items() if name.startswith("judge_")
+    )
+    log.info("The judge's verdicts: %s", counts_text)
+    weights = [float(outcome != "unreadable") for outcome in outcomes]
+    if any(weights):
+        measurement.record("win_rate", [{"win": 1.0, "loss": 0.0}.get(outcome, 0.5) for outcome in outcomes], weights)
 
 
-def list_data_answers(stick: Evaluator) -> dict[str, str]:
-    """The data's own answer to each prompt: its completion, else the chosen response."""
-    return {get_prompt_key(row): row["completion" if "completion" in row else "chosen"] for row in reversed(stick.rows)}
+def list_data_answers(evaluator: Evaluator) -> dict[str, str]:
+    """Return the data's own answer to each prompt: the completion, else the chosen response."""
+    return {get_prompt_key(row): row["completion" if "completion" in row else "chosen"] for row in reversed(evaluator.rows)}
 
 
-def judge_answers(stick: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[str]:
-    """win, loss, tie, inconsistent or unreadable of each (ours, theirs); raises EndpointError where the endpoint gives out."""
-    settings = stick.settings.judge
+def judge_answers(evaluator: Evaluator, pairs: dict[str, tuple[str, str]]) -> list[str]:
+    """Return win, loss, tie, inconsistent or unreadable for each pair (own answer, other answer).
+
+    Raises EndpointError if the endpoint fails.
+    """
+    settings = evaluator.settings.judge
     questions = [
         QUESTION.format(prompt=prompt, first=first, second=second)
         for prompt, (ours, theirs) in pairs.items()
         for first, second in ((ours, theirs), (theirs, ours))
     ]
     with Endpoint(settings) as endpoint, ThreadPoolExecutor(settings.workers) as pool:
-        asked = [pool.submit(endpoint.ask, SYSTEM, question) for question in questions]
+        futures = [pool.submit(endpoint.ask, SYSTEM, question) for question in questions]
         try:
-            said = [read_verdict(answer.result()) for answer in asked]
+            verdicts = [read_verdict(future.result()) for future in futures]
         except EndpointError:
-            for answer in asked:
-                answer.cancel()
+            for future in futures:
+                future.cancel()
             endpoint.retry_policy.stopped.set()
             raise
-    return [combine_verdicts(said[at], said[at + 1]) for at in range(0, len(said), 2)]
+    return [combine_verdicts(verdicts[at], verdicts[at + 1]) for at in range(0, len(verdicts), 2)]
 
 
 def read_verdict(answer: str) -> Verdict | None:
-    """What an answer says: its last stated verdict, or all of it where it is nothing else; None where it cannot be read."""
-    stated = STATED.findall(answer)
-    bare = BARE.fullmatch(answer)
-    word = stated[-1] if stated else bare[1] if bare else None
+    """Return the last verdict that an answer states, or the whole answer if it is only a verdict; None if it cannot be read."""
+    stated_words = STATED.findall(answer)
+    bare_match = BARE.fullmatch(answer)
+    word = stated_words[-1] if stated_words else bare_match[1] if bare_match else None
     return MEANING[word.lower()] if word else None
 
 
 def combine_verdicts(ours_first: Verdict | None, ours_second: Verdict | None) -> str:
-    """What the verdicts in both orders come to."""
+    """Combine the verdicts of both orders into one outcome."""
     if ours_first is None or ours_second is None:
         return "unreadable"
-    known = {("first", "second"): "win", ("second", "first"): "loss", ("tie", "tie"): "tie"}
-    return known.get((ours_first, ours_second), "inconsistent")
+    outcomes = {("first", "second"): "win", ("second", "first"): "loss", ("tie", "tie"): "tie"}
+    return outcomes.get((ours_first, ours_second), "inconsistent")

@@ -1,4 +1,4 @@
-"""What the model gives the answers that the data hold: loss, perplexity and exact match."""
+"""Measure the model on the answers in the data: loss, perplexity and exact match."""
 
 import logging
 
@@ -10,49 +10,57 @@ from lexalign.evaluation.scoring import Spans, score_responses
 from lexalign.rewards.reasoning import strip_reasoning
 
 log = logging.getLogger(__name__)
-ROOM = 8  # tokens a greedy answer may be longer than the longest answer of the data before it is wrong anyway
+ROOM = 8  # extra tokens for a greedy answer, beyond the longest answer in the data: a longer one is wrong in any case
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """loss, perplexity; and exact_match where there are completions (with a label they are no references: `unpaired` reads them)."""
-    if stick.has("label"):
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record loss and perplexity, and exact_match if there are completions. Completions with a label are measured by `unpaired` instead."""
+    if evaluator.has("label"):
         return
-    if stick.has("completion") or stick.has("text") or stick.has("messages"):
-        scored = score_responses(model, encode_sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
-        record_likelihood(found, scored, "loss", "perplexity")
-    if stick.has("completion"):
-        measure_exact_match(stick, model, found)
+    if evaluator.has("completion") or evaluator.has("text") or evaluator.has("messages"):
+        scores = score_responses(
+            model, encode_sequences(evaluator), batch_size=evaluator.settings.batch_size, max_length=evaluator.max_length
+        )
+        record_likelihood(measurement, scores, "loss", "perplexity")
+    if evaluator.has("completion"):
+        measure_exact_match(evaluator, model, measurement)
 
 
-def record_likelihood(found: Measurement, scored: list[tuple[float, float]], *names: str) -> None:
-    """loss: mean negative log-likelihood of a scored token; perplexity: exp of it. `scored` are (log-probability, tokens) of each row, or
-    both weighted."""
+def record_likelihood(measurement: Measurement, scored: list[tuple[float, float]], *names: str) -> None:
+    """Record loss, the mean negative log-likelihood per scored token, or perplexity, its exponential.
+
+    `scored` holds (log-probability, number of tokens) of each row; both may be weighted.
+    """
     losses, tokens = [-total / (count or 1.0) for total, count in scored], [float(count) for _, count in scored]
     for name in names:
-        found.record(name, losses, tokens, exponential=name == "perplexity")
+        measurement.record(name, losses, tokens, exponential=name == "perplexity")
 
 
-def encode_sequences(stick: Evaluator) -> list[Spans]:
-    """What is trained of each row that has a completion, a conversation or a text."""
-    return [stick.encoder.render_answer(row) for row in stick.rows]
+def encode_sequences(evaluator: Evaluator) -> list[Spans]:
+    """Render each row that has a completion, a conversation or a text, as in training."""
+    return [evaluator.encoder.render_answer(row) for row in evaluator.rows]
 
 
-def measure_exact_match(stick: Evaluator, model: torch.nn.Module, found: Measurement) -> None:
-    """exact_match: share of greedy answers equal to the completion, the reasoning of both left out where evaluate.strip_reasoning."""
-    most = stick.settings.max_new_tokens
-    longest = max(len(stick.encoder.render_completion(row).response) for row in stick.rows)
-    if longest > most:
-        log.warning("Some completions are longer than evaluate.max_new_tokens=%d: they count as not matched", most)
-    answers = stick.answers(model, stick.rows, min(longest + ROOM, most))
-    wanted = [row["completion"] for row in stick.rows]
-    if stick.settings.strip_reasoning:
-        bare = [[strip_reasoning(text) for text in texts] for texts in (answers, wanted)]
-        stripped = [sum(one != text for one, text in zip(*both, strict=True)) for both in zip(bare, (answers, wanted), strict=True)]
-        found.counts |= {"reasoning_stripped_answers": stripped[0], "reasoning_stripped_completions": stripped[1]}
-        if any(stripped):
+def measure_exact_match(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement) -> None:
+    """Record exact_match: the share of greedy answers equal to the completion. With evaluate.strip_reasoning, both are compared without
+    their reasoning."""
+    limit = evaluator.settings.max_new_tokens
+    longest = max(len(evaluator.encoder.render_completion(row).response) for row in evaluator.rows)
+    if longest > limit:
+        log.warning("Some completions are longer than evaluate.max_new_tokens=%d: they count as not matched", limit)
+    answers = evaluator.answers(model, evaluator.rows, min(longest + ROOM, limit))
+    completions = [row["completion"] for row in evaluator.rows]
+    if evaluator.settings.strip_reasoning:
+        bare_texts = [[strip_reasoning(text) for text in texts] for texts in (answers, completions)]
+        stripped_counts = [
+            sum(bare_text != text for bare_text, text in zip(*text_lists, strict=True))
+            for text_lists in zip(bare_texts, (answers, completions), strict=True)
+        ]
+        measurement.counts |= {"reasoning_stripped_answers": stripped_counts[0], "reasoning_stripped_completions": stripped_counts[1]}
+        if any(stripped_counts):
             log.info(
                 "exact_match compares without the reasoning of %d answers and %d completions; evaluate.strip_reasoning=false keeps it",
-                *stripped,
+                *stripped_counts,
             )
-        answers, wanted = bare
-    found.record("exact_match", metrics.exact_matches(answers, wanted))
+        answers, completions = bare_texts
+    measurement.record("exact_match", metrics.exact_matches(answers, completions))

@@ -1,6 +1,6 @@
-"""Measurements kept by content: what an earlier run measured of the same model, on the same rows, with the same settings and code.
+"""Cache measurements by content: an earlier measurement is used again for the same model, rows, settings and code.
 
-The measurement before training is the same for every run that starts from one model, so a sweep pays for it once.
+The measurement before training is the same for every run that starts from one model, so a sweep computes it only once.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ log = logging.getLogger(__name__)
 CACHE = "measurements"
 FILE = "measurement.json"
 CODE = ("lexalign.evaluation", "lexalign.data", "lexalign.models", "lexalign.fast_path")
-"""What decides a measurement beside the model, the rows and the settings."""
+"""The packages whose code decides a measurement."""
 
 
 def measure_once(experiment: Experiment, evaluator: Evaluator, model_key: str, measure: Callable[[], Measurement]) -> Measurement:
-    """What `measure` gives, or gave to an earlier run in whose key everything is the same. The log says which.
+    """Return the cached measurement of an earlier run with the same key, else the result of `measure`. A cached one is logged.
 
-    `model_key` stands for the model and its arithmetic (`fingerprint.make_reference_key`). A measurement that asks others (a judge,
-    lm-eval's tasks, a reward) is made each time: what they answer may change.
+    `model_key` identifies the model and its arithmetic (`fingerprint.make_reference_key`). A measurement that depends on others (a judge,
+    lm-eval's tasks, a reward) is never cached, because their answers may change.
     """
     if asks_others(evaluator):
         return measure()
     cache, key = open_cache(experiment, CACHE), make_key(evaluator, model_key)
-    entry = collectives.broadcast(cache.get(key))
-    if entry is not None and (stored := read_measurement(entry / FILE)) is not None:
+    entry_folder = collectives.broadcast(cache.get(key))
+    if entry_folder is not None and (stored_measurement := read_measurement(entry_folder / FILE)) is not None:
         log.info("The same model was measured on the same %d rows before: its numbers are taken from the cache", len(evaluator.rows))
-        return stored
+        return stored_measurement
     measurement = measure()
     if collectives.is_main():
         write_measurement(cache, key, measurement)
@@ -47,12 +47,12 @@ def measure_once(experiment: Experiment, evaluator: Evaluator, model_key: str, m
 
 
 def asks_others(evaluator: Evaluator) -> bool:
-    """Whether a measurement needs an answer of something that no key describes."""
+    """Return whether a measurement depends on something that the key does not describe: a judge, lm-eval's tasks or a reward."""
     return bool(evaluator.settings.judge.url or evaluator.settings.tasks or evaluator.panel is not None)
 
 
 def make_key(evaluator: Evaluator, model_key: str) -> str:
-    """The key of a measurement: model, rows, the wordings of all rows, rendering, settings, code and versions."""
+    """Return the key of a measurement: a hash of model, rows, all known rows, rendering, settings, code and versions."""
     material = {
         "model": model_key,
         "rows": evaluator.rows,
@@ -67,7 +67,7 @@ def make_key(evaluator: Evaluator, model_key: str) -> str:
 
 
 def write_measurement(cache: ContentCache, key: str, measurement: Measurement) -> None:
-    """Keep a measurement under its key."""
+    """Store a measurement under its key, unless it contains a secret."""
     tree = {
         "rows": {name: dataclasses.asdict(values) for name, values in measurement.rows.items()},
         "answers": measurement.answers,
@@ -88,7 +88,7 @@ def write_measurement(cache: ContentCache, key: str, measurement: Measurement) -
 
 
 def read_measurement(path: Path) -> Measurement | None:
-    """A measurement as it was kept, every number to the bit; None where the file is not one."""
+    """Read a stored measurement, with every number exact; None if the file is missing or is not a measurement."""
     try:
         tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Measurement(

@@ -1,4 +1,4 @@
-"""Held-out preference pairs: the rewards that the policy's log-ratios imply, and the perplexity of what was chosen."""
+"""Measure held-out preference pairs: the rewards that the policy's log-ratios imply, and the perplexity of the chosen responses."""
 
 import torch
 
@@ -7,20 +7,24 @@ from lexalign.evaluation.evaluator import Evaluator, MeasuredReference, Measurem
 from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of the chosen responses."""
-    if not stick.has("chosen", "rejected"):
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record reward_accuracy, reward_margin and, with labels, soft_label_error against the reference; perplexity of chosen responses."""
+    if not evaluator.has("chosen", "rejected"):
         return
-    flat = [sequence for row in stick.rows for sequence in stick.encoder.render_pair(row, shared_belief=stick.shared_belief)]
-    scored = score_responses(model, flat, batch_size=stick.settings.batch_size, max_length=stick.max_length)
-    if not stick.has("completion"):
-        likelihood.record_likelihood(found, scored[::2], "perplexity")
-    found.pair_log_probs = [(scored[i][0], scored[i + 1][0]) for i in range(0, len(scored), 2)]
-    if stick.beta is None:
+    sequences = [
+        sequence for row in evaluator.rows for sequence in evaluator.encoder.render_pair(row, shared_belief=evaluator.shared_belief)
+    ]
+    scores = score_responses(model, sequences, batch_size=evaluator.settings.batch_size, max_length=evaluator.max_length)
+    if not evaluator.has("completion"):
+        likelihood.record_likelihood(measurement, scores[::2], "perplexity")
+    measurement.pair_log_probs = [(scores[i][0], scores[i + 1][0]) for i in range(0, len(scores), 2)]
+    if evaluator.beta is None:
         return
-    base = (reference.measured if reference else found).pair_log_probs
-    margins = [stick.beta * ((c - rc) - (r - rr)) for (c, r), (rc, rr) in zip(found.pair_log_probs, base, strict=True)]
-    found.record("reward_accuracy", metrics.reward_accuracies(margins))
-    found.record("reward_margin", margins)
-    if stick.has("soft_label"):
-        found.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in stick.rows]))
+    reference_log_probs = (reference.measured if reference else measurement).pair_log_probs
+    margins = [
+        evaluator.beta * ((c - rc) - (r - rr)) for (c, r), (rc, rr) in zip(measurement.pair_log_probs, reference_log_probs, strict=True)
+    ]
+    measurement.record("reward_accuracy", metrics.reward_accuracies(margins))
+    measurement.record("reward_margin", margins)
+    if evaluator.has("soft_label"):
+        measurement.record("soft_label_error", metrics.soft_label_errors(margins, [row["soft_label"] for row in evaluator.rows]))

@@ -14,16 +14,15 @@ from lexalign.evaluation.samples import list_samples
 def record_measurements(
     result: Result, evaluator: Evaluator, before: Measurement, after: Measurement, out_dir: Path | None, names: tuple[str, str]
 ) -> None:
-    """Put both measurements into the result, and row by row into the run's folder, where there is one to write to; `before` may be of
-    nothing."""
+    """Store both measurements in the result, and row by row in `out_dir` if it is not None. `before` may be empty."""
     for measurement in (before, after):
         degeneration.record_repetition(evaluator, measurement)
     result.metrics = {"before": before.values, "after": after.values}
     result.intervals, result.n = after.intervals, after.n
     result.counts |= after.counts
-    trivial = baselines.measure_baselines(evaluator)
-    result.baselines = baselines.list_baseline_values(trivial)
-    result.warnings = [*baselines.judge_scores(trivial, after, list(after.rows)), *degeneration.find_signs(evaluator, before, after)]
+    trivial_values = baselines.measure_baselines(evaluator)
+    result.baselines = baselines.list_baseline_values(trivial_values)
+    result.warnings = [*baselines.judge_scores(trivial_values, after, list(after.rows)), *degeneration.find_signs(evaluator, before, after)]
     measurements = dict(zip(names, (before, after), strict=True)) if before.rows else {names[1]: after}
     result.samples = redact_tree(list_samples(evaluator, measurements))
     if out_dir is not None:

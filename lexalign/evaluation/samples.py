@@ -1,4 +1,4 @@
-"""What the model writes by itself: how far from the reference, how long, how varied; and answers to be read beside the reference's."""
+"""Measure the text that the model generates: distance from the reference, length and variety. Also collect sample answers to read."""
 
 import torch
 
@@ -10,65 +10,72 @@ from lexalign.evaluation.summary import format_prompt
 from lexalign.models.generation import read_end_tokens
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """kl, sample_length, sample_cut, distinct_1, distinct_2, dissimilarity of drawn responses; and greedy answers to the first prompts."""
-    if not stick.has("prompt"):
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record kl, sample_length, sample_cut, distinct_1, distinct_2 and dissimilarity of drawn responses, and generate greedy answers to the
+    first prompts."""
+    if not evaluator.has("prompt"):
         return
-    stick.greedy(model, found, stick.first_prompts(stick.settings.samples))
-    if stick.settings.draws:
-        stick.draw_responses(model, found)
-        drawn = select_drawn(stick, found)
+    evaluator.greedy(model, measurement, evaluator.first_prompts(evaluator.settings.samples))
+    if evaluator.settings.draws:
+        evaluator.draw_responses(model, measurement)
+        drawn_responses = select_drawn(evaluator, measurement)
         if reference is not None and reference.borrowed is not None:
-            measure_divergence(stick, model, found, reference, drawn)
-        measure_variety(stick, model, found, drawn)
+            measure_divergence(evaluator, model, measurement, reference, drawn_responses)
+        measure_variety(evaluator, model, measurement, drawn_responses)
 
 
-def select_drawn(stick: Evaluator, found: Measurement) -> dict[Question, list[list[int]]]:
-    """Of the responses drawn, those that are measured for their variety: `evaluate.draws` for each of `evaluate.draw_prompts` questions."""
-    questions = list(found.drawn)[: stick.settings.draw_prompts] if stick.settings.draws else []
-    return {question: found.drawn[question][: stick.settings.draws] for question in questions}
+def select_drawn(evaluator: Evaluator, measurement: Measurement) -> dict[Question, list[list[int]]]:
+    """Return the drawn responses that are measured: `evaluate.draws` of each of the first `evaluate.draw_prompts` questions."""
+    questions = list(measurement.drawn)[: evaluator.settings.draw_prompts] if evaluator.settings.draws else []
+    return {question: measurement.drawn[question][: evaluator.settings.draws] for question in questions}
 
 
 def measure_divergence(
-    stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference, drawn: dict[Question, list[list[int]]]
+    evaluator: Evaluator,
+    model: torch.nn.Module,
+    measurement: Measurement,
+    reference: MeasuredReference,
+    drawn: dict[Question, list[list[int]]],
 ) -> None:
-    """kl: KL(π ‖ π_ref) in nats a token, on what the policy itself writes.
+    """Record kl: KL(π ‖ π_ref) in nats per token, on the responses that the policy itself generates.
 
-    The mean over the positions s_t of the drawn responses, the ending token's too, of Σ_v π(v|s_t) log(π(v|s_t) / π_ref(v|s_t)), from both
-    whole distributions: of a response's expected sum this is an estimate without bias, and with less variance than one from the log-ratio
-    of the sampled tokens alone.
+    It is the mean of Σ_v π(v|s_t) log(π(v|s_t) / π_ref(v|s_t)) over the positions s_t of the drawn responses, including the end token, from
+    both whole distributions. The sum over a response is an unbiased estimate of its expected value. Its variance is smaller than that of an
+    estimate from the log-ratios of the sampled tokens only.
     """
     assert reference.borrowed is not None
-    contexts = stick.contexts()
+    contexts = evaluator.contexts()
     spans = [Spans(context=contexts[question], response=ids) for question, responses in drawn.items() for ids in responses]
-    each = compute_divergences(model, reference.borrowed, spans, batch_size=stick.settings.batch_size)
-    count = stick.settings.draws
-    parts = [each[at : at + count] for at in range(0, len(each), count)]
+    divergences = compute_divergences(model, reference.borrowed, spans, batch_size=evaluator.settings.batch_size)
+    count = evaluator.settings.draws
+    parts = [divergences[at : at + count] for at in range(0, len(divergences), count)]
     tokens = [float(sum(positions for _, positions in part)) for part in parts]
-    found.record("kl", [sum(total for total, _ in part) / (size or 1.0) for part, size in zip(parts, tokens, strict=True)], tokens)
+    measurement.record("kl", [sum(total for total, _ in part) / (size or 1.0) for part, size in zip(parts, tokens, strict=True)], tokens)
 
 
-def measure_variety(stick: Evaluator, model: torch.nn.Module, found: Measurement, drawn: dict[Question, list[list[int]]]) -> None:
-    """For each prompt: mean length in tokens without the ending, the share cut at evaluate.max_new_tokens, distinct_n, dissimilarity."""
-    ends = stick.encoder.end_tokens | read_end_tokens(model)
-    whole = list(drawn.values())
-    bare = [[ids[:-1] if ids[-1] in ends else ids for ids in responses] for responses in whole]
-    found.record("sample_length", [metrics.mean([len(ids) for ids in responses]) for responses in bare])
-    found.record("sample_cut", [metrics.mean([float(ids[-1] not in ends) for ids in responses]) for responses in whole])
+def measure_variety(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, drawn: dict[Question, list[list[int]]]) -> None:
+    """Record for each prompt: mean length in tokens without the end token, the share cut at evaluate.max_new_tokens, distinct_n and
+    dissimilarity."""
+    ends = evaluator.encoder.end_tokens | read_end_tokens(model)
+    all_responses = list(drawn.values())
+    bare_responses = [[ids[:-1] if ids[-1] in ends else ids for ids in responses] for responses in all_responses]
+    measurement.record("sample_length", [metrics.mean([len(ids) for ids in responses]) for responses in bare_responses])
+    measurement.record("sample_cut", [metrics.mean([float(ids[-1] not in ends) for ids in responses]) for responses in all_responses])
     for size in (1, 2):
-        found.record(f"distinct_{size}", [metrics.distinct(responses, size) for responses in bare])
-    if stick.settings.draws > 1:
-        found.record("dissimilarity", [metrics.dissimilarity(responses) for responses in bare])
+        measurement.record(f"distinct_{size}", [metrics.distinct(responses, size) for responses in bare_responses])
+    if evaluator.settings.draws > 1:
+        measurement.record("dissimilarity", [metrics.dissimilarity(responses) for responses in bare_responses])
 
 
-def list_samples(stick: Evaluator, models: dict[str, Measurement]) -> list[dict[str, str]]:
-    """For each sample prompt, what each model answers greedily and, where responses were drawn, the first one drawn by the same seed."""
-    first = {get_prompt_key(row): get_question_key(row) for row in reversed(stick.rows) if "prompt" in row}
-    found = []
-    for prompt, row in stick.first_prompts(stick.settings.samples).items():
-        shown = {"prompt": format_prompt(row["prompt"])} | {name: measured.answers[prompt] for name, measured in models.items()}
-        for name, measured in models.items():
-            if responses := measured.drawn.get(first[prompt]):
-                shown[f"{name}, drawn"] = stick.text(responses[0])
-        found.append(shown)
-    return found
+def list_samples(evaluator: Evaluator, models: dict[str, Measurement]) -> list[dict[str, str]]:
+    """Return for each sample prompt the greedy answer of each model and, if responses were drawn, the first drawn one. The models draw with
+    the same seed."""
+    question_keys = {get_prompt_key(row): get_question_key(row) for row in reversed(evaluator.rows) if "prompt" in row}
+    samples = []
+    for prompt, row in evaluator.first_prompts(evaluator.settings.samples).items():
+        sample = {"prompt": format_prompt(row["prompt"])} | {name: measurement.answers[prompt] for name, measurement in models.items()}
+        for name, measurement in models.items():
+            if responses := measurement.drawn.get(question_keys[prompt]):
+                sample[f"{name}, drawn"] = evaluator.text(responses[0])
+        samples.append(sample)
+    return samples

@@ -1,4 +1,4 @@
-"""What a run prints at its end: metrics before and after, samples, and the artifact's folder."""
+"""Print the summary of a run: metrics before and after, samples, and the folder of the artifact."""
 
 import json
 import sys
@@ -13,12 +13,12 @@ from lexalign.config.secrets import clean
 
 
 def format_prompt(prompt: Any) -> str:
-    """A prompt as one text."""
+    """Return a prompt as one text."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
 def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -> None:
-    """Print a finished run; `names` are what its two tables of metrics are called."""
+    """Print a finished run. `names` are the names of its two columns of metrics."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     before, after = result.metrics["before"], result.metrics["after"]
     if after:
@@ -46,7 +46,7 @@ def show_summary(result: Result, names: tuple[str, str] = ("before", "after")) -
 
 
 def show_plan_table(facts: dict[str, Any], what: str) -> None:
-    """Print the plan of a dry run; `what` is not done."""
+    """Print the plan of a dry run. `what` says what is not done, for example "nothing is measured"."""
     table = Table(title=f"The plan (dry_run=true: {what})", title_justify="left", show_header=False)
     for name, fact in facts.items():
         table.add_row(name, Text(clean(str(fact))))

@@ -1,4 +1,4 @@
-"""What a model makes of single responses that are desirable or not: their rewards against a reference, held against their labels."""
+"""Measure single responses that are labelled desirable or not: compare their rewards against a reference with their labels."""
 
 from collections.abc import Sequence
 
@@ -10,39 +10,42 @@ from lexalign.evaluation.intervals import RowValues
 from lexalign.evaluation.scoring import score_responses
 
 
-def measure(stick: Evaluator, model: torch.nn.Module, found: Measurement, reference: MeasuredReference | None) -> None:
-    """perplexity of the desirable completions, and `label_metrics` against the reference."""
-    if not stick.has("completion", "label"):
+def measure(evaluator: Evaluator, model: torch.nn.Module, measurement: Measurement, reference: MeasuredReference | None) -> None:
+    """Record perplexity of the desirable completions, and the metrics of `measure_labels` against the reference."""
+    if not evaluator.has("completion", "label"):
         return
-    labels = [row["label"] for row in stick.rows]
-    scored = score_responses(model, likelihood.encode_sequences(stick), batch_size=stick.settings.batch_size, max_length=stick.max_length)
+    labels = [row["label"] for row in evaluator.rows]
+    scores = score_responses(
+        model, likelihood.encode_sequences(evaluator), batch_size=evaluator.settings.batch_size, max_length=evaluator.max_length
+    )
     if any(labels):
         likelihood.record_likelihood(
-            found, [(total, count * label) for (total, count), label in zip(scored, labels, strict=True)], "perplexity"
+            measurement, [(total, count * label) for (total, count), label in zip(scores, labels, strict=True)], "perplexity"
         )
-    found.row_log_probs = [total for total, _ in scored]
-    if stick.beta is None:
+    measurement.row_log_probs = [total for total, _ in scores]
+    if evaluator.beta is None:
         return
-    base = (reference.measured if reference else found).row_log_probs
-    rewards = [stick.beta * (new - old) for new, old in zip(found.row_log_probs, base, strict=True)]
-    found.rows |= measure_labels(rewards, labels)
+    reference_log_probs = (reference.measured if reference else measurement).row_log_probs
+    rewards = [evaluator.beta * (new - old) for new, old in zip(measurement.row_log_probs, reference_log_probs, strict=True)]
+    measurement.rows |= measure_labels(rewards, labels)
 
 
 def measure_labels(rewards: Sequence[float], labels: Sequence[bool]) -> dict[str, RowValues]:
-    """label_accuracy: rewards whose sign agrees with the label, a reward of 0 counting one half. Where both labels occur, also
-    label_auc: the probability that a desirable row has a higher reward than an undesirable one, ties one half; and
-    label_margin: mean reward of the desirable rows less that of the undesirable ones.
+    """Return label_accuracy: the share of rewards whose sign agrees with the label. A reward of 0 counts one half.
 
-    An untrained policy, whose rewards are all 0, has 0.5, 0.5 and 0.
+    If both labels occur, return also label_auc and label_margin. label_auc is the probability that a desirable row has a higher reward than
+    an undesirable one; a tie counts one half. label_margin is the mean reward of the desirable rows minus that of the undesirable ones.
+
+    All rewards of an untrained policy are 0, so it has 0.5, 0.5 and 0.
     """
-    signed = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
-    found = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed])}
+    signed_rewards = [reward if label else -reward for reward, label in zip(rewards, labels, strict=True)]
+    metrics = {"label_accuracy": RowValues(values=[compare_values(value, 0.0) for value in signed_rewards])}
     if any(labels) and not all(labels):
-        found["label_auc"] = RowValues(values=list(rewards), labels=list(labels), statistic="auc")
-        found["label_margin"] = RowValues(values=list(rewards), labels=list(labels), statistic="difference")
-    return found
+        metrics["label_auc"] = RowValues(values=list(rewards), labels=list(labels), statistic="auc")
+        metrics["label_margin"] = RowValues(values=list(rewards), labels=list(labels), statistic="difference")
+    return metrics
 
 
 def compare_values(value: float, other: float) -> float:
-    """1 where the value is the higher, one half at a tie, else 0."""
+    """Return 1 if `value` is higher than `other`, one half for a tie, else 0."""
     return 0.5 if value == other else float(value > other)

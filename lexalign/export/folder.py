@@ -1,4 +1,4 @@
-"""The exported folder: written aside, read back, compared with what was written, and only then named."""
+"""Write the exported folder: under a temporary name first. It gets its name after it was loaded again and compared with the model."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ from lexalign.evaluation.scoring import Spans, get_device, make_batches
 log = logging.getLogger(__name__)
 CARD = "README.md"
 LOGITS_APART = 1e-3
-"""Of the largest logit: both models have the same weights, in the same type, on the same device."""
+"""Largest allowed difference, as a share of the largest logit. It is small because both models have the same weights, type and device."""
 ROWS_READ_BACK = 8
 TALK = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 
@@ -24,40 +24,45 @@ TALK = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 def write_export(
     model: Any, encoder: Renderer, artifact: Path, *, spans: list[Spans], card: str, facts: dict[str, Any], code: bool
 ) -> None:
-    """Save the model with tokenizer, card and manifest, and load it again: the folder gets its name where everything came back the same.
+    """Save the model with tokenizer, card and manifest, and load it again. The folder gets its name only if everything is the same.
 
-    Raises ArtifactError where something did not; nothing is left then. `code`: whether the model's own code may be run.
+    Raises ArtifactError if something differs; no folder is left then. `code` says whether the model's own code may run.
     """
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    with files.write_folder(artifact) as aside, disk.require_space(size, artifact.parent, what="the exported model"):
-        model.save_pretrained(aside)
-        encoder.tokenizer.save_pretrained(aside)
-        read_back(model, encoder, aside, spans, code=code)
-        (aside / CARD).write_text(card, encoding="utf-8")
-        write_manifest(aside, {"kind": "model", **facts})
+    with files.write_folder(artifact) as temporary_folder, disk.require_space(size, artifact.parent, what="the exported model"):
+        model.save_pretrained(temporary_folder)
+        encoder.tokenizer.save_pretrained(temporary_folder)
+        read_back(model, encoder, temporary_folder, spans, code=code)
+        (temporary_folder / CARD).write_text(card, encoding="utf-8")
+        write_manifest(temporary_folder, {"kind": "model", **facts})
 
 
 def read_back(model: Any, encoder: Renderer, folder: Path, spans: list[Spans], *, code: bool) -> None:
-    """Raise ArtifactError where a folder does not hold this model and this tokenizer."""
-    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
-    told = [(encoder.tokenizer, "was"), (again, "is")]
-    vocabularies, templates = [tokenizer.get_vocab() for tokenizer, _ in told], [render_sample(tokenizer) for tokenizer, _ in told]
+    """Load a folder. Raises ArtifactError if it does not hold this model and this tokenizer."""
+    loaded_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
+    tokenizers = [(encoder.tokenizer, "was"), (loaded_tokenizer, "is")]
+    vocabularies, templates = (
+        [tokenizer.get_vocab() for tokenizer, _ in tokenizers],
+        [render_sample(tokenizer) for tokenizer, _ in tokenizers],
+    )
     rows = [sequence.ids for sequence in spans]
     texts = [encoder.tokenizer.decode(ids) for ids in rows]
-    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for tokenizer, _ in told]
+    ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] for tokenizer, _ in tokenizers]
     for what, (before, after) in {"vocabulary": vocabularies, "chat template": templates, "ids of the rows": ids}.items():
         if before != after:
             raise_mismatch(f"its tokenizer's {what} came back as another")
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
-    compare_weights(model.state_dict(), loaded.state_dict())
-    found, largest = compare_logits(model, loaded.to(get_device(model)).eval(), spans[:ROWS_READ_BACK])
-    if not found <= LOGITS_APART * largest:
-        raise_mismatch(f"its logits came back {found:.3g} apart, of {largest:.3g} at most (allowed {LOGITS_APART:g} of that)")
-    log.info("Written, loaded again and equal: weights, tokenizer, and logits on %d rows (%.1e apart)", len(spans[:ROWS_READ_BACK]), found)
+    loaded_model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=code)
+    compare_weights(model.state_dict(), loaded_model.state_dict())
+    difference, largest_logit = compare_logits(model, loaded_model.to(get_device(model)).eval(), spans[:ROWS_READ_BACK])
+    if not difference <= LOGITS_APART * largest_logit:
+        raise_mismatch(f"its logits came back {difference:.3g} apart, of {largest_logit:.3g} at most (allowed {LOGITS_APART:g} of that)")
+    log.info(
+        "Written, loaded again and equal: weights, tokenizer, and logits on %d rows (%.1e apart)", len(spans[:ROWS_READ_BACK]), difference
+    )
 
 
 def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
-    """Raise ArtifactError naming the first weight that is not there, or not the same to the bit."""
+    """Compare two models' weights. Raises ArtifactError that names the first weight that is missing or not exactly equal."""
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             raise_mismatch(f"{name} was {'not written' if name not in after else 'made up'} on the way")
@@ -70,21 +75,24 @@ def compare_weights(before: dict[str, torch.Tensor], after: dict[str, torch.Tens
 
 @torch.no_grad()
 def compare_logits(first: Any, second: Any, spans: list[Spans]) -> tuple[float, float]:
-    """Largest difference of two models' logits at the scored positions, and the largest logit."""
-    apart = largest = 0.0
+    """Return the largest difference of two models' logits at the scored positions, and the largest logit."""
+    difference = largest_logit = 0.0
     for batch in make_batches(spans, batch_size=1, max_length=None, device=get_device(first)):
-        one, other = (batch.logits(model).float() for model in (first, second))
-        apart, largest = max(apart, float((one - other).abs().max())), max(largest, float(one.abs().max()))
-    return apart, largest
+        first_logits, second_logits = (batch.logits(model).float() for model in (first, second))
+        difference, largest_logit = (
+            max(difference, float((first_logits - second_logits).abs().max())),
+            max(largest_logit, float(first_logits.abs().max())),
+        )
+    return difference, largest_logit
 
 
 def render_sample(tokenizer: Any) -> str | None:
-    """A small conversation as the chat template writes it; None without one."""
+    """Render a small conversation with the chat template; None if there is no template."""
     return tokenizer.apply_chat_template(TALK, tokenize=False) if tokenizer.chat_template else None
 
 
 def raise_mismatch(what: str) -> None:
-    """Raise ArtifactError: the folder is not what was to be written."""
+    """Raise ArtifactError for a folder that differs from the model to export."""
     raise ArtifactError(
         f"stage=export: {what}, so the folder would hold another model, and nothing of it is left; serve the adapter on its base instead "
         "(stage=chat says how)"

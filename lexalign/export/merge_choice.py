@@ -35,36 +35,36 @@ def choose_nearest(
 
     At most two models are in memory at a time. Raises ArtifactError if the nearest is farther away than `export.max_kl`.
     """
-    first = subject.ways[0]
-    if first == "unmerged" and subject.dtype == subject.experiment.model.dtype:
-        return MergeChoice(model=trained, way=first)
-    sized = {"batch_size": batch_size, "max_length": max_length}
-    chosen = MergeChoice(model=None, way=first, trained=comparison.measure_perplexity(trained, spans, **sized))
-    log.info("As trained: %s", comparison.format_metric("perplexity", chosen.trained))
+    first_way = subject.ways[0]
+    if first_way == "unmerged" and subject.dtype == subject.experiment.model.dtype:
+        return MergeChoice(model=trained, way=first_way)
+    limits = {"batch_size": batch_size, "max_length": max_length}
+    choice = MergeChoice(model=None, way=first_way, trained=comparison.measure_perplexity(trained, spans, **limits))
+    log.info("As trained: %s", comparison.format_metric("perplexity", choice.trained))
     for way in subject.ways:
-        chosen.model = None  # free the memory before the next one is made
-        chosen.model = merging.load_merged(subject, way, tokenizer)
-        chosen.ways[way] = measurement = comparison.measure_distance(trained, chosen.model, spans, **sized)
+        choice.model = None  # free the memory before the next model is loaded
+        choice.model = merging.load_merged(subject, way, tokenizer)
+        choice.ways[way] = measurement = comparison.measure_distance(trained, choice.model, spans, **limits)
         log.info(
             "%s: %s", IN_WORDS[way].capitalize(), ", ".join(comparison.format_metric(name, measurement) for name in ("kl", "perplexity"))
         )
-    chosen.way = min(chosen.ways, key=lambda way: chosen.ways[way].values["kl"])
-    refuse_far(subject, chosen)
-    if chosen.way != subject.ways[-1]:
-        chosen.model = None
-        chosen.model = merging.load_merged(subject, chosen.way, tokenizer)
-    return chosen
+    choice.way = min(choice.ways, key=lambda way: choice.ways[way].values["kl"])
+    refuse_far(subject, choice)
+    if choice.way != subject.ways[-1]:
+        choice.model = None
+        choice.model = merging.load_merged(subject, choice.way, tokenizer)
+    return choice
 
 
 def refuse_far(subject: ExportSource, chosen: MergeChoice) -> None:
     """Raise ArtifactError if the nearest model is too far from the one that was trained."""
-    most, kl = subject.experiment.export.max_kl, chosen.measurement.values["kl"]
-    if kl <= most:  # false for NaN
+    limit, kl = subject.experiment.export.max_kl, chosen.measurement.values["kl"]
+    if kl <= limit:  # false for NaN
         return
     distances = "; ".join(f"{IN_WORDS[way]}: {comparison.format_metric('kl', measurement)}" for way, measurement in chosen.ways.items())
-    wider = "" if subject.dtype == "float32" else "export.dtype=float32 rounds less, "
+    dtype_advice = "" if subject.dtype == "float32" else "export.dtype=float32 rounds less, "
     raise ArtifactError(
         f"stage=export: the exported model differs too much from the one that was trained. KL(trained ‖ exported) on held-out rows, in "
-        f"nats a token: {distances}; allowed is export.max_kl={most:g}. {wider}export.max_kl={kl * 1.1:.2g} allows it, and the "
+        f"nats a token: {distances}; allowed is export.max_kl={limit:g}. {dtype_advice}export.max_kl={kl * 1.1:.2g} allows it, and the "
         "adapter on its base needs no merging (stage=chat says how it is served)"
     )

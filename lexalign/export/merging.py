@@ -19,7 +19,7 @@ QUANTIZED = ("Params4bit", "Int8Params")
 
 
 def load_as_trained(subject: ExportSource, tokenizer: Any) -> Any:
-    """Load the model as training left it: the base, quantized if it was, and the adapter."""
+    """Load the model as it was trained: the base, quantized if it was quantized then, and the adapter."""
     model: Any = load_base_model(subject, tokenizer)
     if subject.source.adapter is not None:
         model = attach_adapter(model, subject)
@@ -37,7 +37,7 @@ def load_merged(subject: ExportSource, way: Way, tokenizer: Any) -> Any:
         model = attach_adapter(model.float(), subject).merge_and_unload()
         untie_where_apart(model)
     dtype = getattr(torch, subject.dtype)
-    for weight in model.parameters():  # not model.to(dtype): rotary frequencies stay as they are, as in a model that is loaded
+    for weight in model.parameters():  # not model.to(dtype): rotary frequencies keep their type, as after loading a model
         weight.data = weight.data.to(dtype)
     model.config.dtype = dtype
     return move_to_device(model, subject).eval()
@@ -59,11 +59,11 @@ def fit_vocabulary(model: Any, subject: ExportSource, tokenizer: Any) -> None:
     folder = subject.source.adapter
     assert folder is not None
     rows = model.get_input_embeddings().weight.shape[0]
-    own = adapters.get_vocabulary_size(folder, model)
-    if own is not None and own != rows:
-        log.info("The adapter has embeddings of its own for %d tokens; the base, which has %d, is resized", own, rows)
-        model.resize_token_embeddings(own, mean_resizing=False)
-        rows = own
+    adapter_rows = adapters.get_vocabulary_size(folder, model)
+    if adapter_rows is not None and adapter_rows != rows:
+        log.info("The adapter has embeddings of its own for %d tokens; the base, which has %d, is resized", adapter_rows, rows)
+        model.resize_token_embeddings(adapter_rows, mean_resizing=False)
+        rows = adapter_rows
     if len(tokenizer) > rows:
         raise ConfigError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens and its base {rows} embeddings, and the adapter holds none for the added "
@@ -84,7 +84,11 @@ def attach_adapter(model: Any, subject: ExportSource) -> PeftModel:
 def dequantize(model: Any) -> Any:
     """Convert a quantized model to the float32 weights that its bits represent."""
     model = model.dequantize(torch.float32)
-    for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):  # dequantize leaves them, and save and move read them
+    for name in (
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+        "quantization_method",
+    ):  # dequantize does not remove them, and saving and moving read them
         vars(model).pop(name, None)
     return model
 
@@ -100,7 +104,7 @@ def untie_where_apart(model: Any) -> None:
 
 
 def move_to_device(model: Any, subject: ExportSource) -> Any:
-    """Move the model to its device. A quantized one is there already."""
+    """Move the model to its device. A quantized model is already there."""
     if any(type(weight).__name__ in QUANTIZED for weight in model.parameters()):
         return model
     return model.to(hardware.resolve_device(subject.experiment.hardware.device))

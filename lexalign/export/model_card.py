@@ -22,7 +22,7 @@ PORTABLE = (OWN, "pypi:", "generated:")
 
 
 def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
-    """Make the model card, without secrets. Of a path of this machine it holds the last part only."""
+    """Make the model card, without secrets. It shows only the last part of a path of this machine."""
     steps = list(list_lineage(subject.past))
     result = find_own_result(subject.past)
     sections = [
@@ -37,16 +37,16 @@ def make_card(subject: ExportSource, chosen: MergeChoice) -> str:
 
 
 def list_lineage(past: Provenance) -> Iterator[Provenance]:
-    """Yield the run that made a model, the run it started from, and so on, as far as they are on this disk."""
-    visited: set[Path] = set()
-    while past.folder is not None and past.folder not in visited:
-        visited.add(past.folder)
+    """Yield the run that made a model, the run it started from, and so on, as long as their folders are on this disk."""
+    visited_folders: set[Path] = set()
+    while past.folder is not None and past.folder not in visited_folders:
+        visited_folders.add(past.folder)
         yield past
         past = Provenance.read(past.start["path"]) if past.start.get("path") else Provenance()
 
 
 def find_own_result(past: Provenance) -> Result | None:
-    """Read the result of the run that trained the model; None if its folder is not here."""
+    """Read the result of the run that trained the model; None if its folder is not on this disk."""
     return read_result(past.folder.parent) if past.folder is not None else None
 
 
@@ -58,22 +58,22 @@ def make_front_matter(subject: ExportSource, steps: list[Provenance]) -> str:
     facts["tags"] = ["lexalign", *dict.fromkeys(name for past in steps if (name := past.setting("method", "name")))]
     if place.kind == "hub":
         facts["base_model"] = place.name
-    if hubs := sorted({source.name for source in sources if source.kind == "hub"}):
-        facts["datasets"] = hubs
+    if hub_names := sorted({source.name for source in sources if source.kind == "hub"}):
+        facts["datasets"] = hub_names
     if license := find_license(place, subject.source.revision):
         facts["license"] = license
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
 
 
 def find_license(place: Location, revision: str | None) -> str | None:
-    """Return the licence that the base's model card names; None if no card is here."""
+    """Return the licence that the base's model card names; None if there is no card on this disk or it names none."""
     if place.name.startswith(OWN):
         return OWN_LICENSE
     if place.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(place.name, "README.md", revision=revision)
-        card = Path(cached) if isinstance(cached, str) else None
+        cached_path = try_to_load_from_cache(place.name, "README.md", revision=revision)
+        card = Path(cached_path) if isinstance(cached_path, str) else None
     else:
         card = place.path / "README.md" if place.path is not None and place.path.is_dir() else None
     if card is None or not card.is_file():
@@ -84,7 +84,7 @@ def find_license(place: Location, revision: str | None) -> str | None:
 
 
 def make_title(subject: ExportSource) -> str:
-    """Return the name of the repository, or the names of base and method."""
+    """Return the name of the repository, or the names of base and method if there is no repository."""
     if subject.experiment.export.push:
         return subject.experiment.export.push.rpartition("/")[2]
     method = subject.past.setting("method", "name")
@@ -95,9 +95,9 @@ def make_summary(subject: ExportSource, way: Way) -> str:
     """Describe the model in one or two sentences."""
     past, bits = subject.past, subject.bits
     data = past.manifest.get("data", {}).get("path")
-    trained = f", trained with {past.setting('method', 'name')} on {shorten_path(data)}" if data else ""
-    quantized = f" The adapter was trained on a base of {bits} bits." if bits else ""
-    return f"{shorten_path(subject.source.place.name)}{trained}; {IN_WORDS[way]}, in {subject.dtype}.{quantized}"
+    training_text = f", trained with {past.setting('method', 'name')} on {shorten_path(data)}" if data else ""
+    quantization_text = f" The adapter was trained on a base of {bits} bits." if bits else ""
+    return f"{shorten_path(subject.source.place.name)}{training_text}; {IN_WORDS[way]}, in {subject.dtype}.{quantization_text}"
 
 
 def describe_measurement(result: Result) -> str:
@@ -106,18 +106,18 @@ def describe_measurement(result: Result) -> str:
     lines = ["| metric | n | before training | after | 95 % interval |", "|---|---|---|---|---|"]
     for name, value in after.items():
         low, high = result.intervals[name]
-        first = f"{before[name]:.4f}" if name in before else ""
-        lines.append(f"| {name} | {result.n[name]} | {first} | {value:.4f} | {low:.4f} to {high:.4f} |")
+        before_cell = f"{before[name]:.4f}" if name in before else ""
+        lines.append(f"| {name} | {result.n[name]} | {before_cell} | {value:.4f} | {low:.4f} to {high:.4f} |")
     return "Held-out rows; intervals are bootstrapped over them.\n\n" + "\n".join(lines)
 
 
 def describe_change(chosen: MergeChoice) -> str:
     """Make the table of KL divergence and perplexity of each way against the model as it was trained."""
-    trained = chosen.trained
+    trained_measurement = chosen.trained
     if not chosen.ways:
         return "Nothing: the weights are those of the training run, in their own type."
     lines = ["| model | n | perplexity | KL(trained ‖ this), nats a token |", "|---|---|---|---|"]
-    lines.append(f"| as trained | {trained.n['perplexity']} | {format_interval(trained, 'perplexity')} | |")
+    lines.append(f"| as trained | {trained_measurement.n['perplexity']} | {format_interval(trained_measurement, 'perplexity')} | |")
     for way, measurement in chosen.ways.items():
         mark = " (this one)" if way == chosen.way else ""
         lines.append(
@@ -144,8 +144,10 @@ def describe_provenance(subject: ExportSource, steps: list[Provenance]) -> str:
         method, data = past.setting("method", "name"), shorten_path(manifest.get("data", {}).get("path"))
         rows = manifest.get("counts", {}).get("train_rows")
         hyperparameters = {name: past.setting("train", name) for name in ("learning_rate", "epochs", "max_steps", "batch_size")}
-        knobs = ", ".join(f"{name} {value}" for name, value in hyperparameters.items() if value is not None)
-        lines.append(f"- run {number}: {method} on {data} ({rows} rows, seed {manifest.get('seed')}; {knobs}), {describe_code(manifest)}")
+        settings_text = ", ".join(f"{name} {value}" for name, value in hyperparameters.items() if value is not None)
+        lines.append(
+            f"- run {number}: {method} on {data} ({rows} rows, seed {manifest.get('seed')}; {settings_text}), {describe_code(manifest)}"
+        )
     lines.append(f"- exported by LexAlign {__version__}")
     return "\n".join(lines)
 
@@ -158,11 +160,11 @@ def describe_code(manifest: dict[str, Any]) -> str:
 
 def list_commands(subject: ExportSource) -> str:
     """List the command of each run, from the first to the last, then that of the export."""
-    typed = [["stage=export", f"model.path={subject.experiment.model.path}", f"export.dtype={subject.experiment.export.dtype}"]]
+    commands = [["stage=export", f"model.path={subject.experiment.model.path}", f"export.dtype={subject.experiment.export.dtype}"]]
     for past in list_lineage(subject.past):
         result = find_own_result(past)
-        typed += [result.command] if result is not None and result.command is not None else []
-    return "\n".join(shlex.join(["python", "run.py", *map(hide_local_paths, line)]) for line in reversed(typed))
+        commands += [result.command] if result is not None and result.command is not None else []
+    return "\n".join(shlex.join(["python", "run.py", *map(hide_local_paths, command)]) for command in reversed(commands))
 
 
 def hide_local_paths(word: str) -> str:

@@ -28,18 +28,18 @@ class ExportSource:
     source: loading.ModelSource
     past: Provenance
     experiment: Experiment
-    """The settings, with the model's types and quantization of its training."""
+    """The settings, with the types and the quantization that the model was trained with."""
     dtype: str
     """The type of the exported weights."""
 
     @property
     def bits(self) -> int | None:
-        """Quantization of the base that the adapter was trained on."""
+        """Quantization of the base that the adapter was trained on, in bits; None if it was not quantized."""
         return get_bits(self.experiment)
 
     @property
     def ways(self) -> tuple[Way, ...]:
-        """The ways in which it can be exported. If there are several, the one nearest to the trained model is chosen."""
+        """The ways in which the model can be exported. If there are several, the one nearest to the trained model is chosen."""
         if self.source.adapter is None:
             return ("unmerged",)
         return ("dequantized", "original") if self.bits else ("original",)
@@ -53,13 +53,13 @@ def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource
     path = experiment.model.path
     assert path is not None
     source = loading.find_source(path, experiment.model.revision)
-    base = read_stored_dtype(source, experiment)
+    stored_dtype = read_stored_dtype(source, experiment)
     if source.adapter is None:
-        then = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, dtype=base))
+        training_experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, dtype=stored_dtype))
     else:
         if past.folder is None:
             log.warning("%s does not record how its adapter was trained; its base is assumed to be not quantized", path)
-        then = dataclasses.replace(
+        training_experiment = dataclasses.replace(
             experiment,
             model=dataclasses.replace(experiment.model, dtype=past.setting("model", "dtype") or "auto"),
             hardware=dataclasses.replace(
@@ -68,7 +68,7 @@ def find_export_source(experiment: Experiment, past: Provenance) -> ExportSource
             adapter=make_base_settings(past.bits),
         )
     dtype = experiment.export.dtype
-    return ExportSource(source=source, past=past, experiment=then, dtype=base if dtype == "auto" else dtype)
+    return ExportSource(source=source, past=past, experiment=training_experiment, dtype=stored_dtype if dtype == "auto" else dtype)
 
 
 def make_base_settings(bits: int | None) -> Adapter:

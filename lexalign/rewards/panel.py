@@ -1,4 +1,4 @@
-"""All rewards of a run: they are made, called, checked, and conditioned on each other. No torch here."""
+"""Make, call and check all rewards of a run, and apply the conditions between them. No torch."""
 
 import importlib
 import json
@@ -44,8 +44,8 @@ class Member:
         for row, value in enumerate(values):
             if not isinstance(value, Real) or not math.isfinite(value) or abs(value) > LARGEST:
                 problem = f"returned {value!r}"
-                what = f"let it return a finite number, at most {LARGEST:g} in size (0 where it has nothing to say)"
-                raise self.make_error(problem, prompts[row], completions[row], what)
+                advice = f"let it return a finite number, at most {LARGEST:g} in size (0 where it has nothing to say)"
+                raise self.make_error(problem, prompts[row], completions[row], advice)
         return [float(value) for value in values]
 
     def find_failing_row(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> int:
@@ -102,7 +102,7 @@ class Panel:
 
     @property
     def weights(self) -> list[float]:
-        """Their weights."""
+        """The weights of the rewards, in the same order."""
         return [member.entry.listed.weight for member in self.members]
 
     def score(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> dict[str, list[float]]:
@@ -116,14 +116,14 @@ class Panel:
             self.loaded = True
         prompts = [row["prompt"] for row in rows]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-        raw = {member.entry.name: member(prompts, completions, columns) for member in self.members}
+        raw_values = {member.entry.name: member(prompts, completions, columns) for member in self.members}
         conditions = {member.entry.name: member.entry.listed.when for member in self.members}
 
         def counts(name: str, row: int) -> bool:
-            when = conditions[name]
-            return when is None or (counts(when.reward, row) and raw[when.reward][row] >= when.at_least)
+            condition = conditions[name]
+            return condition is None or (counts(condition.reward, row) and raw_values[condition.reward][row] >= condition.at_least)
 
-        return {name: [value if counts(name, row) else 0.0 for row, value in enumerate(values)] for name, values in raw.items()}
+        return {name: [value if counts(name, row) else 0.0 for row, value in enumerate(values)] for name, values in raw_values.items()}
 
     def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
         """Return the weighted sum of the rewards for each completion. `values` is the result of `score`."""
@@ -140,6 +140,6 @@ def make_reward(entry: Entry) -> Reward:
 
 
 def quote_text(text: Any) -> str:
-    """Quote a prompt or completion and cut it."""
+    """Quote a prompt or completion, cut to at most SHOWN characters."""
     whole = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
     return repr(whole if len(whole) <= SHOWN else whole[:SHOWN] + "…")

@@ -1,4 +1,4 @@
-"""The block in which a model thinks before it answers, apart from the answer. No torch."""
+"""Separate the answer of a model from the reasoning block before it. No torch."""
 
 import re
 
@@ -7,9 +7,9 @@ CLOSE = re.compile(r"</(think|thinking|reasoning)>\s*", re.IGNORECASE)
 
 
 def strip_reasoning(text: str) -> str:
-    """An answer without the reasoning in front of it; empty where the reasoning does not come to an end.
+    """Return an answer without the reasoning before it; empty if the reasoning does not end.
 
-    A generation prompt may have opened the block already, so what stands before a closing tag is reasoning even without an opening one.
+    The generation prompt may already contain the opening tag. So all text before a closing tag is reasoning, even without an opening tag.
     """
     closings = list(CLOSE.finditer(text))
     if closings:

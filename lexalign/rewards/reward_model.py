@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class RewardModel(Reward):
-    """The output of a sequence-classification model for the prompt and the completion, as chat turns where its tokenizer has a template."""
+    """The output of a sequence-classification model for prompt and completion. They are chat turns if its tokenizer has a chat template."""
 
     path: str
-    """Folder or hub id; its weights are .safetensors."""
+    """Folder or hub id. The weights must be .safetensors."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     batch_size: Annotated[int, Range(least=1)] = 16
-    """Completions judged at once."""
+    """Number of completions in a batch."""
 
     def __post_init__(self) -> None:
         place = find_model(self.path)
@@ -68,7 +68,7 @@ class Classifier:
         if model.config.num_labels != 1:
             raise RewardError(f"the reward model {path} has {model.config.num_labels} outputs; a reward model has one (num_labels=1)")
         if info["missing_keys"]:
-            # A causal model loads as a classifier too, with a head of random numbers.
+            # A causal model also loads as a classifier, with random numbers in its head.
             raise RewardError(f"the reward model {path} lacks {', '.join(sorted(info['missing_keys']))}: it is not a trained reward model")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

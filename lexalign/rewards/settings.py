@@ -23,18 +23,18 @@ class Entry:
 
 
 def read_rewards(rewards: Sequence[Any], problems: list[str]) -> list[Entry]:
-    """Read the entries. Every problem is added to `problems`; an entry with wrong keys is left out."""
+    """Read the entries. Every problem is added to `problems`. An entry with wrong keys is left out."""
     entries = []
     for number, node in enumerate(rewards):
         where = f"method.rewards[{number}]"
         if not isinstance(node, Mapping):
             problems.append(f"{where}={node}: expected a group, as in {{_target_: lexalign.rewards.ExactMatch, weight: 1.0}}")
             continue
-        common = {"weight": 1.0, "name": None, "when": None, **{key: node[key] for key in COMMON if key in node}}
-        settings = parse(ListedReward, common, where, problems)
+        common_keys = {"weight": 1.0, "name": None, "when": None, **{key: node[key] for key in COMMON if key in node}}
+        settings = parse(ListedReward, common_keys, where, problems)
         if settings is not None:
-            own = {str(key): value for key, value in node.items() if key not in COMMON}
-            entries.append(Entry(where=where, name=settings.name or to_snake_case(settings.target), listed=settings, arguments=own))
+            arguments = {str(key): value for key, value in node.items() if key not in COMMON}
+            entries.append(Entry(where=where, name=settings.name or to_snake_case(settings.target), listed=settings, arguments=arguments))
     problems += find_wrong_names(entries)
     problems += find_wrong_conditions(entries)
     return entries
@@ -62,15 +62,15 @@ def find_wrong_conditions(entries: Sequence[Entry]) -> list[str]:
     by_name = {entry.name: entry for entry in entries}
     problems = []
     for entry in entries:
-        when = entry.listed.when
-        if when is not None and when.reward not in by_name:
+        condition = entry.listed.when
+        if condition is not None and condition.reward not in by_name:
             problems.append(
-                f"{entry.where}.when.reward={when.reward}: there are {', '.join(by_name)}{suggest_nearest(when.reward, by_name)}"
+                f"{entry.where}.when.reward={condition.reward}: there are {', '.join(by_name)}{suggest_nearest(condition.reward, by_name)}"
             )
         elif circle := find_circle(entry, by_name):
             problems.append(f"{entry.where}.when: the rewards depend on each other ({' -> '.join(circle)}); remove one condition")
-        needed = any(other.listed.when is not None and other.listed.when.reward == entry.name for other in entries)
-        if entry.listed.weight == 0 and not needed:
+        is_needed = any(other.listed.when is not None and other.listed.when.reward == entry.name for other in entries)
+        if entry.listed.weight == 0 and not is_needed:
             problems.append(f"{entry.where}.weight=0: has no effect, and no other reward depends on it; leave the reward out")
     return problems
 
@@ -88,12 +88,12 @@ def find_unnamed_columns(entry: Entry, reads: Sequence[str], columns: Columns) -
 def find_circle(entry: Entry, by_name: Mapping[str, Entry]) -> list[str]:
     """Return the names on a circle of conditions through a reward; empty if there is none."""
     path = [entry.name]
-    when = entry.listed.when
-    while when is not None and when.reward in by_name:
-        path.append(when.reward)
-        if when.reward == entry.name:
+    condition = entry.listed.when
+    while condition is not None and condition.reward in by_name:
+        path.append(condition.reward)
+        if condition.reward == entry.name:
             return path
-        if when.reward in path[:-1]:
-            return []  # a circle of other rewards, reported for them
-        when = by_name[when.reward].listed.when
+        if condition.reward in path[:-1]:
+            return []  # this circle has only other rewards and is reported for them
+        condition = by_name[condition.reward].listed.when
     return []

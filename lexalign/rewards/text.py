@@ -23,8 +23,8 @@ class ExactMatch(Reward):
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[float]:
         return [
-            float(self.normalize(completion) == self.normalize(right))
-            for completion, right in zip(completions, columns["completion"], strict=True)
+            float(self.normalize(completion) == self.normalize(reference))
+            for completion, reference in zip(completions, columns["completion"], strict=True)
         ]
 
     def normalize(self, text: str) -> str:
@@ -37,7 +37,7 @@ class ExactMatch(Reward):
 class Length(Reward):
     """The length of the completion: 1 up to `cap` and 0 above it; or 1 at `target`, falling to 0 at length 0 and at twice the target.
 
-    Without either it is the length itself: longer is better, or with a negative weight shorter.
+    Without either it is the length itself. Longer is then better, or shorter with a negative weight.
     """
 
     cap: Annotated[int, Range(least=1)] | None = None
@@ -45,7 +45,7 @@ class Length(Reward):
     target: Annotated[int, Range(least=1)] | None = None
     """Best length: 1 - |length - target| / target, not below 0."""
     unit: Literal["words", "characters"] = "words"
-    """What is counted; words are what white space separates."""
+    """Unit of the length. Words are separated by white space."""
 
     def __post_init__(self) -> None:
         if self.cap is not None and self.target is not None:
@@ -66,9 +66,9 @@ class Format(Reward):
     """1 if the completion matches a pattern, else 0."""
 
     pattern: str
-    """A Python regular expression; `.` matches line breaks too."""
+    """A Python regular expression. `.` also matches line breaks."""
     whole: bool = True
-    """Whether it must match the whole completion (without surrounding white space), or any part of it."""
+    """Whether the pattern must match the whole completion (without surrounding white space), or only a part of it."""
 
     def __post_init__(self) -> None:
         try:

@@ -24,7 +24,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     settings = experiment.download
     details = {}
     for kind, repo, revision in list_requests(experiment):
-        fetched = fetch(
+        repository = fetch(
             repo=repo,
             kind=kind,
             revision=revision,
@@ -35,9 +35,9 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
             retries=settings.retries,
             dry_run=experiment.dry_run,
         )
-        log.info("%s %s is at commit %s", kind, repo, fetched.commit)
-        print(escape_control(make_table(fetched, dry_run=experiment.dry_run)))
-        details[kind] = fetched.details()
+        log.info("%s %s is at commit %s", kind, repo, repository.commit)
+        print(escape_control(make_table(repository, dry_run=experiment.dry_run)))
+        details[kind] = repository.details()
     return Result(
         status="planned" if experiment.dry_run else "finished",
         stage=experiment.stage.name,
@@ -47,16 +47,16 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     )
 
 
-def make_table(fetched: FetchedRepository, *, dry_run: bool) -> str:
+def make_table(repository: FetchedRepository, *, dry_run: bool) -> str:
     """Format the files and their sizes as lines of text."""
-    rows = [(file.path, format_size(file.size), "already here" if dry_run and file.is_present else "") for file in fetched.files]
-    rows.append((f"{len(rows)} files", format_size(fetched.bytes), ""))
+    rows = [(file.path, format_size(file.size), "already here" if dry_run and file.is_present else "") for file in repository.files]
+    rows.append((f"{len(rows)} files", format_size(repository.bytes), ""))
     if dry_run:
-        rows.append(("still to fetch", format_size(sum(file.size for file in fetched.files if not file.is_present)), ""))
+        rows.append(("still to fetch", format_size(sum(file.size for file in repository.files if not file.is_present)), ""))
     width = max(len(name) for name, _, _ in rows)
-    head = f"{fetched.kind} {fetched.repo} at {fetched.commit}"
+    head = f"{repository.kind} {repository.repo} at {repository.commit}"
     body = (f"  {name:<{width}}  {size:>9}  {note}".rstrip() for name, size, note in rows)
-    return "\n".join([head, *body, f"  {'would go to' if dry_run else 'in'} {fetched.folder}"])
+    return "\n".join([head, *body, f"  {'would go to' if dry_run else 'in'} {repository.folder}"])
 
 
 def list_requests(experiment: Experiment) -> list[tuple[str, str, str | None]]:

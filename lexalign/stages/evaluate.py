@@ -1,4 +1,4 @@
-"""`stage=evaluate`: measure a finished model, and the model that it was trained from."""
+"""`stage=evaluate`: measure a finished model, and its reference: by default the model that it was trained from."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ TYPE_ANOTHER = "type evaluate.reference=<path>, or evaluate.reference=null to me
 def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     """Measure the reference, if there is one, then the model. No weights are written."""
     assert experiment.model.path is not None
-    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
+    splits = data_rows.load_rows(experiment)  # before any weights are loaded, so that wrong data are refused at once
     past = Provenance.read(experiment.model.path)
     reference = make_reference_experiment(
         experiment, past, experiment.evaluate.reference, setting="evaluate.reference", instead=TYPE_ANOTHER
@@ -44,22 +44,22 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
 
     harness.check_tasks(experiment.evaluate)
     device = hardware.resolve_device(experiment.hardware.device)
-    loaded = loading.load_model(experiment)
-    policy: Any = loaded.model
+    loaded_model = loading.load_model(experiment)
+    policy: Any = loaded_model.model
     if past.bits:
         log.info("The model was trained on a base of %d bits; it is measured on the unquantized base", past.bits)
-    encoder = make_renderer(experiment, loaded.tokenizer, model=policy)
-    known, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # read for the wordings of beliefs, not measured
-    positions = loaded.model.config.get_text_config().max_position_embeddings
+    encoder = make_renderer(experiment, loaded_model.tokenizer, model=policy)
+    all_rows, train_rows, splits.train = splits.train + splits.held_out, splits.train, []  # all_rows help to recognize beliefs
+    positions = loaded_model.model.config.get_text_config().max_position_embeddings
     max_length = experiment.evaluate.max_length or past.max_length or positions
-    lengths.note_control_tokens(splits, loaded.tokenizer)
-    look = make_limit_check(policy, encoder, max_length=max_length, setting="evaluate.max_length")
+    lengths.note_control_tokens(splits, loaded_model.tokenizer)
+    limit_check = make_limit_check(policy, encoder, max_length=max_length, setting="evaluate.max_length")
     measure = lengths.measure_one_by_one(encoder)
-    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=limit_check)
     evaluator = Evaluator(
         encoder=encoder,
         rows=splits.held_out,
-        known=known,
+        known=all_rows,
         train_rows=train_rows,
         settings=experiment.evaluate,
         max_length=max_length,
@@ -69,11 +69,11 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     )
     before, measured_reference = Measurement(), None
     if reference is not None:
-        other = load_reference(reference, loaded).to(device)
+        reference_model = load_reference(reference, loaded_model).to(device)
         log.info("Measuring the reference, %s, on %d rows", reference.model.path, len(evaluator.rows))
         with make_autocast(experiment):
-            before = measure_all(evaluator, other)
-        measured_reference = MeasuredReference(measured=before, borrowed=lambda: contextlib.nullcontext(other))
+            before = measure_all(evaluator, reference_model)
+        measured_reference = MeasuredReference(measured=before, borrowed=lambda: contextlib.nullcontext(reference_model))
     log.info("Measuring the model on %d rows", len(evaluator.rows))
     with make_autocast(experiment):
         after = measure_all(evaluator, policy.to(device), measured_reference)
@@ -88,14 +88,14 @@ def load_reference(reference: Experiment, loaded: Any) -> Any:
     """Load the reference. Raises ConfigError if its vocabulary differs."""
     from lexalign.models import loading
 
-    other = loading.load_model(reference)
-    same_width = other.model.config.get_text_config().vocab_size == loaded.model.config.get_text_config().vocab_size
-    if not same_width or other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+    loaded_reference = loading.load_model(reference)
+    same_width = loaded_reference.model.config.get_text_config().vocab_size == loaded.model.config.get_text_config().vocab_size
+    if not same_width or loaded_reference.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         path = reference.model.path
         raise ConfigError(
             f"evaluate.reference: {path} has another vocabulary, so their log-probabilities cannot be compared; {TYPE_ANOTHER}"
         )
-    return other.model
+    return loaded_reference.model
 
 
 def find_beta(experiment: Experiment, past: Provenance) -> float | None:

@@ -34,7 +34,7 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     assert experiment.model.path is not None
     past = Provenance.read(experiment.model.path)
     experiment = dataclasses.replace(experiment, data=load_comparison_rows(experiment, past))
-    splits = data_rows.load_rows(experiment)  # before any weights, so that bad data are refused at once
+    splits = data_rows.load_rows(experiment)  # before any weights are loaded, so that wrong data are refused at once
     if experiment.dry_run:
         return plan_export(experiment, past, len(splits.held_out))
     with freeze_first_imports():
@@ -47,21 +47,21 @@ def run(experiment: Experiment, out_dir: Path, tracker: Any) -> Result:
     settings, artifact = experiment.export, out_dir / "artifact"
     if settings.push:
         upload.refuse_early(settings.push)
-    what, chosen = make_export(experiment, past, splits, artifact)
-    measurement = chosen.measurement
+    export_facts, choice = make_export(experiment, past, splits, artifact)
+    measurement = choice.measurement
     result = Result(status="finished", stage=experiment.stage.name, artifact=str(artifact.resolve()), counts=splits.counts)
     result.metrics, result.intervals, result.n = (
-        {"before": chosen.trained.values, "after": measurement.values},
+        {"before": choice.trained.values, "after": measurement.values},
         measurement.intervals,
         measurement.n,
     )
-    result.details = {"exported": what}
+    result.details = {"exported": export_facts}
     if settings.push:
         result.details["pushed"] = upload.push_folder(
             artifact,
             settings.push,
             private=settings.private,
-            without=(MANIFEST,),  # it names folders and files of this machine
+            without=(MANIFEST,),  # it contains paths of this machine
         )
     recording.report_measurements(result, tracker, NAMES)
     return result
@@ -73,46 +73,50 @@ def make_export(experiment: Experiment, past: Provenance, splits: Splits, artifa
     from lexalign.models import loading
     from lexalign.models.renderers import make_limit_check, make_renderer, settle_end_tokens
 
-    what = source.find_export_source(experiment, past)
-    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, what.source))
-    trained = merging.load_as_trained(what, encoder.tokenizer)
-    settle_end_tokens(trained, encoder)
-    max_length = experiment.evaluate.max_length or past.max_length or trained.config.get_text_config().max_position_embeddings
-    look = make_limit_check(trained, encoder, max_length=max_length, setting="evaluate.max_length")
+    export_source = source.find_export_source(experiment, past)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, export_source.source))
+    trained_model = merging.load_as_trained(export_source, encoder.tokenizer)
+    settle_end_tokens(trained_model, encoder)
+    max_length = experiment.evaluate.max_length or past.max_length or trained_model.config.get_text_config().max_position_embeddings
+    limit_check = make_limit_check(trained_model, encoder, max_length=max_length, setting="evaluate.max_length")
     measure = lengths.measure_one_by_one(encoder)
-    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=look)
+    lengths.fit_lengths(splits, measure, max_length=max_length, setting="evaluate.max_length", look=limit_check)
     rows = splits.held_out[: experiment.export.rows]
     spans = comparison.encode_rows(encoder, rows, shared_belief=past.rewards.get("shared_belief", True), max_length=max_length)
     batch_size = experiment.evaluate.batch_size
-    chosen = merge_choice.choose_nearest(what, trained, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length)
+    choice = merge_choice.choose_nearest(
+        export_source, trained_model, encoder.tokenizer, spans, batch_size=batch_size, max_length=max_length
+    )
     export_facts = {
         "from": experiment.model.path,
         "from_sha256": past.manifest.get("sha256"),
-        "base": what.source.place.name,
-        "dtype": what.dtype,
-        "way": chosen.way,
-        "ways": {way: measurement.values for way, measurement in chosen.ways.items()},
+        "base": export_source.source.place.name,
+        "dtype": export_source.dtype,
+        "way": choice.way,
+        "ways": {way: measurement.values for way, measurement in choice.ways.items()},
     }
-    settle_end_tokens(chosen.model, encoder)
-    facts, code = {**describe_history(experiment, past, what.source), "exported": export_facts}, experiment.model.trust_remote_code
-    folder.write_export(chosen.model, encoder, artifact, spans=spans, card=model_card.make_card(what, chosen), facts=facts, code=code)
-    return export_facts, chosen
+    settle_end_tokens(choice.model, encoder)
+    facts, code = {**describe_history(experiment, past, export_source.source), "exported": export_facts}, experiment.model.trust_remote_code
+    folder.write_export(
+        choice.model, encoder, artifact, spans=spans, card=model_card.make_card(export_source, choice), facts=facts, code=code
+    )
+    return export_facts, choice
 
 
 def describe_history(experiment: Experiment, past: Provenance, source: Any) -> dict[str, Any]:
-    """Return the facts of the model's training for the new manifest: reference, rewards and data are read from there later."""
+    """Return the facts of the model's training for the new manifest. Later stages read reference, rewards and data from it."""
     if past.manifest:
         return {name: value for name, value in past.manifest.items() if name not in OF_THE_FOLDER}
-    settings, start = fingerprint.list_deciding_settings(experiment), {}
-    if source.adapter is not None:  # an adapter from elsewhere was trained from its base
-        start = {"path": source.place.name, "revision": source.revision}
-        start |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
+    settings, start_facts = fingerprint.list_deciding_settings(experiment), {}
+    if source.adapter is not None:  # an adapter of another program: it was trained from its base
+        start_facts = {"path": source.place.name, "revision": source.revision}
+        start_facts |= {} if source.place.kind == "hub" else fingerprint.fingerprint_location(source.place, None, "models")
     data = {"path": experiment.data.path, **fingerprint.fingerprint_data(experiment.data)}
-    return {"model": start, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
+    return {"model": start_facts, "data": data, "settings": {name: settings[name] for name in ("data", "export")}}
 
 
 def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
-    """Return the data to compare on: those that are named, else those that the model was trained and measured on."""
+    """Return the data to compare on: the configured data, else the data that the model was trained and measured on."""
     if experiment.data.path is not None:
         return experiment.data
     path, data = experiment.model.path, past.data(experiment.extensions)
@@ -121,18 +125,18 @@ def load_comparison_rows(experiment: Experiment, past: Provenance) -> Data:
     place = find_data(data.path)
     if place.kind == "missing":
         raise ConfigError(f"model.path={path}: was trained on {data.path}: {place.problem}; {NAME_ROWS}")
-    then = past.manifest["data"].get("files")
-    if then is not None and fingerprint.fingerprint_data(data).get("files") != then:
+    recorded_files = past.manifest["data"].get("files")
+    if recorded_files is not None and fingerprint.fingerprint_data(data).get("files") != recorded_files:
         log.warning("%s has changed since the model was trained (sha256 differs); the comparison uses the rows of today", data.path)
     return data
 
 
 def plan_export(experiment: Experiment, past: Provenance, rows: int) -> Result:
     """Show what would be exported (`dry_run=true`)."""
-    quantized = f", trained on a base of {past.bits} bits: merged both ways, and the nearer one chosen" if past.bits else ""
+    quantization_text = f", trained on a base of {past.bits} bits: merged both ways, and the nearer one chosen" if past.bits else ""
     facts = {
         "stage": experiment.stage.name,
-        "model": f"{experiment.model.path}{quantized}",
+        "model": f"{experiment.model.path}{quantization_text}",
         "compared on": f"{experiment.data.path}: {min(rows, experiment.export.rows):,} of {rows:,} rows",
         "pushed to": f"{experiment.export.push} ({'private' if experiment.export.private else 'public'})"
         if experiment.export.push
