@@ -45,9 +45,9 @@ def hinge_loss(logits: Tensor, *, beta: float) -> Tensor:
 
 def exo_pair_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
     """KL(q ‖ p) of q = (σ(βh), σ(-βh)) from p = (1-ε, ε) for each pair, (B,) (EXO, Ji et al. 2024, arXiv 2402.00856, Eq. 16)."""
-    kept, flipped = logits.new_tensor([1 - label_smoothing, label_smoothing]).log()
-    ours, theirs = F.logsigmoid(beta * logits), F.logsigmoid(-beta * logits)
-    return ours.exp() * (ours - kept) + theirs.exp() * (theirs - flipped)
+    log_unflipped, log_flipped = logits.new_tensor([1 - label_smoothing, label_smoothing]).log()
+    log_chosen, log_rejected = F.logsigmoid(beta * logits), F.logsigmoid(-beta * logits)
+    return log_chosen.exp() * (log_chosen - log_unflipped) + log_rejected.exp() * (log_rejected - log_flipped)
 
 
 def nca_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -58,8 +58,8 @@ def nca_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 
 def robust_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
     """DPO made unbiased under a share ε of flipped labels, (B,) (robust DPO, Chowdhury et al. 2024, arXiv 2403.00409)."""
-    clean, flipped = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
-    return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+    loss, flipped_loss = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+    return ((1 - label_smoothing) * loss - label_smoothing * flipped_loss) / (1 - 2 * label_smoothing)
 
 
 def bco_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -78,8 +78,8 @@ def aot_loss(first: Tensor, second: Tensor, *, beta: float, label_smoothing: flo
     Paired: `first` is the policy's log π(y_w) - log π(y_l), `second` the reference's. Unpaired: the log-ratios of chosen and rejected.
     The rows are coupled: the i-th value is no row's own, only the mean over all rows of a step has a meaning.
     """
-    apart = first.sort(0).values - second.sort(0).values
-    return -F.logsigmoid(beta * apart) * (1 - label_smoothing) - F.logsigmoid(-beta * apart) * label_smoothing
+    differences = first.sort(0).values - second.sort(0).values
+    return -F.logsigmoid(beta * differences) * (1 - label_smoothing) - F.logsigmoid(-beta * differences) * label_smoothing
 
 
 def apo_zero_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -97,9 +97,9 @@ def discopop_loss(logits: Tensor, *, beta: float, tau: float = 0.05) -> Tensor:
 
     (1 - m)·(-log σ(βh)) + m·exp(-βh) with m = σ(βh / τ).
     """
-    scaled = beta * logits
-    share = torch.sigmoid(scaled / tau)
-    return -F.logsigmoid(scaled) * (1 - share) + torch.exp(-scaled) * share
+    scaled_logits = beta * logits
+    share = torch.sigmoid(scaled_logits / tau)
+    return -F.logsigmoid(scaled_logits) * (1 - share) + torch.exp(-scaled_logits) * share
 
 
 def kto_loss(log_ratios: Tensor, labels: Tensor, kl: Tensor, *, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
@@ -128,11 +128,11 @@ def odds_ratio_loss(chosen_mean: Tensor, rejected_mean: Tensor) -> tuple[Tensor,
 def log_one_minus_exp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0 (Mächler 2012): exact near 0 and far from it; x of 0 or more counts as the largest number below 0."""
     x = x.clamp(max=-torch.finfo(x.dtype).tiny)
-    near = x > -LOG_2
+    is_near = x > -LOG_2
     # Each branch gets values at which its own derivative is finite, so that none reaches the other's gradient as NaN.
-    close = torch.log(-torch.expm1(torch.where(near, x, torch.full_like(x, -1.0))))
-    far = torch.log1p(-torch.exp(torch.where(near, torch.full_like(x, -1.0), x)))
-    return torch.where(near, close, far)
+    near_value = torch.log(-torch.expm1(torch.where(is_near, x, torch.full_like(x, -1.0))))
+    far_value = torch.log1p(-torch.exp(torch.where(is_near, torch.full_like(x, -1.0), x)))
+    return torch.where(is_near, near_value, far_value)
 
 
 def cpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -231,9 +231,9 @@ def flow_loss(
         alpha: α, the weight of c.
     """
     mask = mask.bool()
-    step = mask[:, :-1] & mask[:, 1:]
-    last = mask & ~F.pad(step, (0, 1))
-    log_rewards = (ref_actions + ref_ends + alpha * terminal[:, None] * last).detach()
+    has_step = mask[:, :-1] & mask[:, 1:]
+    is_last = mask & ~F.pad(has_step, (0, 1))
+    log_rewards = (ref_actions + ref_ends + alpha * terminal[:, None] * is_last).detach()
     log_flows = log_rewards - ends
     balance = log_flows[:, :-1] - log_flows[:, 1:] + actions[:, :-1]
-    return balance.masked_fill(~step, 0).square().sum(1)
+    return balance.masked_fill(~has_step, 0).square().sum(1)

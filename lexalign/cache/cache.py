@@ -64,13 +64,13 @@ class ContentCache:
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
             names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {DIGESTS}
-            broken = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
+            damaged_files = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
         except (OSError, ValueError, AttributeError, TypeError):
             if not folder.exists():
                 return None
-            broken = [DIGESTS]
-        if broken:
-            log.warning("%s is damaged (%s) and is made again", folder, ", ".join(broken))
+            damaged_files = [DIGESTS]
+        if damaged_files:
+            log.warning("%s is damaged (%s) and is made again", folder, ", ".join(damaged_files))
             shutil.rmtree(folder, ignore_errors=True)
             return None
         os.utime(folder)

@@ -66,14 +66,16 @@ class ReferenceCache(ABC, Generic[Value]):
         number for the same row may differ in its last bit."""
         self.allowed, self.read, self.values = set(names), set(), {}
         self.reload()
-        if gone := self.allowed - self.read:
-            log.warning("%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(gone))
+        if missing_names := self.allowed - self.read:
+            log.warning(
+                "%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(missing_names)
+            )
 
     def reload(self) -> None:
         """Read the entries that were not there before; what is known stays."""
         for name in self.shelf.list_names(self.model_key):
-            wanted = name not in self.read and (self.allowed is None or name in self.allowed)
-            folder = self.shelf.get(name) if wanted else None
+            is_new = name not in self.read and (self.allowed is None or name in self.allowed)
+            folder = self.shelf.get(name) if is_new else None
             if folder is not None:
                 self.read.add(name)
                 columns = load_file(folder / FILE)
@@ -95,23 +97,23 @@ class ReferenceCache(ABC, Generic[Value]):
         self.reused += len(keys) * count
         return [self.values[key] for key in keys]
 
-    def add(self, found: dict[bytes, Value]) -> None:
+    def add(self, new_values: dict[bytes, Value]) -> None:
         """Keep values, on the disk once there are enough of them, or with `flush`. What is known stays: a value found again in another
         batch may differ in its last bit, and a resumed run must meet the one its first part met."""
-        self.computed += len(found)
-        found = {key: value for key, value in found.items() if key not in self.values}
-        self.values |= found
-        self.waiting |= found
+        self.computed += len(new_values)
+        new_values = {key: value for key, value in new_values.items() if key not in self.values}
+        self.values |= new_values
+        self.waiting |= new_values
         if len(self.waiting) >= WORTH_AN_ENTRY:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits as one entry of the shelf."""
-        found, self.waiting = self.waiting, {}
-        if not found:
+        values, self.waiting = self.waiting, {}
+        if not values:
             return
-        keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
-        columns = {"keys": keys, **self.packed(list(found.values()))}
+        keys = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
+        columns = {"keys": keys, **self.packed(list(values.values()))}
         name = f"{self.model_key}/{hashlib.sha256(save(columns)).hexdigest()[:16]}"
         self.shelf.put(name, lambda folder: save_file(columns, folder / FILE))
         self.read.add(name)

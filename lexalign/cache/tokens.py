@@ -49,11 +49,11 @@ class TokenCache:
         names = RowLengths._fields
 
         def make() -> Dataset:
-            return Dataset.from_list([found._asdict() for found in measure_rows(rows, self.encoder)])
+            return Dataset.from_list([row_lengths._asdict() for row_lengths in measure_rows(rows, self.encoder)])
 
-        found, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
+        table, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
         settle_changes(self.encoder, changes, len(rows))
-        return [RowLengths(*values) for values in zip(*(found[name] for name in names), strict=True)]
+        return [RowLengths(*values) for values in zip(*(table[name] for name in names), strict=True)]
 
     def rows(self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]) -> Dataset:
         """The data set that `make` would make of `rows` (a list of plain values) under `settings`."""
@@ -78,21 +78,21 @@ class TokenCache:
         if folder is not None:
             self.reused += len(rows)
             return load_from_disk(str(folder / "rows")), TemplateChanges.from_dict(json.loads((folder / CHANGES).read_text("utf-8")))
-        before, self.encoder.changes = self.encoder.changes, TemplateChanges()
+        outer_changes, self.encoder.changes = self.encoder.changes, TemplateChanges()
         try:
-            made, changes = drop_texts(make()), self.encoder.changes
+            dataset, changes = drop_texts(make()), self.encoder.changes
         finally:
-            self.encoder.changes = before
-        before.merge(changes)
+            self.encoder.changes = outer_changes
+        outer_changes.merge(changes)
         self.made += len(rows)
 
         def write(aside: Path) -> None:
-            made.save_to_disk(str(aside / "rows"))
+            dataset.save_to_disk(str(aside / "rows"))
             files.write_json(aside / CHANGES, changes.to_dict())
 
         if not changes.counts.get("refused"):
             self.shelf.put(key, write)
-        return made, changes
+        return dataset, changes
 
 
 def drop_texts(rows: Dataset) -> Dataset:

@@ -25,20 +25,20 @@ def resolve_strategy(experiment: Experiment) -> Experiment:
     world = max(count for count in range(1, gpus + 1) if rows % count == 0)
     sizes = plan.count_parameters(experiment, loading.find_source(experiment.model.path, experiment.model.revision))
     tokens = train.max_tokens or rows // world * train.max_length * (2 if experiment.stage.name == "align" else 1)
-    needed, there = memory.estimate_memory(experiment, sizes, tokens, checkpointing=True), hardware.get_cuda_memory()
-    reason = f"a step of at most {tokens:,} tokens needs about {needed / GB:.1f} of {there / GB:.1f} GB on each of {gpus} GPUs"
-    fits = needed <= memory.ROOM * there
+    needed_bytes, free_bytes = memory.estimate_memory(experiment, sizes, tokens, checkpointing=True), hardware.get_cuda_memory()
+    reason = f"a step of at most {tokens:,} tokens needs about {needed_bytes / GB:.1f} of {free_bytes / GB:.1f} GB on each of {gpus} GPUs"
+    fits = needed_bytes <= memory.ROOM * free_bytes
     if world == 1 or train.max_tokens is not None:
         if not fits and experiment.adapter.bits is None:
             log.warning("Hardware: %s; type adapter=qlora (method=qlora for stage=sft), or a smaller train.batch_size", reason)
         return choose_strategy(experiment, "single", 1)
     strategy = "ddp" if fits else "fsdp"
-    idle = f"; {gpus - world} are left idle: train.batch_size={rows} does not divide by {gpus}" if world < gpus else ""
-    log.info("Hardware: %s x %d: %s%s (hardware=auto)", strategy, world, reason, idle)
+    idle_note = f"; {gpus - world} are left idle: train.batch_size={rows} does not divide by {gpus}" if world < gpus else ""
+    log.info("Hardware: %s x %d: %s%s (hardware=auto)", strategy, world, reason, idle_note)
     return choose_strategy(experiment, strategy, world)
 
 
 def choose_strategy(experiment: Experiment, strategy: str, processes: int) -> Experiment:
     """The experiment with a strategy of its own."""
-    chosen = dataclasses.replace(experiment.hardware, strategy=strategy, processes=processes)  # type: ignore[arg-type]
-    return dataclasses.replace(experiment, hardware=chosen)
+    settings = dataclasses.replace(experiment.hardware, strategy=strategy, processes=processes)  # type: ignore[arg-type]
+    return dataclasses.replace(experiment, hardware=settings)

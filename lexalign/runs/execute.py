@@ -71,16 +71,16 @@ def execute(composed: Composition, context: RunContext) -> Result:
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
     if hardware.get_node_rank(experiment.hardware) and torchrun.uses_several_processes(experiment):
         return run_on_other_node(dataclasses.replace(composed, experiment=experiment), context)
-    if (done := find_finished_run(experiment, context)) is not None:
-        return done
+    if (result := find_finished_run(experiment, context)) is not None:
+        return result
     out_dir.mkdir(parents=True, exist_ok=True)
-    with signals.handle_signals(), lock.hold_lock(out_dir) as left_by:
+    with signals.handle_signals(), lock.hold_lock(out_dir) as previous_owner:
         # Once more: another process may have finished it meanwhile.
-        if (done := find_finished_run(experiment, context)) is not None:
-            return done
+        if (result := find_finished_run(experiment, context)) is not None:
+            return result
         with log_to_folder(out_dir, verbose=experiment.verbose):
-            if left_by:
-                log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
+            if previous_owner:
+                log.warning("%s left its lock on %s and is gone; it is taken over", previous_owner, out_dir)
             checkpoint = find_checkpoint(experiment, context)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
             log_deciding_settings(composed, context)
@@ -99,8 +99,8 @@ def log_deciding_settings(composed: Composition, context: RunContext) -> None:
 def run_on_other_node(composed: Composition, context: RunContext) -> Result:
     """The processes of another node than the first, which alone looks after the run's folder; its result. A parent comes first here too."""
     experiment, out_dir = composed.experiment, context.out_dir
-    if (done := find_finished_run(experiment, context)) is not None:
-        return done
+    if (result := find_finished_run(experiment, context)) is not None:
+        return result
     out_dir.mkdir(parents=True, exist_ok=True)
     with (
         signals.handle_signals(),
@@ -108,18 +108,18 @@ def run_on_other_node(composed: Composition, context: RunContext) -> Result:
     ):
         parent = None
         if experiment.model.parent is not None:
-            above = compose_parent(experiment, context.sources)
+            parent_composition = compose_parent(experiment, context.sources)
             parent = find_finished_parent(experiment, context.sources)
             if parent is None:
                 folder = get_parent_folder(experiment, get_parent_key(experiment, context.sources) or "")
                 own_context = RunContext(out_dir=folder.resolve(), name=experiment.model.parent, sources=context.sources)
-                parent = run_on_other_node(above, own_context)
+                parent = run_on_other_node(parent_composition, own_context)
         return torchrun.run_together(composed, start_from_parent(experiment, parent), context)
 
 
 def run_in_folder(composed: Composition, context: RunContext) -> Result:
     """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
-    experiment, out_dir, started = composed.experiment, context.out_dir, time.monotonic()
+    experiment, out_dir, start = composed.experiment, context.out_dir, time.monotonic()
     result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
     key = None
     try:
@@ -140,13 +140,13 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             result.parent = parent.details["folder"] if parent else None
             result.key = key
             result.command = list(composed.typed)
-            result.seconds = round(time.monotonic() - started, 3)
+            result.seconds = round(time.monotonic() - start, 3)
             write_result(out_dir, result)
     except BaseException as error:
         result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = redact(f"{type(error).__name__}: {error}")
         result.key, result.command = key, list(composed.typed)
-        result.seconds = round(time.monotonic() - started, 3)
+        result.seconds = round(time.monotonic() - start, 3)
         log.debug("The run ended:", exc_info=error)
         with suppress(OSError):  # on a full disk; what ended the run matters more
             write_result(out_dir, result)

@@ -41,10 +41,10 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
     store = Path(experiment.store)
     # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
     with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
-        finished = recall_finished_run(store, key)
-        if finished is not None:
-            log.info("Parent %s: reusing %s (key %s)", name, finished.details["folder"], key[:12])
-            return finished
+        finished_run = recall_finished_run(store, key)
+        if finished_run is not None:
+            log.info("Parent %s: reusing %s (key %s)", name, finished_run.details["folder"], key[:12])
+            return finished_run
         folder = get_parent_folder(experiment, key)
         if experiment.dry_run:
             log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])
@@ -85,13 +85,13 @@ def get_parent_key(experiment: Experiment, sources: Sources) -> str | None:
 def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
     """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
     composed = compose(get_parent_command(experiment), sources, ancestors=(experiment.model.parent or "",))
-    train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
+    train, stop_after = composed.experiment.train, experiment.train.stop_after if experiment.train else None
     shared: dict[str, Any] = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
         "store": experiment.store,
         "verbose": experiment.verbose,
-        "train": dataclasses.replace(train, stop_after=until) if train else None,
+        "train": dataclasses.replace(train, stop_after=stop_after) if train else None,
     }
     child = dataclasses.replace(composed.experiment, **shared)
     return dataclasses.replace(
@@ -119,9 +119,9 @@ def recall_finished_run(store: Path, key: str) -> Result | None:
     result = read_result(folder)
     if result is None or result.status != "finished" or result.artifact is None:
         return None
-    broken = find_damage(Path(result.artifact)) if result.stage != "download" else find_lost_files(result.details)
-    if broken:
-        log.warning("A finished run of key %s cannot be reused: %s", key[:12], broken)
+    damage = find_damage(Path(result.artifact)) if result.stage != "download" else find_lost_files(result.details)
+    if damage:
+        log.warning("A finished run of key %s cannot be reused: %s", key[:12], damage)
         return None
     result.details["folder"] = str(folder)
     return result

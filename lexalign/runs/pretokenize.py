@@ -31,9 +31,9 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
     shared_belief = getattr(pipeline.get_method_class(experiment), "shared_belief", False)
     encoder = make_renderer(experiment, tokenizer, shared_belief=shared_belief)
     tokens = TokenCache.of(experiment, encoder)
-    speech = logging.getLogger("lexalign")
-    before = speech.level
-    speech.setLevel(logging.ERROR)  # the first process will say the same of the model itself
+    logger = logging.getLogger("lexalign")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the first process will say the same of the model itself
     try:
         lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
         method_class = pipeline.get_method_class(experiment)
@@ -44,5 +44,5 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
             for name in ("train", *(["held_out"] if experiment.train.eval_steps else [])):
                 prepare_rows(experiment, objective, splits, encoder, tokens, name=name)
     finally:
-        speech.setLevel(before)
+        logger.setLevel(level)
     log.info("Tokens: %d rows made, %d from the store", tokens.made, tokens.reused)

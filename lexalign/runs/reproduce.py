@@ -35,27 +35,29 @@ def reproduce_run(folder: str, experiment: Experiment) -> bool:
     composed = compose.load_recorded(tree, dataclasses.replace(experiment, resume="never"))
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
-    differing = compare_inputs(then, now)
-    for key, change in differing.items():
+    input_changes = compare_inputs(then, now)
+    for key, change in input_changes.items():
         console.print(f"input {key}: {change}")
-    other = [name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)]
-    if ADAPTER_CONFIG in other and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
-        other.remove(ADAPTER_CONFIG)
+    changed_files = [
+        name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)
+    ]
+    if ADAPTER_CONFIG in changed_files and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
+        changed_files.remove(ADAPTER_CONFIG)
         console.print(f"{ADAPTER_CONFIG}: the same but for the path of the base on this machine")
-    for name in other:
+    for name in changed_files:
         console.print(
             f"{name}: sha256 {shorten_digest(digest_artifact_file(then, name))} -> {shorten_digest(digest_artifact_file(now, name))}"
         )
-    if not other:
+    if not changed_files:
         console.print(f"{folder} is reproduced in {out_dir}: all {len(then['files'])} files of its artifact are the same to the byte")
         return True
-    first = next(iter(differing), None)
+    first = next(iter(input_changes), None)
     cause = (
         f"the first input that differs is {first}"
         if first
         else "no recorded input differs, so an algorithm gave other bits: deterministic=strict names it"
     )
-    console.print(f"{folder} is not reproduced: {len(other)} of {len(then['files'])} files differ; {cause}")
+    console.print(f"{folder} is not reproduced: {len(changed_files)} of {len(then['files'])} files differ; {cause}")
     return False
 
 
@@ -64,8 +66,8 @@ def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     result = read_result(folder)
     if result is None or result.status != "finished" or not (folder / "artifact" / MANIFEST).is_file():
         raise ConfigError(f"reproduce={folder}: holds no finished run that made a model; name the folder of an sft or align run")
-    if broken := find_damage(folder / "artifact"):
-        raise ConfigError(f"reproduce={folder}: {broken}; there is nothing whole to compare with")
+    if damage := find_damage(folder / "artifact"):
+        raise ConfigError(f"reproduce={folder}: {damage}; there is nothing whole to compare with")
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return read_manifest(folder / "artifact"), tree
 

@@ -32,8 +32,8 @@ def find_finished_run(experiment: Experiment, context: RunContext) -> Result | N
     result, artifact = read_result(out_dir), out_dir / "artifact"
     if not is_training_run(experiment) or result is None or result.status != "finished":
         return None
-    if broken := find_damage(artifact):
-        print(f"{out_dir} was finished, but {broken}: going on from its newest checkpoint", file=sys.stderr)
+    if damage := find_damage(artifact):
+        print(f"{out_dir} was finished, but {damage}: going on from its newest checkpoint", file=sys.stderr)
         return None
     now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, context.sources)))
     differences = settings_diff.diff_settings(read_manifest(artifact), now, with_evaluation=True)
@@ -68,19 +68,19 @@ def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: b
         changes = "; ".join(f"{key}: {change}" for key, change in differences.items())
         log.warning("Going on with other settings (resume_allow): %s", changes)
     versions = fingerprint.list_versions()
-    other = [
+    version_changes = [
         f"{name} {then['versions'].get(name)} -> {versions[name]}" for name in versions if then["versions"].get(name) != versions[name]
     ]
-    if other and tell:
-        log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
+    if version_changes and tell:
+        log.warning("Going on with other versions than the run was begun with: %s", ", ".join(version_changes))
 
 
 def refuse_other_sharding(checkpoint: Path, experiment: Experiment) -> None:
     """Raise ConfigError where a checkpoint's state was shared out in another way: the optimizer's would not be found, or begin anew."""
     then, now = read_manifest(checkpoint).get("shared_out"), hardware.get_sharding(experiment.hardware)
     if then != now:
-        saved = f"in parts by {then}" if then else "whole"
+        state = f"in parts by {then}" if then else "whole"
         raise ConfigError(
-            f"{checkpoint}: was saved {saved}, and {now or 'a run of whole models'} does not read that; "
+            f"{checkpoint}: was saved {state}, and {now or 'a run of whole models'} does not read that; "
             f"type {then or 'hardware=ddp'}, or another output_dir"
         )

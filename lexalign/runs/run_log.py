@@ -26,7 +26,7 @@ def log_to_folder(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Ite
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(RedactingFormatter("%(message)s"))
     terminal.addFilter(lambda record: record.levelno >= logging.INFO and (verbose or record.name.startswith("lexalign")))
-    before = (root.level, list(root.handlers))
+    previous_state = (root.level, list(root.handlers))
     # A parent runs within its child's block: its messages belong to its own file, and once to the terminal.
     root.handlers = [file, terminal]
     root.setLevel(logging.INFO)
@@ -41,20 +41,20 @@ def log_to_folder(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Ite
     finally:
         with suppress(OSError):  # on a full disk it cannot write what it still holds; what ended the run matters more
             file.close()
-        root.setLevel(before[0])
-        root.handlers = before[1]
+        root.setLevel(previous_state[0])
+        root.handlers = previous_state[1]
 
 
 def print_error(error: Exception, *, job_name: str, out_dir: Path) -> None:
     """Say on the terminal what went wrong: the message for a user's error, the kind of error and the log for one of ours."""
     if isinstance(error, ConfigError):
-        said = "\n".join(f"{job_name}{clean_line(problem)}" for problem in error.problems)
+        message = "\n".join(f"{job_name}{clean_line(problem)}" for problem in error.problems)
     elif isinstance(error, LexAlignError):
-        said = f"{job_name}{error}"
+        message = f"{job_name}{error}"
     else:
         log.debug("traceback", exc_info=error)
-        said = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
-    print(clean(said), file=sys.stderr)
+        message = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
+    print(clean(message), file=sys.stderr)
 
 
 def print_error_and_exit(error: LexAlignError) -> NoReturn:

@@ -21,19 +21,19 @@ class CollectiveWatcher(signals.Watcher):
         """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
         if self.asked is None:
             reason = self.noticed()
-            heard = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
-            for said, code, status in filter(None, reversed(heard)):  # the first one's word is the last
-                self.asked = Stopped(said, exit_code=code, status=status)
+            reasons = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
+            for message, code, status in filter(None, reversed(reasons)):  # the first one's word is the last
+                self.asked = Stopped(message, exit_code=code, status=status)
         return self.asked
 
     def noticed(self) -> Stopped | None:
         """What this process itself knows: the file, or the deadline."""
         if self.path.is_file():
-            told = json.loads(self.path.read_text(encoding="utf-8"))
-            return Stopped(told["said"], exit_code=told["exit_code"], status=told["status"])
-        found = super().get_stop_reason()
+            request = json.loads(self.path.read_text(encoding="utf-8"))
+            return Stopped(request["said"], exit_code=request["exit_code"], status=request["status"])
+        reason = super().get_stop_reason()
         self.asked = None
-        return found
+        return reason
 
 
 @contextmanager

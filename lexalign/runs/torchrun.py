@@ -115,16 +115,16 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
 
     chosen = dataclasses.replace(chosen, rendezvous=hardware.resolve_rendezvous(chosen))
     require_free_port(chosen)
-    here = hardware.get_node_rank(chosen)
-    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+    node = hardware.get_node_rank(chosen)
+    rendezvous: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     if chosen.nodes > 1:
-        meeting = {
+        rendezvous = {
             "rdzv_backend": "static",
             "rdzv_endpoint": chosen.rendezvous,
-            "rdzv_configs": {"rank": here, "timeout": chosen.patience},
+            "rdzv_configs": {"rank": node, "timeout": chosen.patience},
         }
     if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:
-        meeting["shutdown_timeout"] = GRACE
+        rendezvous["shutdown_timeout"] = GRACE
     else:  # torch 2.11
         log.info("Should a process fail, this torch gives the others 30 s to end, not %d", GRACE)
     config = LaunchConfig(
@@ -135,7 +135,7 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         signals_to_handle="SIGQUIT",  # the others are signals.watcher's
-        **meeting,
+        **rendezvous,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "lexalign.runs.worker", str(folder / JOB))
@@ -149,17 +149,17 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
             raise
         raise RendezvousFailed(
             f"hardware.rendezvous={chosen.rendezvous}: not all of the {chosen.nodes} nodes came within {chosen.patience} s "
-            f"(this is node {here}; {first_line(error)}). Type the same command on each node, with hardware.node=0 … {chosen.nodes - 1} "
+            f"(this is node {node}; {first_line(error)}). Type the same command on each node, with hardware.node=0 … {chosen.nodes - 1} "
             "and an address of node 0 that all can reach, or raise hardware.patience"
         ) from error
 
 
 def describe_death(number: int, world: int, code: int) -> str:
     """What to say of a process that ended without a word."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     memory = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
     return (
-        f"process {number} of {world} {how}{memory}. The others were stopped; the last checkpoint is whole, "
+        f"process {number} of {world} {ending}{memory}. The others were stopped; the last checkpoint is whole, "
         "and the same command with this output_dir goes on from it"
     )
 
@@ -168,22 +168,24 @@ def read_outcome(folder: Path, local: int) -> Result:
     """The result of this node's first process. Raises the error that any of them ended with."""
     outcomes = raise_reported(folder)
     assert len(outcomes) == local, f"{len(outcomes)} of {local} processes say how they ended"
-    (result,) = (one.result for one in outcomes if one.result is not None)
+    (result,) = (outcome.result for outcome in outcomes if outcome.result is not None)
     return Result(**result)
 
 
 def raise_reported(folder: Path) -> list[Outcome]:
     """The outcomes written so far; raises the first error that one of the processes ended with."""
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("outcome-*.json")]
-    wrong = sorted((one for one in outcomes if one.error is not None), key=lambda one: (not is_user_error(one.kind), one.at))
-    if not wrong:
+    failures = sorted(
+        (outcome for outcome in outcomes if outcome.error is not None), key=lambda outcome: (not is_user_error(outcome.kind), outcome.at)
+    )
+    if not failures:
         return outcomes
-    one = wrong[0]
-    if one.kind == "Stopped":
-        raise Stopped(one.error or "", exit_code=one.exit_code, status=one.status)  # type: ignore[arg-type]
-    if is_user_error(one.kind):
-        raise getattr(errors, one.kind)(one.error)
-    raise WorkerFailed(f"process {one.number}: {one.error} (its traceback is in {get_log_file(one.number)})")
+    outcome = failures[0]
+    if outcome.kind == "Stopped":
+        raise Stopped(outcome.error or "", exit_code=outcome.exit_code, status=outcome.status)  # type: ignore[arg-type]
+    if is_user_error(outcome.kind):
+        raise getattr(errors, outcome.kind)(outcome.error)
+    raise WorkerFailed(f"process {outcome.number}: {outcome.error} (its traceback is in {get_log_file(outcome.number)})")
 
 
 def get_log_file(number: int) -> str:
@@ -199,14 +201,14 @@ def is_user_error(kind: str) -> bool:
 
 def write_outcome(folder: Path, number: int, *, result: Result | None = None, error: BaseException | None = None) -> None:
     """In a process: how it ended."""
-    speaks = os.environ["LOCAL_RANK"] == "0"  # for its node
-    one = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and speaks else None)
+    is_first_of_node = os.environ["LOCAL_RANK"] == "0"  # for its node
+    outcome = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and is_first_of_node else None)
     if error is not None:
         kind = type(error).__name__
-        said = str(error) if is_user_error(kind) else f"{kind}: {error}"
+        message = str(error) if is_user_error(kind) else f"{kind}: {error}"
         code, status = getattr(error, "exit_code", 1), getattr(error, "status", "failed")
-        one = dataclasses.replace(one, error=said, kind=kind, exit_code=code, status=status)
-    files.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(one))
+        outcome = dataclasses.replace(outcome, error=message, kind=kind, exit_code=code, status=status)
+    files.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(outcome))
 
 
 def require_free_port(chosen: Hardware) -> None:
@@ -215,10 +217,10 @@ def require_free_port(chosen: Hardware) -> None:
         return
     assert chosen.rendezvous is not None
     host, _, port = chosen.rendezvous.rpartition(":")
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind(("", int(port)))
+            listener.bind(("", int(port)))
         except OSError as error:
             raise RendezvousFailed(
                 f"hardware.rendezvous={chosen.rendezvous}: port {port} is in use on this node ({os.strerror(error.errno or 0)}); "

@@ -28,8 +28,8 @@ def follow_agent(starter: int) -> None:
 
 def main(job: Path) -> int:
     """Run the job; the exit code. How it ended is written beside the job file."""
-    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
+    for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(stop_signal, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
     threading.Thread(target=follow_agent, args=(os.getppid(),), daemon=True).start()
     job_facts = json.loads(job.read_text(encoding="utf-8"))
     sys.path[:] = job_facts["python_path"]
@@ -78,8 +78,8 @@ def run_worker(job_facts: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     with log_to_folder(out_dir, verbose=experiment.verbose, name=log_name), stop_together.handle_stop_file(folder / torchrun.ASKED):
         distributed.init_process_group(backend=collectives.get_backend(device), timeout=collectives.LONG)
         try:
-            wanted = hardware.get_world_size(experiment.hardware)
-            assert collectives.world_size() == wanted, f"{collectives.world_size()} processes came together instead of {wanted}"
+            world_size = hardware.get_world_size(experiment.hardware)
+            assert collectives.world_size() == world_size, f"{collectives.world_size()} processes came together instead of {world_size}"
             # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
             experiment = dataclasses.replace(parse_job(collectives.broadcast(job_facts["experiment"])), hardware=experiment.hardware)
             composed = Composition(experiment=experiment, tree=job_facts["tree"], typed=tuple(job_facts["typed"]))
@@ -119,8 +119,8 @@ def is_collective(error: BaseException) -> bool:
     """Whether an error may only be the echo of another process's end."""
     from torch import distributed
 
-    said = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in said for word in ("gloo", "nccl", "peer", "connection"))
+    message = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in message for word in ("gloo", "nccl", "peer", "connection"))
 
 
 if __name__ == "__main__":

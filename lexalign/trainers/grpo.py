@@ -174,15 +174,15 @@ class GrpoTrainer(trl.GRPOTrainer):
 
     def leave_out(self, prompts: int) -> int:
         """Prompts that each epoch leaves out because they fill no step; raises DataError where no step is filled."""
-        at_once = self.args.generation_batch_size // self.num_generations
-        if prompts < at_once:
+        size = self.args.generation_batch_size // self.num_generations
+        if prompts < size:
             raise DataError(
-                f"{prompts} prompts do not fill a step of {at_once} (train.batch_size × gradient_accumulation_steps / method.generations); "
+                f"{prompts} prompts do not fill a step of {size} (train.batch_size × gradient_accumulation_steps / method.generations); "
                 f"type train.batch_size={max(1, prompts * self.num_generations // self.args.gradient_accumulation_steps)} or less"
             )
-        if left := prompts % at_once:
-            log.warning("%d of %d prompts are left out of each epoch (others each time): a step takes %d at once", left, prompts, at_once)
-        return prompts % at_once
+        if remainder := prompts % size:
+            log.warning("%d of %d prompts are left out of each epoch (others each time): a step takes %d at once", remainder, prompts, size)
+        return prompts % size
 
     @property
     def counts(self) -> dict[str, int]:
@@ -206,9 +206,9 @@ class GrpoTrainer(trl.GRPOTrainer):
             return self.judged[1]
         texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
         values = self.panel.score([self.rows[at] for at in row], texts)
-        own = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
+        own_rewards = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
         # Held-out answers come in groups of the same size: rules/rewards.py sees to it.
-        groups = gather(own.contiguous()).view(-1, self.num_generations, len(self.panel.names))
+        groups = gather(own_rewards.contiguous()).view(-1, self.num_generations, len(self.panel.names))
         dead = (groups == groups[:, :1]).all(1)
         for name, share in zip(self.panel.names, dead.float().mean(0).tolist(), strict=True):
             log_metric(f"rewards/{name}/dead_groups", share)

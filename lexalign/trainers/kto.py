@@ -30,9 +30,9 @@ class KtoObjective(Objective):
         """Give each row the response of the row before it in its step, and the first that of the last."""
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
-            own = [row["sequences"][0] for row in part]
+            sequences = [row["sequences"][0] for row in part]
             for at, row in enumerate(part):
-                row["mismatched"] = {**own[at], "response": own[at - 1]["response"], "weights": own[at - 1]["weights"]}
+                row["mismatched"] = {**sequences[at], "response": sequences[at - 1]["response"], "weights": sequences[at - 1]["weights"]}
         return rows
 
     def list_row_settings(self, step: int) -> dict[str, Any]:
@@ -68,6 +68,6 @@ def report_balance(rows: list[Row], method: Any) -> None:
     if BALANCED[0] <= round(ratio, 2) <= round(BALANCED[1], 2):
         log.info("KTO: %s", counts)
         return
-    wanted = ratio / method.desirable_weight
-    low, high = (bound / wanted for bound in BALANCED)
+    unweighted_ratio = ratio / method.desirable_weight
+    low, high = (bound / unweighted_ratio for bound in BALANCED)
     log.warning("KTO: %s; the paper wants 1 to 1.33: method.desirable_weight=%.2f to %.2f would make it so", counts, low, high)

@@ -50,8 +50,8 @@ def make_near_equal_batches(lengths: Sequence[int], *, batch_size: int, max_toke
         batch: list[int] = []
         tokens = 0
         for row in sorted(rows[first : first + POOL * per_batch], key=lambda row: lengths[row]):
-            full = len(batch) == batch_size if max_tokens is None else bool(batch) and tokens + lengths[row] > max_tokens
-            if full:
+            is_full = len(batch) == batch_size if max_tokens is None else bool(batch) and tokens + lengths[row] > max_tokens
+            if is_full:
                 yield batch
                 batch, tokens = [], 0
             batch.append(row)
@@ -70,18 +70,18 @@ def make_train_sampler(dataset: Any, train: Train, seed: int, *, is_sequential: 
 def make_loader(trainer: Any, dataset: Any, sampler: Any, *, batch_size: int, seed: int) -> Any:
     """A data loader of this process's part of batches of `batch_size` rows over all processes, as accelerate prepares it."""
     args = trainer.args
-    shared = shard_sampler(sampler, dataset, batch_size=batch_size, seed=seed)
-    is_ready = isinstance(shared, BatchRebalanceSampler)
-    drawn = {"batch_sampler": shared} if is_ready else {"sampler": shared, "batch_size": batch_size}
+    process_sampler = shard_sampler(sampler, dataset, batch_size=batch_size, seed=seed)
+    is_ready = isinstance(process_sampler, BatchRebalanceSampler)
+    sampler_arguments = {"batch_sampler": process_sampler} if is_ready else {"sampler": process_sampler, "batch_size": batch_size}
     loader = trainer.accelerator.prepare(
         DataLoader(
             dataset,
             collate_fn=trainer.data_collator,
             pin_memory=args.dataloader_pin_memory,
-            **drawn,
+            **sampler_arguments,
         )
     )
     wrapper = getattr(loader, "batch_sampler", None)
-    if is_ready and getattr(wrapper, "batch_sampler", None) is shared:  # these rows are this process's already
+    if is_ready and getattr(wrapper, "batch_sampler", None) is process_sampler:  # these rows are this process's already
         wrapper.num_processes, wrapper.process_index = 1, 0
     return make_sharded_loader(loader)

@@ -61,14 +61,14 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float)) and math.isfinite(value)}
-        lost = sorted(set(logs or {}) - set(numbers))
+        not_finite = sorted(set(logs or {}) - set(numbers))
         speed = self.tokens_a_second(numbers.get("num_tokens"))
         if speed is not None:
             numbers["tokens_per_second"] = speed
         if self.path is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": lost} if lost else {})}) + "\n")
+            file.write(json.dumps({"step": state.global_step, **numbers, **({"not_finite": not_finite} if not_finite else {})}) + "\n")
         self.tracker.log(state.global_step, name_metrics(numbers))
         if self.bar is not None and "loss" in numbers:
             words = f"loss {numbers['loss']:.4f}" + (f", {speed:,.0f} tokens/s" if speed is not None else "")
@@ -83,26 +83,26 @@ class ProgressCallback(TrainerCallback):
         seconds, steps = self.last_line - self.start[0], state.global_step - self.start[1]
         parts = [f"{self.title}: step {state.global_step}/{state.max_steps}", words]
         if steps and seconds > 0:
-            left = tqdm.format_interval(seconds / steps * (state.max_steps - state.global_step))
-            parts += [f"{steps / seconds:.2f} step/s", f"{left} left"]
+            rest_time = tqdm.format_interval(seconds / steps * (state.max_steps - state.global_step))
+            parts += [f"{steps / seconds:.2f} step/s", f"{rest_time} left"]
         print(", ".join(filter(None, parts)), file=sys.stderr)
 
     def forget_after(self, step: int) -> None:
         """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
         if self.path is None or not self.path.is_file():
             return
-        kept, earlier = [], []
+        lines, earlier_steps = [], []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                logged = json.loads(line)
+                entry = json.loads(line)
             except ValueError:
                 continue
-            if logged["step"] <= step and "train_runtime" not in logged:
-                kept.append(line + "\n")
-                numbers = {name: value for name, value in logged.items() if name not in ("step", "not_finite")}
-                earlier.append((logged["step"], name_metrics(numbers)))
-        files.write_text(self.path, "".join(kept))
-        self.tracker.log_earlier(earlier)
+            if entry["step"] <= step and "train_runtime" not in entry:
+                lines.append(line + "\n")
+                numbers = {name: value for name, value in entry.items() if name not in ("step", "not_finite")}
+                earlier_steps.append((entry["step"], name_metrics(numbers)))
+        files.write_text(self.path, "".join(lines))
+        self.tracker.log_earlier(earlier_steps)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -112,9 +112,9 @@ class ProgressCallback(TrainerCallback):
         """Speed since the last log; None at the first."""
         if tokens is None:
             return None
-        now, before = (time.monotonic(), tokens), self.seen
+        now, last = (time.monotonic(), tokens), self.seen
         self.seen = now
-        return (tokens - before[1]) / (now[0] - before[0]) if before and now[0] > before[0] else None
+        return (tokens - last[1]) / (now[0] - last[0]) if last and now[0] > last[0] else None
 
 
 def name_metrics(numbers: dict[str, float]) -> dict[str, float]:

@@ -91,20 +91,20 @@ class Checkpointing(TrainerCallback):
             yield collectives.broadcast(folder)
         collectives.barrier()
 
-    def complete(self, aside: Path, written: Path) -> None:
+    def complete(self, aside: Path, folder: Path) -> None:
         """Move what the processes wrote one folder up, and write the manifest."""
-        for path in written.iterdir():
+        for path in folder.iterdir():
             path.rename(aside / path.name)
-        written.rmdir()
+        folder.rmdir()
         (aside / "training_args.bin").unlink()  # a pickle that nothing reads
         write_manifest(aside, {**self.made_of, "kind": "checkpoint", "step": self.trainer.state.global_step})
 
     def estimate_size(self) -> int:
         """Bytes of a checkpoint, nearly: what is trained, and the optimizer's state of it."""
         model, optimizer = self.trainer.model, self.trainer.optimizer
-        saved = [weight for weight in model.parameters() if weight.requires_grad or not isinstance(model, PeftModel)]
+        weights = [weight for weight in model.parameters() if weight.requires_grad or not isinstance(model, PeftModel)]
         state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
-        return sum(map(sharding.get_full_size, saved + state))
+        return sum(map(sharding.get_full_size, weights + state))
 
     # What a step depends on beside what transformers saves
 
@@ -144,14 +144,14 @@ class Checkpointing(TrainerCallback):
             "Going on in %d processes from a checkpoint of %d: the rows and their order are the same, the last bits and what dropout draws "
             "are not", collectives.world_size(), len(states)
         )  # fmt: skip
-        merged = {name: [sum(state[name][0] for state in states) / len(states), states[0][name][1]] for name in ("window", "total")}
-        return {**states[0], **merged, "trainer": self.trainer.merge_carried([state["trainer"] for state in states])}
+        means = {name: [sum(state[name][0] for state in states) / len(states), states[0][name][1]] for name in ("window", "total")}
+        return {**states[0], **means, "trainer": self.trainer.merge_carried([state["trainer"] for state in states])}
 
     def list_weights_beside(self) -> list[torch.nn.Parameter]:
         """Weights that are trained and that the model's own files do not hold: beside the adapter, or beside the model."""
         model = self.trainer.model
-        held = {id(weight) for name, weight in model.named_parameters() if not isinstance(model, PeftModel) or "lora_" in name}
-        return [weight for group in self.trainer.optimizer.param_groups for weight in group["params"] if id(weight) not in held]
+        file_ids = {id(weight) for name, weight in model.named_parameters() if not isinstance(model, PeftModel) or "lora_" in name}
+        return [weight for group in self.trainer.optimizer.param_groups for weight in group["params"] if id(weight) not in file_ids]
 
     # Going on
 
@@ -185,8 +185,8 @@ class Checkpointing(TrainerCallback):
             self.window = [0.0, 0]
         if "train_runtime" in logs:
             state = self.trainer.state
-            since = max(1, state.global_step - self.resumed_step)
-            samples = logs["train_samples_per_second"] * logs["train_runtime"] * state.global_step / since
+            own_steps = max(1, state.global_step - self.resumed_step)
+            samples = logs["train_samples_per_second"] * logs["train_runtime"] * state.global_step / own_steps
             runtime = logs["train_runtime"] + self.seconds
             logs["train_runtime"] = round(runtime, 4)
             logs["train_samples_per_second"] = round(samples / runtime, 3)

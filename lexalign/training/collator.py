@@ -46,13 +46,17 @@ def make_dataset(
     }
 
     def make() -> Dataset:
-        rendered = objective.prepare_rows([render_row(row, renderer, objective) for row in rows], step=step, max_length=max_length)
-        made = pack_rows(rendered, max_length) if packing and rendered else rendered
-        for row in made:
+        rendered_rows = objective.prepare_rows([render_row(row, renderer, objective) for row in rows], step=step, max_length=max_length)
+        final_rows = pack_rows(rendered_rows, max_length) if packing and rendered_rows else rendered_rows
+        for row in final_rows:
             row["size"] = count_computed_tokens(row["sequences"], max_length)
-            row["shortest"] = min(count_response_tokens(one, max_length) for one in row["sequences"])
+            row["shortest"] = min(count_response_tokens(sequence, max_length) for sequence in row["sequences"])
             row["documents"] = len(row["sequences"]) if objective.rows == "answer" else 1
-        return Dataset.from_list(made) if made else Dataset.from_dict({name: [] for name in ("sequences", "size", "shortest", "documents")})
+        return (
+            Dataset.from_list(final_rows)
+            if final_rows
+            else Dataset.from_dict({name: [] for name in ("sequences", "size", "shortest", "documents")})
+        )
 
     return tokens.rows("spans", list(rows), settings, make)
 
@@ -65,9 +69,9 @@ def count_response_tokens(sequence: dict[str, Any], max_length: int) -> int:
 def count_computed_tokens(sequences: list[dict[str, Any]], max_length: int) -> int:
     """Tokens that a row takes in a batch in which responses to one context share it; packed documents share none."""
     first = sequences[0]
-    before = len(first["context"]) + len(first["belief"])
-    if len(sequences) == 2 and sequences[1]["context"] == first["context"] and sequences[1]["belief"] == first["belief"] and before:
-        return min(before, max_length) + sum(min(len(one["response"]), max(0, max_length - before)) for one in sequences)
+    prefix_length = len(first["context"]) + len(first["belief"])
+    if len(sequences) == 2 and sequences[1]["context"] == first["context"] and sequences[1]["belief"] == first["belief"] and prefix_length:
+        return min(prefix_length, max_length) + sum(min(len(one["response"]), max(0, max_length - prefix_length)) for one in sequences)
     return sum(min(len(one["context"]) + len(one["belief"]) + len(one["response"]), max_length) for one in sequences)
 
 
@@ -75,29 +79,29 @@ def pack_rows(rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any
     """Rows of several documents, each document a sequence of its own, filled up to `max_length` tokens by TRL's best-fit packing."""
     from trl import pack_dataset
 
-    flat = []
+    documents = []
     for row in rows:
-        (one,) = row["sequences"]
-        ids, weights = one["context"] + one["belief"] + one["response"], list_weights(one)
-        flat.append({"input_ids": ids, "weights": weights})
-    packed = pack_dataset(Dataset.from_list(flat), max_length, "bfd")
-    found = []
-    for row in packed:
+        (sequence,) = row["sequences"]
+        ids, weights = sequence["context"] + sequence["belief"] + sequence["response"], list_weights(sequence)
+        documents.append({"input_ids": ids, "weights": weights})
+    packed_table = pack_dataset(Dataset.from_list(documents), max_length, "bfd")
+    packed_rows = []
+    for row in packed_table:
         sequences, at = [], 0
         for length in row["seq_lengths"]:
             ids, weights = row["input_ids"][at : at + length], row["weights"][at : at + length]
             start = next((place for place, weight in enumerate(weights) if weight), length)
             sequences.append({"context": ids[:start], "belief": [], "response": ids[start:], "weights": weights[start:]})
             at += length
-        found.append({"sequences": sequences})
-    return found
+        packed_rows.append({"sequences": sequences})
+    return packed_rows
 
 
 def list_weights(sequence: dict[str, Any]) -> list[float]:
     """The weight of each token of a whole sequence: 0 before the response."""
-    own = sequence["weights"]
-    response = [1.0] * len(sequence["response"]) if own is None else list(own)
-    return [0.0] * (len(sequence["context"]) + len(sequence["belief"])) + response
+    response_weights = sequence["weights"]
+    values = [1.0] * len(sequence["response"]) if response_weights is None else list(response_weights)
+    return [0.0] * (len(sequence["context"]) + len(sequence["belief"])) + values
 
 
 @dataclass(kw_only=True)
@@ -135,42 +139,42 @@ class SpanCollator:
         input_ids, attention = (torch.tensor(part) for part in pad_rows(ids, self.pad))
         weight = torch.tensor(pad_rows(weights, 0)[0], dtype=torch.float32)  # type: ignore[arg-type]
         belief = torch.tensor(pad_rows(beliefs, 0)[0])
-        scored, counted = weight > 0, weight.clone()
+        is_scored, trained_weight = weight > 0, weight.clone()
         if self.objective.scores_belief:
-            scored[:first] |= belief[:first].bool()
+            is_scored[:first] |= belief[:first].bool()
         if self.objective.scores_prompts:
-            scored[:first] |= attention[:first].bool()
-            counted = torch.where(scored & (weight == 0), 1.0, weight)
+            is_scored[:first] |= attention[:first].bool()
+            trained_weight = torch.where(is_scored & (weight == 0), 1.0, weight)
         contexts = [min(len(one["context"]), self.max_length) for one in sequences]
         starts = [min(len(one["context"]) + len(one["belief"]), self.max_length) for one in sequences]
         return {
             "input_ids": input_ids,
             "attention_mask": attention,
-            "labels": input_ids.masked_fill(~scored, IGNORED),
+            "labels": input_ids.masked_fill(~is_scored, IGNORED),
             "weights": weight,
             "belief_mask": belief,
             "context_lengths": torch.tensor(contexts),
             "starts": torch.tensor(starts),
-            "counts": {"rows": first, "trained": float(counted[:first, 1:].sum()), "computed": sum(map(len, ids))},
+            "counts": {"rows": first, "trained": float(trained_weight[:first, 1:].sum()), "computed": sum(map(len, ids))},
         }
 
 
 def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], list[float] | None]]:
     """The ids before the response, the response's ids and its weights (None where all are 1) of each sequence of a batch."""
     lengths, starts = batch["attention_mask"].sum(1).tolist(), batch["starts"].tolist()
-    found = []
+    spans = []
     for row, weights, length, start in zip(batch["input_ids"].tolist(), batch["weights"].tolist(), lengths, starts, strict=True):
-        own = weights[start:length]
-        found.append((row[:start], row[start:length], None if all(weight == 1 for weight in own) else own))
-    return found
+        response_weights = weights[start:length]
+        spans.append((row[:start], row[start:length], None if all(weight == 1 for weight in response_weights) else response_weights))
+    return spans
 
 
 def list_row_spans(row: dict[str, Any], max_length: int) -> list[tuple[list[int], list[int], list[float] | None]]:
     """What `list_spans` gives of a row's sequences, its mismatched one last."""
-    found = []
-    for one in [*row["sequences"], *([row["mismatched"]] if "mismatched" in row else [])]:
-        before = (one["context"] + one["belief"])[:max_length]
-        room = max_length - len(before)
-        weights = one["weights"][:room] if one["weights"] is not None else None
-        found.append((before, one["response"][:room], None if weights is None or all(weight == 1 for weight in weights) else weights))
-    return found
+    spans = []
+    for sequence in [*row["sequences"], *([row["mismatched"]] if "mismatched" in row else [])]:
+        prefix = (sequence["context"] + sequence["belief"])[:max_length]
+        room = max_length - len(prefix)
+        weights = sequence["weights"][:room] if sequence["weights"] is not None else None
+        spans.append((prefix, sequence["response"][:room], None if weights is None or all(weight == 1 for weight in weights) else weights))
+    return spans

@@ -48,12 +48,12 @@ def stack_scores(scores: Scores) -> Tensor:
 @torch.no_grad()
 def score_step(trainer: Any, batches: list[Any]) -> StepScores:
     """The scores of the batches of a step, of all processes."""
-    own = []
+    own_parts = []
     totals = trainer.count_totals(batches, everywhere=False)
     for batch in batches:
         batch = send_to_device(batch, trainer.args.device)
-        own.append(stack_scores(trainer.collect_scores(trainer.score(trainer.model, batch, details=False), batch, totals)))
-    everywhere = collectives.all_gather([part.cpu() for part in own])
-    before = sum(len(parts) for parts in everywhere[: collectives.rank()])
-    device = own[0].device
-    return StepScores(parts=[part.to(device) for parts in everywhere for part in parts], next=before)
+        own_parts.append(stack_scores(trainer.collect_scores(trainer.score(trainer.model, batch, details=False), batch, totals)))
+    process_parts = collectives.all_gather([part.cpu() for part in own_parts])
+    next_part = sum(len(parts) for parts in process_parts[: collectives.rank()])
+    device = own_parts[0].device
+    return StepScores(parts=[part.to(device) for parts in process_parts for part in parts], next=next_part)

@@ -43,24 +43,24 @@ class LossMonitor:
             # For a positive median, `divergence_factor` times it; losses may also be negative.
             self.above = self.above + 1 if loss > median + (train.divergence_factor - 1) * abs(median) else 0
             if self.above == train.divergence_steps:
-                told = (
+                message = (
                     f"step {step}: the loss ({loss:.4g}) is above {train.divergence_factor:g} times its running median ({median:.4g}) for "
                     f"{self.above} steps"
                 )
                 if train.divergence == "stop":
                     raise NotFinite(
-                        f"{told}; the checkpoint before is kept. Type a smaller train.learning_rate in another output_dir, or "
+                        f"{message}; the checkpoint before is kept. Type a smaller train.learning_rate in another output_dir, or "
                         "train.divergence=warn"
                     )
-                log.warning("%s (train.divergence=warn)", told)
+                log.warning("%s (train.divergence=warn)", message)
         self.losses.append(loss)
 
 
 def find_bad_weights(model: Any) -> list[str]:
     """Names of the trained weights that hold NaN or infinity."""
-    trained = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
-    found = [name for name, weight in trained if not bool(torch.isfinite(weight).all())]
-    return sorted(set().union(*collectives.all_gather(found)))  # each process may hold another part
+    trained_weights = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
+    names = [name for name, weight in trained_weights if not bool(torch.isfinite(weight).all())]
+    return sorted(set().union(*collectives.all_gather(names)))  # each process may hold another part
 
 
 def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
@@ -76,13 +76,13 @@ def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
 def describe_rows(trainer: Any, batches: list[Any]) -> str:
     """The rows of a step in words: those whose loss alone is not finite, all of them where that tells none apart."""
     try:
-        found = list(find_rows(trainer, batches))
+        indices = list(find_rows(trainer, batches))
         # The loss of several processes is computed by all of them or by none.
-        guilty = [at for at in found if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or found
-        if not guilty:
+        bad_indices = [at for at in indices if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or indices
+        if not bad_indices:
             return "not found among those of the data set"
-        shown = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in guilty[:NAMED])
-        return shown + (f" and {len(guilty) - NAMED} more" if len(guilty) > NAMED else "")
+        text = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in bad_indices[:NAMED])
+        return text + (f" and {len(bad_indices) - NAMED} more" if len(bad_indices) > NAMED else "")
     except Exception as error:  # the numbers are already wrong; what names the rows must not hide that
         log.debug("The rows cannot be named:", exc_info=error)
         return f"cannot be named ({type(error).__name__})"
@@ -98,10 +98,10 @@ def list_sequences(batch: Any) -> list[tuple[int, ...]]:
 
 def find_rows(trainer: Any, batches: list[Any]) -> Iterator[int]:
     """Indices of the rows of the training set that are in these batches."""
-    wanted = {ids for batch in batches for ids in list_sequences(batch)}
+    step_sequences = {ids for batch in batches for ids in list_sequences(batch)}
     for at in range(min(len(trainer.train_dataset), SEARCHED)):
-        own = list_sequences(trainer.make_batch(trainer.train_dataset, [at]))
-        if own and wanted.issuperset(own):
+        row_sequences = list_sequences(trainer.make_batch(trainer.train_dataset, [at]))
+        if row_sequences and step_sequences.issuperset(row_sequences):
             yield at
 
 

@@ -61,13 +61,13 @@ def estimate_memory(experiment: Experiment, sizes: ModelSizes, tokens: int, *, c
     assert train is not None and adapter is not None
     width = torch.empty(0, dtype=resolve_weight_dtype(experiment)).element_size()
     precision = resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device))
-    kept = 2 if precision != "fp32" and width > 2 else 0  # mixed precision holds the weights in half of their width, too
-    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width + kept)
-    trained = sizes.trained * (4 + STATE_BYTES[train.optimizer])
-    half = 1 if precision != "fp32" else 2
-    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * half / 1.5
+    copy_width = 2 if precision != "fp32" and width > 2 else 0  # mixed precision holds the weights in half of their width, too
+    weights = sizes.total * (BYTES[adapter.bits] if adapter.bits else width + copy_width)
+    training_state = sizes.trained * (4 + STATE_BYTES[train.optimizer])
+    width_factor = 1 if precision != "fp32" else 2
+    activations = tokens * sizes.layers * sizes.hidden * ACTIVATION_BYTES[checkpointing] * width_factor / 1.5
     logits = 0 if train.fast_path else tokens * sizes.vocabulary * 4 * 2
-    return weights + trained + activations + logits
+    return weights + training_state + activations + logits
 
 
 def get_free_memory(experiment: Experiment) -> float:
@@ -80,9 +80,9 @@ def get_free_memory(experiment: Experiment) -> float:
 def needs_gradient_checkpointing(experiment: Experiment, sizes: ModelSizes, tokens: int, there: float) -> bool:
     """`train.gradient_checkpointing`; auto = only where the estimate without it does not fit into what is `there`, in bytes."""
     assert experiment.train is not None
-    chosen = experiment.train.gradient_checkpointing
-    if chosen != "auto":
-        return bool(chosen)
+    setting = experiment.train.gradient_checkpointing
+    if setting != "auto":
+        return bool(setting)
     return estimate_memory(experiment, sizes, tokens, checkpointing=False) > ROOM * there
 
 
@@ -114,13 +114,13 @@ def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_o
     sizes = ModelSizes.of(trainer.model)
     there = collectives.all_min(get_free_memory(experiment))
     checkpointing = needs_gradient_checkpointing(experiment, sizes, tokens, there)
-    needed = estimate_memory(experiment, sizes, tokens, checkpointing=checkpointing)
+    needed_bytes = estimate_memory(experiment, sizes, tokens, checkpointing=checkpointing)
     if checkpointing:
         enable_gradient_checkpointing(trainer)
-    told = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed / GB:.2f} of {there / GB:.1f} GB free"
+    summary = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed_bytes / GB:.2f} of {there / GB:.1f} GB free"
     log.info(
         "%s; gradient checkpointing %s (train.gradient_checkpointing=%s)",
-        told,
+        summary,
         "on" if checkpointing else "off",
         format_setting(experiment),
     )
@@ -128,30 +128,30 @@ def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_o
         log.info("The estimate stands alone: to try that batch, answers would have to be drawn for it")
         return None
     find = partial(try_worst_batches, trainer, experiment, batch, there=there, checkpointing=checkpointing)
-    doubtful = needed >= DOUBTFUL * there or trainer.args.device.type == "cuda"
-    found = find() if doubtful else try_once(find) if try_once else None
-    if found is not None and found.checkpointing and not checkpointing:
+    is_doubtful = needed_bytes >= DOUBTFUL * there or trainer.args.device.type == "cuda"
+    step = find() if is_doubtful else try_once(find) if try_once else None
+    if step is not None and step.checkpointing and not checkpointing:
         enable_gradient_checkpointing(trainer)  # again, or for the first time where a run alike needed it
         log.info("That batch fits with gradient checkpointing only; it is on")
-    return found
+    return step
 
 
 def try_worst_batches(trainer: Any, experiment: Experiment, batch: list[int], *, there: float, checkpointing: bool) -> TriedStep:
     """The batch tried, with gradient checkpointing where it does not fit without, and the longest held-out rows. Raises OutOfMemory."""
     assert experiment.train is not None
-    found = try_step(trainer, batch, checkpointing=checkpointing)
+    step = try_step(trainer, batch, checkpointing=checkpointing)
     # Where only one of several processes ran out, the others wait for it within the loss: it can but end the run, with what to type.
-    alone = collectives.world_size() == 1
-    if found is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and alone:
+    is_alone = collectives.world_size() == 1
+    if step is None and not checkpointing and experiment.train.gradient_checkpointing == "auto" and is_alone:
         enable_gradient_checkpointing(trainer)
         log.info("Tried: it does not fit; gradient checkpointing on")
-        found = try_step(trainer, batch, checkpointing=True)
-    if found is None:
+        step = try_step(trainer, batch, checkpointing=True)
+    if step is None:
         tokens = sum(trainer.train_dataset.select(batch)["size"])
         raise OutOfMemory(f"a batch of {tokens:,} tokens does not fit into {there / GB:.1f} GB; {suggest_smaller_batch(experiment.train)}")
-    log.info("Tried: forward and backward took %.1f s", found.seconds)
+    log.info("Tried: forward and backward took %.1f s", step.seconds)
     try_evaluation(trainer)
-    return found
+    return step
 
 
 def suggest_smaller_batch(train: Train) -> str:
@@ -175,9 +175,9 @@ def explain_out_of_memory(trainer: Any, experiment: Experiment) -> Iterator[None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        at, said = trainer.state.global_step + 1, str(error).strip().splitlines()[0] or type(error).__name__
+        step, message = trainer.state.global_step + 1, str(error).strip().splitlines()[0] or type(error).__name__
         raise OutOfMemory(
-            f"step {at}: out of memory ({said}); {get_free_memory(experiment) / GB:.1f} GB are free now. "
+            f"step {step}: out of memory ({message}); {get_free_memory(experiment) / GB:.1f} GB are free now. "
             f"{suggest_smaller_batch(experiment.train)}; "
             "what was saved before is whole, and resume_allow=[train] goes on from it with other settings"
         ) from error
@@ -226,7 +226,7 @@ def try_evaluation(trainer: Any) -> None:
 def try_step(trainer: Any, batch: list[int], *, checkpointing: bool) -> TriedStep | None:
     """A forward and backward of a batch that leaves no trace; None where it does not fit."""
     inputs = trainer.make_batch(trainer.train_dataset, batch)
-    started = time.monotonic()
+    start = time.monotonic()
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     try:
         with trainer.trial() as windows, torch.random.fork_rng(devices=devices):
@@ -234,8 +234,8 @@ def try_step(trainer: Any, batch: list[int], *, checkpointing: bool) -> TriedSte
             with make_autocast(trainer.experiment):
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
-            noted = windows["train"].means()
-        return TriedStep(loss=float(loss.detach()), noted=noted, seconds=time.monotonic() - started, checkpointing=checkpointing)
+            means = windows["train"].means()
+        return TriedStep(loss=float(loss.detach()), noted=means, seconds=time.monotonic() - start, checkpointing=checkpointing)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -28,9 +28,9 @@ class MetricWindow:
         """Bring what waits on the device to the sums, in one transfer."""
         if self.pairs:
             for name, (value, count) in zip(self.names, torch.stack(self.pairs).double().tolist(), strict=True):
-                known = self.sums.setdefault(name, [0.0, 0.0])
-                known[0] += value
-                known[1] += count
+                sums = self.sums.setdefault(name, [0.0, 0.0])
+                sums[0] += value
+                sums[1] += count
         self.names, self.pairs = [], []
 
     def means(self) -> dict[str, float]:
@@ -43,13 +43,13 @@ class MetricWindow:
         self.settle()
         if collectives.world_size() == 1:
             return self.means()
-        total: dict[str, list[float]] = {}
+        totals: dict[str, list[float]] = {}
         for part in collectives.all_gather(self.sums):
             for name, (value, count) in part.items():
-                known = total.setdefault(name, [0.0, 0.0])
-                known[0] += value
-                known[1] += count
-        return {name: value / count for name, (value, count) in total.items() if count}
+                sums = totals.setdefault(name, [0.0, 0.0])
+                sums[0] += value
+                sums[1] += count
+        return {name: value / count for name, (value, count) in totals.items() if count}
 
     def clear(self) -> None:
         """Begin anew."""
@@ -72,12 +72,12 @@ def note_details(window: MetricWindow, scores: Any, weights: Tensor, groups: dic
     `scores` has `entropy`, `mean_logits`, `is_top1` (R, T-1); `weights` (R, T-1) is above 0 at response tokens; `groups` are row indices by
     name (chosen, rejected). Accuracy is that of the chosen rows, of all where there is no such group.
     """
-    responded = weights > 0
-    window.add("entropy", (scores.entropy * responded).sum(), responded.sum())
+    is_response = weights > 0
+    window.add("entropy", (scores.entropy * is_response).sum(), is_response.sum())
     chosen = groups.get("chosen")
-    right, counted = (scores.is_top1.bool() & responded, responded)
+    is_right, is_counted = (scores.is_top1.bool() & is_response, is_response)
     if chosen is not None:
-        right, counted = right[chosen], counted[chosen]
-    window.add("mean_token_accuracy", right.sum(), counted.sum())
+        is_right, is_counted = is_right[chosen], is_counted[chosen]
+    window.add("mean_token_accuracy", is_right.sum(), is_counted.sum())
     for name, rows in groups.items():
-        window.add(f"logits/{name}", (scores.mean_logits[rows] * responded[rows]).sum(), responded[rows].sum())
+        window.add(f"logits/{name}", (scores.mean_logits[rows] * is_response[rows]).sum(), is_response[rows].sum())

@@ -55,31 +55,31 @@ def run_training(experiment: Experiment, out_dir: Path, tracker: Any, *, before_
 
     harness.check_tasks(experiment.evaluate)
     loaded, encoder, trainer = prepare_trainer(experiment, splits, out_dir, tracker)
-    found = preflight.run_preflight(
+    facts = preflight.run_preflight(
         trainer, experiment, loaded=loaded, splits=splits, encoder=encoder, out_dir=out_dir, check_start=before_training
     )
     if experiment.preflight.mode == "only":
-        preflight.show_facts(found)
-        return Result(status="planned", stage=experiment.stage.name, method=experiment.method.name, counts=splits.counts, details=found)
+        preflight.show_facts(facts)
+        return Result(status="planned", stage=experiment.stage.name, method=experiment.method.name, counts=splits.counts, details=facts)
 
-    yardstick, before, after = None, Measurement(), Measurement()
+    evaluator, before, after = None, Measurement(), Measurement()
     if experiment.evaluate.enabled:
-        yardstick = make_evaluator(experiment, splits, encoder, trainer)
-        log.info("Measuring the model before training on %d held-out rows", len(yardstick.rows))
+        evaluator = make_evaluator(experiment, splits, encoder, trainer)
+        log.info("Measuring the model before training on %d held-out rows", len(evaluator.rows))
         key = fingerprint.make_reference_key(experiment, loaded.base, dtype=str(next(trainer.model.parameters()).dtype), layout="measured")
         with make_autocast(experiment):
-            before = measure_once(experiment, yardstick, key, lambda: measure_all(yardstick, trainer.model))
+            before = measure_once(experiment, evaluator, key, lambda: measure_all(evaluator, trainer.model))
     made_of = describe_run(experiment, loaded.base, splits, encoder)
-    told = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
+    counts = train_to_end(trainer, experiment, made_of, rows=len(splits.train))
     artifact = out_dir / "artifact"
     save_model(loaded, trainer.model, artifact, made_of)
     result = Result(status="finished", stage=experiment.stage.name, method=experiment.method.name, artifact=str(artifact.resolve()))
-    result.counts = {**splits.counts, **told}
-    if yardstick is not None:
+    result.counts = {**splits.counts, **counts}
+    if evaluator is not None:
         log.info("Measuring the model after training")
         with make_autocast(experiment):
-            after = measure_all(yardstick, trainer.model, MeasuredReference(measured=before, borrowed=restore_start_model(trainer, loaded)))
-        recording.record_measurements(result, yardstick, before, after, out_dir if collectives.is_main() else None, NAMES)
+            after = measure_all(evaluator, trainer.model, MeasuredReference(measured=before, borrowed=restore_start_model(trainer, loaded)))
+        recording.record_measurements(result, evaluator, before, after, out_dir if collectives.is_main() else None, NAMES)
         set_score(result, experiment.method.score)
     recording.report_measurements(result, tracker, NAMES)
     return result
@@ -105,9 +105,9 @@ def prepare_trainer(experiment: Experiment, splits: Any, out_dir: Path, tracker:
     check_rendering(encoder, splits)
     tokens = TokenCache.of(experiment, encoder)
     lengths.note_control_tokens(splits, loaded.tokenizer)
-    max_length, drawn = experiment.train.max_length, lengths.count_drawn_tokens(experiment)
-    look = make_limit_check(loaded.model, encoder, max_length=max_length, drawn=drawn)
-    lengths.fit_lengths(splits, tokens.lengths, max_length=max_length, drawn=drawn, look=look)
+    max_length, drawn_tokens = experiment.train.max_length, lengths.count_drawn_tokens(experiment)
+    limit_check = make_limit_check(loaded.model, encoder, max_length=max_length, drawn=drawn_tokens)
+    lengths.fit_lengths(splits, tokens.lengths, max_length=max_length, drawn=drawn_tokens, look=limit_check)
     device = torch.device(hardware.resolve_device(experiment.hardware.device))
     if experiment.adapter is not None and experiment.adapter.bits is None:
         loaded.model.to(device)
@@ -174,9 +174,9 @@ def restore_start_model(trainer: Any, loaded: Any) -> Any:
     from lexalign.models.adapters import COPY, use_start_model
 
     model = trainer.model
-    other = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
-    if other is not None:
-        return lambda: contextlib.nullcontext(other)
+    start_model = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
+    if start_model is not None:
+        return lambda: contextlib.nullcontext(start_model)
     has_copy = COPY in getattr(model, "peft_config", {})
     if not isinstance(model, PeftModel) or (not has_copy and isinstance(loaded.model, PeftModel)):
         log.info("KL to the model before training: not measured, training changed that model itself; stage=evaluate loads it again")

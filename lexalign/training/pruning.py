@@ -52,11 +52,11 @@ class PruneCallback(TrainerCallback):
         self.judge = judge
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
-        name, found = self.judge.metric, metrics or {}
-        if name not in found:
-            known = ", ".join(sorted(key for key in found if key.startswith("eval_")))
-            raise ConfigError(f"sweep.prune_on={name}: the evaluation has no such number; name one of {known}")
-        value = found[name] if math.isfinite(found[name]) else math.nan
+        name, numbers = self.judge.metric, metrics or {}
+        if name not in numbers:
+            names = ", ".join(sorted(key for key in numbers if key.startswith("eval_")))
+            raise ConfigError(f"sweep.prune_on={name}: the evaluation has no such number; name one of {names}")
+        value = numbers[name] if math.isfinite(numbers[name]) else math.nan
         if self.judge.stops(value, state.global_step // args.eval_steps) and state.global_step < state.max_steps:
             reason = f"{self.judge.status} at step {state.global_step} of {state.max_steps}: {name} {value:.4g}"
             log.info("Stopping, because %s: %s", self.judge.why, reason)

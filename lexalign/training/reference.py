@@ -66,9 +66,9 @@ class Reference:
         self.is_counting = True
         if (entries := self.read_entries()) is not None:
             self.cache.keep_to(entries)
-        visited = args.max_steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * collectives.world_size()
+        visited_rows = args.max_steps * args.gradient_accumulation_steps * args.per_device_train_batch_size * collectives.world_size()
         # Full training changes the model that is its own reference, so there everything is computed before the first step.
-        if 0 < visited < len(trainer.train_dataset) and isinstance(trainer.model, PeftModel):
+        if 0 < visited_rows < len(trainer.train_dataset) and isinstance(trainer.model, PeftModel):
             log.info("Reference log-probabilities: computed as the rows come up, less than an epoch is trained")
             self.note_entries()
             return
@@ -93,16 +93,18 @@ class Reference:
 
     def compute_missing(self, dataset: Dataset) -> None:
         """Bring the rows that the store lacks into it, in batches."""
-        trainer, cached = self.trainer, self.cache
-        assert cached is not None
+        trainer, store = self.trainer, self.cache
+        assert store is not None
         length = trainer.data_collator.max_length
         keys = [[make_row_key(*spans) for spans in list_row_spans(row, length)] for row in dataset]
-        missing = [at for at, own in enumerate(keys) if cached.look_up(own) is None]
+        missing_rows = [at for at, row_keys in enumerate(keys) if store.look_up(row_keys) is None]
         size = trainer.args.per_device_train_batch_size
-        missing = collectives.shard(missing)
+        missing_rows = collectives.shard(missing_rows)
         trainer.model.eval()
-        for first in tqdm(range(0, len(missing), size), desc="Reference log-probabilities", unit="batch", disable=len(missing) < 50 * size):
-            batch = trainer.make_batch(dataset, missing[first : first + size])
+        for first in tqdm(
+            range(0, len(missing_rows), size), desc="Reference log-probabilities", unit="batch", disable=len(missing_rows) < 50 * size
+        ):
+            batch = trainer.make_batch(dataset, missing_rows[first : first + size])
             for part in self.list_parts(batch):
                 self.look_up(part)
         trainer.model.train()
@@ -121,8 +123,8 @@ class Reference:
         keys = self.list_keys(batch)
         values = self.cache.look_up(keys, count=self.is_counting)
         if values is None:
-            trained = not isinstance(self.trainer.model, PeftModel) and self.trainer.state.global_step > 0
-            assert not trained, "the reference is gone: the model was trained"
+            is_trained = not isinstance(self.trainer.model, PeftModel) and self.trainer.state.global_step > 0
+            assert not is_trained, "the reference is gone: the model was trained"
             values = self.compute(batch)
             if self.is_counting:
                 self.cache.add(dict(zip(keys, values, strict=True)))
@@ -138,12 +140,12 @@ class Reference:
         """What is kept of each sequence, computed: (sum, number of tokens), or the scores of each response token (2, n)."""
         objective = self.trainer.objective
         with self.as_reference() as model:
-            found = self.trainer.score(model, batch, details=False, temperature=objective.reference_temperature)
+            token_scores = self.trainer.score(model, batch, details=False, temperature=objective.reference_temperature)
         weights = batch["weights"][:, 1:]
         if self.kind == "sums":
-            return list(zip((found.log_probs * weights).sum(1).tolist(), count_tokens(batch), strict=True))
-        both, mask = torch.stack((found.log_probs, found.also)).float().cpu().numpy(), (weights > 0).cpu().numpy()
-        return [both[:, at, marked] for at, marked in enumerate(mask)]
+            return list(zip((token_scores.log_probs * weights).sum(1).tolist(), count_tokens(batch), strict=True))
+        scores, mask = torch.stack((token_scores.log_probs, token_scores.also)).float().cpu().numpy(), (weights > 0).cpu().numpy()
+        return [scores[:, at, row_mask] for at, row_mask in enumerate(mask)]
 
     def arrange(self, values: list[Any], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What was kept of each sequence as tensors of the batch."""
@@ -153,8 +155,8 @@ class Reference:
             assert list(lengths) == count_tokens(batch), "the store's numbers are of other responses than the batch's"
             return {"sums": torch.tensor(sums, device=device, dtype=torch.float32)}
         mask = batch["weights"][:, 1:] > 0
-        kept = torch.from_numpy(np.concatenate(values, axis=1)).to(device)
-        actions, ends = (kept.new_zeros(mask.shape).masked_scatter(mask, row) for row in kept)
+        scores = torch.from_numpy(np.concatenate(values, axis=1)).to(device)
+        actions, ends = (scores.new_zeros(mask.shape).masked_scatter(mask, row) for row in scores)
         return {"actions": actions, "ends": ends}
 
     @contextlib.contextmanager
@@ -189,8 +191,8 @@ class Reference:
     def report(self) -> None:
         """Say how many responses were computed, and how many were there."""
         assert self.cache is not None
-        computed, reused = (sum(collectives.all_gather(count)) for count in (self.cache.computed, self.cache.reused))
-        log.info("Reference log-probabilities: %d responses computed, %d from the store", computed, reused)
+        computed_count, reused_count = (sum(collectives.all_gather(count)) for count in (self.cache.computed, self.cache.reused))
+        log.info("Reference log-probabilities: %d responses computed, %d from the store", computed_count, reused_count)
         self.reported = self.cache.computed
 
 

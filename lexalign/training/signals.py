@@ -64,8 +64,8 @@ class Watcher:
             self.asked = stop
             if self.on_ask is not None:
                 self.on_ask(stop)
-            again = "; again to stop at once" if number == signal.SIGINT else ""
-            print(f"\n{name}: finishing the step and saving{again}", file=sys.stderr)
+            hint = "; again to stop at once" if number == signal.SIGINT else ""
+            print(f"\n{name}: finishing the step and saving{hint}", file=sys.stderr)
 
     def get_stop_reason(self) -> Stopped | None:
         """Why to stop after this step; None where nothing asks for it."""
@@ -88,12 +88,14 @@ def handle_signals() -> Iterator[None]:
         yield
         return
     watcher, warning = Watcher(), get_warning_signal()
-    before = {number: signal.signal(number, watcher.receive) for number in (*list_stop_signals(), *([warning] if warning else []))}
+    previous_handlers = {
+        number: signal.signal(number, watcher.receive) for number in (*list_stop_signals(), *([warning] if warning else []))
+    }
     try:
         yield
     finally:
         watcher = None
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 

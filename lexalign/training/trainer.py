@@ -141,8 +141,8 @@ class MethodTrainer(Trainer):
 
     def count_totals(self, step: list[Any], *, everywhere: bool = True) -> StepTotals:
         """The rows and trained tokens of the batches of a step, of all processes' if `everywhere`."""
-        own = tuple(sum(batch["counts"][name] for batch in step) for name in ("rows", "trained"))
-        parts = collectives.all_gather(own) if everywhere else [own]
+        own_counts = tuple(sum(batch["counts"][name] for batch in step) for name in ("rows", "trained"))
+        parts = collectives.all_gather(own_counts) if everywhere else [own_counts]
         rows, tokens = (sum(part[at] for part in parts) for at in (0, 1))
         return StepTotals(rows=rows, tokens=tokens, batches=step)
 
@@ -150,35 +150,35 @@ class MethodTrainer(Trainer):
 
     def score(self, model: Any, batch: dict[str, Any], *, details: bool, temperature: float = 1.0) -> Any:
         """The fast path's `TokenScores` of a batch of sequences."""
-        objective, asked = self.objective, {}
+        objective, options = self.objective, {}
         if objective.scores_end:
-            asked |= {"also": objective.end_token, "temperature": temperature}
+            options |= {"also": objective.end_token, "temperature": temperature}
         if objective.reads_logits:
-            asked["positions"] = batch["context_lengths"][: batch["counts"]["rows"]] - 1
+            options["positions"] = batch["context_lengths"][: batch["counts"]["rows"]] - 1
         spans = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-        return model(**spans, details=details, use_cache=False, fused_lm_head=True, **asked)
+        return model(**spans, details=details, use_cache=False, fused_lm_head=True, **options)
 
     def score_mismatched(self, batch: dict[str, Any]) -> Tensor:
         """The log-ratios (R,) of sequences that are not trained on, without gradient."""
         assert self.reference is not None
         batch = send_to_device(batch, self.args.device)
         with torch.no_grad():
-            found = self.score(self.model, batch, details=False)
-        return (found.log_probs * batch["weights"][:, 1:]).sum(1) - self.reference.look_up(batch)["sums"]
+            token_scores = self.score(self.model, batch, details=False)
+        return (token_scores.log_probs * batch["weights"][:, 1:]).sum(1) - self.reference.look_up(batch)["sums"]
 
-    def collect_scores(self, found: Any, batch: dict[str, Any], totals: StepTotals) -> Scores:
+    def collect_scores(self, token_scores: Any, batch: dict[str, Any], totals: StepTotals) -> Scores:
         """What the objective reads of a batch."""
         if totals.measured is None:
             totals.measured = self.objective.measure_step(self, totals.batches)
         return Scores(
-            log_probs=found.log_probs,
+            log_probs=token_scores.log_probs,
             weights=batch["weights"][:, 1:],
             belief_mask=batch["belief_mask"][:, 1:],
-            label_mask=found.label_mask,
+            label_mask=token_scores.label_mask,
             extras={name: batch[name] for name in self.objective.columns},
             reference=self.reference.look_up(batch) if self.reference is not None else {},
-            ends=found.also,
-            logits=found.logits,
+            ends=token_scores.also,
+            logits=token_scores.logits,
             step=totals.measured,
         )
 
@@ -190,8 +190,8 @@ class MethodTrainer(Trainer):
         is_step = num_items_in_batch is not None
         if is_step and self.objective.couples_rows and len(totals.batches) * processes > 1 and totals.scores is None:
             totals.scores = coupling.score_step(self, totals.batches)
-        found = self.score(model, inputs, details=self.objective.has_details)
-        scores = self.collect_scores(found, inputs, totals)
+        token_scores = self.score(model, inputs, details=self.objective.has_details)
+        scores = self.collect_scores(token_scores, inputs, totals)
         output = self.objective.compute(scores)
         if totals.scores is not None:
             joint = self.objective.compute(totals.scores.replace_next(scores))
@@ -200,10 +200,10 @@ class MethodTrainer(Trainer):
             loss = processes * (loss - loss.detach()) + loss.detach() / len(totals.batches)
         else:
             loss = self.combine(output, totals) * (processes if is_step else 1)  # the processes' gradients are averaged
-        if found.aux_loss is not None:  # of experts, while they are trained; multiplied by the model's own coefficient
-            loss = loss + found.aux_loss * inputs["counts"]["rows"] / totals.rows * (processes if is_step else 1)
-            self.metrics[self.mode].add("loss/router", found.aux_loss)
-        self.note(inputs, found, scores, output, totals)
+        if token_scores.aux_loss is not None:  # of experts, while they are trained; multiplied by the model's own coefficient
+            loss = loss + token_scores.aux_loss * inputs["counts"]["rows"] / totals.rows * (processes if is_step else 1)
+            self.metrics[self.mode].add("loss/router", token_scores.aux_loss)
+        self.note(inputs, token_scores, scores, output, totals)
         return (loss, scores) if return_outputs else loss
 
     @staticmethod
@@ -224,7 +224,7 @@ class MethodTrainer(Trainer):
         """Whether the model is in training or measured."""
         return "train" if self.model.training else "eval"
 
-    def note(self, batch: dict[str, Any], found: Any, scores: Scores, output: LossOutput, totals: StepTotals) -> None:
+    def note(self, batch: dict[str, Any], token_scores: Any, scores: Scores, output: LossOutput, totals: StepTotals) -> None:
         """Take up the numbers of a batch."""
         window, rows = self.metrics[self.mode], batch["counts"]["rows"]
         if self.model.training:
@@ -238,18 +238,18 @@ class MethodTrainer(Trainer):
             window.add(name, *values) if isinstance(values, tuple) else window.add(name, values)
         groups = self.list_groups(batch, rows, scores)
         if self.objective.has_details:
-            note_details(window, found, scores.weights, groups)
+            note_details(window, token_scores, scores.weights, groups)
         if output.rewards is not None:
             self.note_rewards(window, output.rewards, scores, groups)
 
     def list_groups(self, batch: dict[str, Any], rows: int, scores: Scores) -> dict[str, Tensor]:
         """The sequences that are preferred and those that are not, as indices."""
-        order = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
+        indices = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
         if self.objective.rows == "pair":
-            return {"chosen": order[:rows], "rejected": order[rows:]}
+            return {"chosen": indices[:rows], "rejected": indices[rows:]}
         if "label" in scores.extras:
-            good = scores.extras["label"] > 0
-            return {"chosen": order[good], "rejected": order[~good]}
+            is_preferred = scores.extras["label"] > 0
+            return {"chosen": indices[is_preferred], "rejected": indices[~is_preferred]}
         return {}
 
     def note_rewards(self, window: MetricWindow, rewards: Tensor, scores: Scores, groups: dict[str, Tensor]) -> None:
@@ -284,12 +284,12 @@ class MethodTrainer(Trainer):
     @contextmanager
     def trial(self) -> Iterator[dict[str, MetricWindow]]:
         """Within the block, what is computed leaves no trace in the log; the windows that take it up instead."""
-        before = self.metrics, self.computed_tokens
+        outer_state = self.metrics, self.computed_tokens
         self.metrics = {"train": MetricWindow(), "eval": MetricWindow()}
         try:
             yield self.metrics
         finally:
-            self.metrics, self.computed_tokens = before
+            self.metrics, self.computed_tokens = outer_state
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         """The loss of a batch of held-out rows; `log` puts the mean over the rows in the place of that over the batches."""
@@ -337,10 +337,10 @@ class MethodTrainer(Trainer):
         metrics: dict[str, Any] = {}
         for state in states if collectives.is_main() else []:
             for mode, sums in state["metrics"].items():
-                known = metrics.setdefault(mode, {})
+                mode_sums = metrics.setdefault(mode, {})
                 for name, (value, count) in sums.items():
-                    before = known.get(name, [0.0, 0.0])
-                    known[name] = [before[0] + value, before[1] + count]
+                    total = mode_sums.get(name, [0.0, 0.0])
+                    mode_sums[name] = [total[0] + value, total[1] + count]
         return {"tokens": sum(state["tokens"] for state in states) if collectives.is_main() else 0, "metrics": metrics}
 
 

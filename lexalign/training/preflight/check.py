@@ -41,62 +41,62 @@ def run_preflight(
     settings = experiment.preflight
     facts: dict[str, str] = {}
     if settings.mode != "skip":
-        found = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
-        facts |= found.facts()
-        wrong = [
-            *rows.describe_problems(found, settings, splits.counts, max_length=experiment.train.max_length),
+        findings = rows.inspect_rows(trainer, loaded.tokenizer, set(encoder.end_tokens), max_length=experiment.train.max_length)
+        facts |= findings.facts()
+        problems = [
+            *rows.describe_problems(findings, settings, splits.counts, max_length=experiment.train.max_length),
             *prompts.find_ended_prompts(splits.train, encoder, allowed=settings.max_ended_prompts),
             *find_overlap(experiment, splits),
         ]
-        if wrong:
-            raise DataError("\n".join(f"preflight: {problem}" for problem in wrong))
-        count, is_pair = len(found.examples) if settings.mode == "only" else 1, bool(splits.train) and "chosen" in splits.train[0]
-        show_samples(found.examples, loaded.tokenizer, count=count, is_pair=is_pair)
+        if problems:
+            raise DataError("\n".join(f"preflight: {problem}" for problem in problems))
+        count, is_pair = len(findings.examples) if settings.mode == "only" else 1, bool(splits.train) and "chosen" in splits.train[0]
+        show_samples(findings.examples, loaded.tokenizer, count=count, is_pair=is_pair)
     step = memory.settle_gradient_checkpointing(
         trainer, experiment, try_once=partial(try_first_step, experiment) if settings.mode != "skip" else None
     )
     if check_start is not None:
         check_start(trainer, experiment, step)
     if settings.mode != "skip":
-        sizes, ids = memory.ModelSizes.of(trainer.model), get_first_ids(found, splits, encoder)
+        sizes, ids = memory.ModelSizes.of(trainer.model), get_first_ids(findings, splits, encoder)
         facts["disk"] = collectives.run_on_main(lambda: disk_space.check_space(experiment, sizes, out_dir))
-        if settings.round_trip and (cramped := collectives.run_on_main(lambda: round_trip.explain_no_room(trainer, experiment))):
-            facts["artifact"] = cramped
+        if settings.round_trip and (reason := collectives.run_on_main(lambda: round_trip.explain_no_room(trainer, experiment))):
+            facts["artifact"] = reason
         elif settings.round_trip:
-            fact, alike = memo.remember(
+            fact, is_reused = memo.remember(
                 experiment,
                 "artifact",
                 {**memo.key_artifact_trial(experiment), "base": loaded.base},
                 lambda: collectives.run_on_main(lambda: round_trip.check_round_trip(trainer, loaded, experiment, out_dir, ids)),
             )
-            facts["artifact"] = f"{fact}, when a run alike in that tried it" if alike else fact
+            facts["artifact"] = f"{fact}, when a run alike in that tried it" if is_reused else fact
         log.info("Preflight: %s", "; ".join(f"{name} {fact}" for name, fact in facts.items()))
     return facts
 
 
 def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep]) -> memory.TriedStep:
     """The step that is tried, or was by a run alike."""
-    found, alike = memo.remember(experiment, "step", memo.key_step_trial(experiment), lambda: dataclasses.asdict(find()))
-    if alike:
-        log.info("Tried: by a run alike, forward and backward in %.1f s; not again", found["seconds"])
-    return memory.TriedStep(**found)
+    values, is_reused = memo.remember(experiment, "step", memo.key_step_trial(experiment), lambda: dataclasses.asdict(find()))
+    if is_reused:
+        log.info("Tried: by a run alike, forward and backward in %.1f s; not again", values["seconds"])
+    return memory.TriedStep(**values)
 
 
-def get_first_ids(found: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
+def get_first_ids(findings: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
     """Some tokens of the data."""
-    return found.examples[0][0].ids if found.examples else encoder.render_row(splits.train[0])[0].ids
+    return findings.examples[0][0].ids if findings.examples else encoder.render_row(splits.train[0])[0].ids
 
 
 def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
     """The problem with held-out prompts that are trained on."""
     held_out = {get_prompt_key(row) for row in splits.held_out}
-    shared = [prompt for prompt in dict.fromkeys(map(get_prompt_key, splits.train)) if prompt in held_out]
-    share = len(shared) / max(1, len(held_out))
+    overlap = [prompt for prompt in dict.fromkeys(map(get_prompt_key, splits.train)) if prompt in held_out]
+    share = len(overlap) / max(1, len(held_out))
     if share <= experiment.preflight.max_overlap:
         return []
-    first = "; ".join(repr(prompt[: rows.SHOWN]) for prompt in shared[: rows.NAMED])
+    first = "; ".join(repr(prompt[: rows.SHOWN]) for prompt in overlap[: rows.NAMED])
     return [
-        f"{len(shared):,} of {len(held_out):,} held-out prompts are training prompts too, so the evaluation would flatter the model; "
+        f"{len(overlap):,} of {len(held_out):,} held-out prompts are training prompts too, so the evaluation would flatter the model; "
         f"take them out, or allow it with preflight.max_overlap={rows.round_up_share(share)}: {first}"
     ]
 

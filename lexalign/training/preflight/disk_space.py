@@ -18,11 +18,11 @@ def estimate_space(experiment: Experiment, sizes: memory.ModelSizes) -> float:
 
 def check_space(experiment: Experiment, sizes: memory.ModelSizes, out_dir: Path) -> str:
     """What is needed and what there is, in words; raises DiskFull where it is too little."""
-    wanted, there = estimate_space(experiment, sizes), shutil.disk_usage(out_dir).free
-    told = f"{wanted / memory.GB:.2f} of {there / memory.GB:.1f} GB free"
-    if wanted > there:
+    size, free = estimate_space(experiment, sizes), shutil.disk_usage(out_dir).free
+    summary = f"{size / memory.GB:.2f} of {free / memory.GB:.1f} GB free"
+    if size > free:
         raise DiskFull(
-            f"preflight: the checkpoints and the artifact need {wanted / memory.GB:.2f} GB and {out_dir} has {there / memory.GB:.2f} GB; "
+            f"preflight: the checkpoints and the artifact need {size / memory.GB:.2f} GB and {out_dir} has {free / memory.GB:.2f} GB; "
             "free some, name another output_dir, or type a smaller train.keep_checkpoints"
         )
-    return told
+    return summary

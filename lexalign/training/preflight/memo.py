@@ -57,15 +57,15 @@ def remember(experiment: Experiment, what: str, depends_on: dict[str, Any], find
     surroundings = {name: value for name, value in fingerprint.describe_environment(experiment).items() if name != "threads"}
     material = json.dumps([what, depends_on, experiment.model.path, surroundings], sort_keys=True, default=str)
     name = f"{what}-{hashlib.sha256(material.encode()).hexdigest()[:32]}"
-    kept, locks = cache.open_cache(experiment, "preflight"), Path(experiment.store) / "locks"
+    memos, locks = cache.open_cache(experiment, "preflight"), Path(experiment.store) / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:  # a sweep's jobs start together: one looks, the others wait
-            held.enter_context(FileLock(locks / f"{name}.lock", timeout=PATIENCE))
+            stack.enter_context(FileLock(locks / f"{name}.lock", timeout=PATIENCE))
         except Timeout:
             log.warning("Preflight: another run has been at the same for %d s; not waiting any longer", PATIENCE)
-        if (folder := kept.get(name)) is not None:
+        if (folder := memos.get(name)) is not None:
             return json.loads((folder / FILE).read_text(encoding="utf-8")), True
-        found = find()
-        kept.put(name, lambda aside: files.write_json(aside / FILE, found))
-        return found, False
+        result = find()
+        memos.put(name, lambda aside: files.write_json(aside / FILE, result))
+        return result, False

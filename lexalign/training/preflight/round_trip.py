@@ -31,10 +31,10 @@ SPREAD = 0.02
 def explain_no_room(trainer: Any, experiment: Experiment) -> str:
     """Why the artifact's way is not tried, where a second copy of the model would not fit; empty where it does."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.model.parameters())
-    there = memory.get_free_memory(experiment)
-    if weights <= memory.ROOM * there:
+    free_bytes = memory.get_free_memory(experiment)
+    if weights <= memory.ROOM * free_bytes:
         return ""
-    return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {there / memory.GB:.1f} GB free"
+    return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {free_bytes / memory.GB:.1f} GB free"
 
 
 def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Experiment, out_dir: Path, ids: list[int]) -> str:
@@ -46,37 +46,39 @@ def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Expe
     try:
         with perturb_weights(trainer.model, keep=experiment.adapter is not None and experiment.adapter.kind == "full"):
             write_model(loaded, trainer.model, folder, {}, {})
-            wanted = compute_logits(trainer.model, ids)
-        again = dataclasses.replace(experiment.model, path=str(folder.resolve()), parent=None, revision=None)
-        found = compute_logits(loading.load_model(dataclasses.replace(experiment, model=again)).model.to(trainer.args.device), ids)
+            logits = compute_logits(trainer.model, ids)
+        model_settings = dataclasses.replace(experiment.model, path=str(folder.resolve()), parent=None, revision=None)
+        loaded_logits = compute_logits(
+            loading.load_model(dataclasses.replace(experiment, model=model_settings)).model.to(trainer.args.device), ids
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    apart = float((found - wanted).abs().max() / wanted.abs().max())
+    difference = float((loaded_logits - logits).abs().max() / logits.abs().max())
     # TRL computes an adapter on a quantized base in bfloat16, whatever the rest is in.
     types = {parameter.dtype for parameter in trainer.model.parameters() if parameter.is_floating_point()}
     rounds_inputs = experiment.adapter is not None and experiment.adapter.bits == 8
     tolerance = LOW_TOLERANCE if rounds_inputs else TOLERANCE.get(min(types, key=lambda kind: kind.itemsize), LOW_TOLERANCE)
-    if not apart <= tolerance:
+    if not difference <= tolerance:
         raise ArtifactError(
-            f"preflight: the model, saved and loaded again, answers otherwise: its logits differ by {apart:.2g} of the largest "
+            f"preflight: the model, saved and loaded again, answers otherwise: its logits differ by {difference:.2g} of the largest "
             f"(allowed {tolerance:g}), so what this run leaves would not be what it trained (preflight.round_trip=false goes on)"
         )
-    return f"saved, loaded again and equal ({apart:.1e} of the largest logit apart)"
+    return f"saved, loaded again and equal ({difference:.1e} of the largest logit apart)"
 
 
 @contextlib.contextmanager
 def perturb_weights(model: torch.nn.Module, *, keep: bool) -> Iterator[None]:
     """Noise in what is trained, taken out again to the bit; nothing where the weights themselves are the artifact (`keep`)."""
-    trained = [] if keep else [parameter for parameter in model.parameters() if parameter.requires_grad]
-    before = [parameter.detach().clone() for parameter in trained]
-    chance = torch.Generator().manual_seed(0)
+    parameters = [] if keep else [parameter for parameter in model.parameters() if parameter.requires_grad]
+    values = [parameter.detach().clone() for parameter in parameters]
+    generator = torch.Generator().manual_seed(0)
     try:
-        for parameter in trained:
-            parameter.data += SPREAD * torch.randn(parameter.shape, generator=chance).to(parameter)
+        for parameter in parameters:
+            parameter.data += SPREAD * torch.randn(parameter.shape, generator=generator).to(parameter)
         yield
     finally:
-        for parameter, old in zip(trained, before, strict=True):
-            parameter.data.copy_(old)
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data.copy_(value)
 
 
 @torch.no_grad()
@@ -84,6 +86,6 @@ def compute_logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     """The logits of the first tokens of a sequence, (T, V), in evaluation mode."""
     was_training = model.training
     model.eval()
-    found = model(input_ids=torch.tensor([ids[:TOKENS]], device=next(model.parameters()).device), use_cache=False).logits[0].float()
+    logits = model(input_ids=torch.tensor([ids[:TOKENS]], device=next(model.parameters()).device), use_cache=False).logits[0].float()
     model.train(was_training)
-    return found
+    return logits

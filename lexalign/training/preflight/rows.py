@@ -56,63 +56,63 @@ class SequenceStart:
 
 def inspect_rows(trainer: Any, tokenizer: Any, endings: set[int], *, max_length: int) -> RowFindings:
     """Walk through all training rows."""
-    found = RowFindings(
+    findings = RowFindings(
         wrong={name: [] for name in ("max_truncated", "max_untrained", "max_without_ending", "max_wrong_bos", "max_equal_pairs")}
     )
-    begins = SequenceStart.of(tokenizer)
+    start = SequenceStart.of(tokenizer)
     for number, row in enumerate(list_row_sequences(trainer, trainer.train_dataset)):
-        found.lengths.append(sum(len(one.ids) for one in row))
-        found.trained.append(sum(sum(one.trained) for one in row))
-        if len(found.examples) < NAMED:
-            found.examples.append(row)
-        for name in list_faults(row, endings, begins, max_length):
-            rows = found.wrong[name]
+        findings.lengths.append(sum(len(one.ids) for one in row))
+        findings.trained.append(sum(sum(one.trained) for one in row))
+        if len(findings.examples) < NAMED:
+            findings.examples.append(row)
+        for name in list_faults(row, endings, start, max_length):
+            rows = findings.wrong[name]
             rows.append(number)
             if len(rows) <= NAMED:
-                found.names[number] = tokenizer.decode(row[0].ids[:SHOWN])[:SHOWN]
-    return found
+                findings.names[number] = tokenizer.decode(row[0].ids[:SHOWN])[:SHOWN]
+    return findings
 
 
-def list_faults(row: list[Sequence], endings: set[int], begins: SequenceStart, max_length: int) -> Iterator[str]:
+def list_faults(row: list[Sequence], endings: set[int], start: SequenceStart, max_length: int) -> Iterator[str]:
     """The thresholds that count this row."""
-    cut = any(len(one.ids) >= max_length for one in row)
-    if cut:
+    is_cut = any(len(one.ids) >= max_length for one in row)
+    if is_cut:
         yield "max_truncated"
     if not all(any(one.trained) for one in row):
         yield "max_untrained"
-    if not cut and not all(endings & set(one.trained_ids) for one in row):
+    if not is_cut and not all(endings & set(one.trained_ids) for one in row):
         yield "max_without_ending"
-    if any(begins.wrong(one.ids) for one in row):
+    if any(start.wrong(one.ids) for one in row):
         yield "max_wrong_bos"
     if len(row) == 2 and row[0] == row[1]:
         yield "max_equal_pairs"
 
 
-def describe_problems(found: RowFindings, settings: Preflight, counts: dict[str, int], *, max_length: int) -> list[str]:
+def describe_problems(findings: RowFindings, settings: Preflight, counts: dict[str, int], *, max_length: int) -> list[str]:
     """Each threshold that the rows are over, with the first rows named and what to type. `counts` knows how many rows were cut."""
-    left_out = counts.get("train_rows_without_trained_token", 0)
-    seen, wrong = len(found.lengths), found.wrong
+    left_out_rows = counts.get("train_rows_without_trained_token", 0)
+    row_count, wrong = len(findings.lengths), findings.wrong
     # A row that fills max_length need not be cut, and packed rows all fill it: who cut them has counted.
-    judged = [
+    thresholds = [
         ("max_truncated", settings.max_truncated, counts["train_rows_cut"], counts["train_rows"],
          f"are longer than train.max_length={max_length}, so their ends are cut; raise it"),
-        ("max_untrained", settings.max_untrained, len(wrong["max_untrained"]) + left_out, seen + left_out,
+        ("max_untrained", settings.max_untrained, len(wrong["max_untrained"]) + left_out_rows, row_count + left_out_rows,
          "have no token that is trained; look at train.max_length and at data.columns"),
-        ("max_without_ending", settings.max_without_ending, len(wrong["max_without_ending"]), seen,
+        ("max_without_ending", settings.max_without_ending, len(wrong["max_without_ending"]), row_count,
          "never show the model how a response ends; look at the tokenizer's EOS and at its chat template"),
-        ("max_wrong_bos", settings.max_wrong_bos, len(wrong["max_wrong_bos"]), seen,
+        ("max_wrong_bos", settings.max_wrong_bos, len(wrong["max_wrong_bos"]), row_count,
          "do not begin with exactly one BOS; look at the chat template and at BOS in the data"),
-        ("max_equal_pairs", settings.max_equal_pairs, len(wrong["max_equal_pairs"]), seen,
+        ("max_equal_pairs", settings.max_equal_pairs, len(wrong["max_equal_pairs"]), row_count,
          "are pairs whose chosen and rejected are the same tokens; raise train.max_length, or mend the data"),
     ]  # fmt: skip
-    said = []
-    for name, allowed, count, total, advice in judged:
+    problems = []
+    for name, allowed, count, total, advice in thresholds:
         share = count / max(1, total)
         if share > allowed:
-            first = "; ".join(f"row {number + 1} ({found.names[number]!r}…)" for number in wrong[name][:NAMED])
+            first = "; ".join(f"row {number + 1} ({findings.names[number]!r}…)" for number in wrong[name][:NAMED])
             allow = f"or allow it with preflight.{name}={round_up_share(share)}"
-            said.append(f"{count:,} of {total:,} training rows {advice}, {allow}" + (f": {first}" if first else ""))
-    return said
+            problems.append(f"{count:,} of {total:,} training rows {advice}, {allow}" + (f": {first}" if first else ""))
+    return problems
 
 
 def round_up_share(share: float) -> float:

@@ -24,9 +24,9 @@ def colour_row(row: list[Sequence], tokenizer: Any, *, is_pair: bool) -> Text:
     for name, sequence in zip(NAMES if is_pair else ("row",) * len(row), row, strict=True):
         text.append(f"{name}: ", style="bold")
         runs = decode_runs(sequence, tokenizer)
-        each = max(SHORTEST, LONGEST // max(1, len(runs)))
-        for said, style in runs:
-            text.append(shorten_middle(said, each), style=style)
+        run_length = max(SHORTEST, LONGEST // max(1, len(runs)))
+        for run_text, style in runs:
+            text.append(shorten_middle(run_text, run_length), style=style)
         text.append("\n")
     return text
 
@@ -52,9 +52,9 @@ def decode_runs(sequence: Sequence, tokenizer: Any) -> list[tuple[str, str]]:
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:
     """Neighbouring tokens that are alike, in whether they are trained, together."""
-    found: list[tuple[bool, list[int]]] = []
+    runs: list[tuple[bool, list[int]]] = []
     for token, trained in zip(sequence.ids, sequence.trained, strict=True):
-        if not found or found[-1][0] != trained:
-            found.append((trained, []))
-        found[-1][1].append(token)
-    return found
+        if not runs or runs[-1][0] != trained:
+            runs.append((trained, []))
+        runs[-1][1].append(token)
+    return runs
