@@ -78,10 +78,10 @@ class ContentCache:
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """Make an entry: `write` fills a temporary folder. If another run was faster, its entry stays."""
-        with write_folder(self.root / name, beside=self.root) as aside:
-            write(aside)
-            files = {str(path.relative_to(aside)): digest(path) for path in sorted(aside.rglob("*")) if path.is_file()}
-            (aside / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
+        with write_folder(self.root / name, beside=self.root) as folder:
+            write(folder)
+            files = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+            (folder / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
         self.trim(keep=name)
 
     def list_names(self, below: str = "") -> list[str]:
@@ -98,9 +98,9 @@ class ContentCache:
 
     def trim(self, *, keep: str) -> None:
         """Remove the least recently used entries until the cache is within its limit, and old temporary folders. `keep` stays."""
-        for aside in self.root.glob(f"{ASIDE}*"):
-            if time.time() - get_last_use(aside) > ABANDONED:
-                shutil.rmtree(aside, ignore_errors=True)
+        for temporary_folder in self.root.glob(f"{ASIDE}*"):
+            if time.time() - get_last_use(temporary_folder) > ABANDONED:
+                shutil.rmtree(temporary_folder, ignore_errors=True)
         entries = [(self.root / name, name) for name in self.list_names()]
         sizes = {folder: measure_folder(folder) for folder, _ in entries}
         total = sum(sizes.values())
@@ -116,9 +116,9 @@ class ContentCache:
         """Remove all entries, and what killed runs left; anything else in the folder stays."""
         for name in self.list_names():
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for aside in self.root.glob(f"{ASIDE}*"):
-            if re.fullmatch(re.escape(ASIDE) + "[0-9a-f]{32}", aside.name):
-                shutil.rmtree(aside, ignore_errors=True)
+        for temporary_folder in self.root.glob(f"{ASIDE}*"):
+            if re.fullmatch(re.escape(ASIDE) + "[0-9a-f]{32}", temporary_folder.name):
+                shutil.rmtree(temporary_folder, ignore_errors=True)
         for folder in sorted(self.root.rglob("*"), reverse=True):
             if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
                 folder.rmdir()

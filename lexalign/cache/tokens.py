@@ -86,9 +86,9 @@ class TokenCache:
         outer_changes.merge(changes)
         self.made += len(rows)
 
-        def write(aside: Path) -> None:
-            dataset.save_to_disk(str(aside / "rows"))
-            files.write_json(aside / CHANGES, changes.to_dict())
+        def write(entry_folder: Path) -> None:
+            dataset.save_to_disk(str(entry_folder / "rows"))
+            files.write_json(entry_folder / CHANGES, changes.to_dict())
 
         if not changes.counts.get("refused"):
             self.shelf.put(key, write)

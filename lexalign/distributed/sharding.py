@@ -90,9 +90,9 @@ def gather_weights(model: Any) -> dict[str, Any] | None:
     else:
         return None
     if collectives.is_main():
-        first: dict[int, str] = {}
+        first_names: dict[int, str] = {}
         for name, weight in weights.items():  # a tied weight has two names and is written once
-            full_weights[name] = full_weights[first.setdefault(id(weight), name)]
+            full_weights[name] = full_weights[first_names.setdefault(id(weight), name)]
     return full_weights
 
 

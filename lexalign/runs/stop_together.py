@@ -13,9 +13,9 @@ from lexalign.training import signals
 class CollectiveWatcher(signals.Watcher):
     """Asked through a file by the process that started this one. All processes call `get_stop_reason` at the same points of the loop."""
 
-    def __init__(self, asked: Path):
+    def __init__(self, path: Path):
         super().__init__()
-        self.path = asked
+        self.path = path
 
     def get_stop_reason(self) -> Stopped | None:
         """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
@@ -37,9 +37,9 @@ class CollectiveWatcher(signals.Watcher):
 
 
 @contextmanager
-def handle_stop_file(asked: Path) -> Iterator[None]:
+def handle_stop_file(path: Path) -> Iterator[None]:
     """Within the block, this process stops as it is asked in a file."""
-    signals.watcher = CollectiveWatcher(asked)
+    signals.watcher = CollectiveWatcher(path)
     try:
         yield
     finally:

@@ -19,9 +19,9 @@ AFTER_THE_CAUSE = 3.0
 """Seconds before an error of a collective operation is reported: mostly another process failed first, and its error is the cause."""
 
 
-def follow_agent(starter: int) -> None:
+def follow_agent(parent_id: int) -> None:
     """End with the process that started this one, however it ends: nothing may write into a folder that is free to others."""
-    while os.getppid() == starter:
+    while os.getppid() == parent_id:
         time.sleep(FOLLOWED)
     os._exit(1)
 

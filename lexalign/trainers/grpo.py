@@ -43,10 +43,10 @@ class DeadGroups(TrainerCallback, ExportableState):
         self.groups = 0
         self.dead = [0] * len(self.names)
 
-    def add(self, groups: int, dead: Sequence[int]) -> None:
+    def add(self, groups: int, dead_counts: Sequence[int]) -> None:
         """Count the groups of a step; `dead` has a number for each reward."""
         self.groups += groups
-        self.dead = [before + int(more) for before, more in zip(self.dead, dead, strict=True)]
+        self.dead = [count + int(addition) for count, addition in zip(self.dead, dead_counts, strict=True)]
 
     def counts(self) -> dict[str, int]:
         """All groups, and the dead ones of each reward."""
@@ -197,8 +197,8 @@ class GrpoTrainer(trl.GRPOTrainer):
     def largest_batch(self) -> int:
         """Tokens of the largest batch that can come up: the longest prompt with full answers, as often as a batch holds one."""
         rows = self.rows[: len(self.train_dataset)]
-        longest = max(len(self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))) for row in rows)
-        return self.args.per_device_train_batch_size * (longest + self.max_completion_length)
+        longest_prompt = max(len(self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))) for row in rows)
+        return self.args.per_device_train_batch_size * (longest_prompt + self.max_completion_length)
 
     def judge(self, completions: list[Any], row: list[int], log_metric: Any) -> dict[str, list[float]]:
         """Each reward of each answer, by name; groups whose answers all have the same are counted."""
@@ -209,11 +209,11 @@ class GrpoTrainer(trl.GRPOTrainer):
         own_rewards = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
         # Held-out answers come in groups of the same size: rules/rewards.py sees to it.
         groups = gather(own_rewards.contiguous()).view(-1, self.num_generations, len(self.panel.names))
-        dead = (groups == groups[:, :1]).all(1)
-        for name, share in zip(self.panel.names, dead.float().mean(0).tolist(), strict=True):
+        is_dead = (groups == groups[:, :1]).all(1)
+        for name, share in zip(self.panel.names, is_dead.float().mean(0).tolist(), strict=True):
             log_metric(f"rewards/{name}/dead_groups", share)
         if self.model.training:
-            self.dead_groups.add(len(groups), dead.sum(0).tolist())
+            self.dead_groups.add(len(groups), is_dead.sum(0).tolist())
         self.judged = (completions, values)
         return values
 

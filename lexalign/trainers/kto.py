@@ -29,9 +29,9 @@ class KtoObjective(Objective):
     def prepare_rows(self, rows: list[dict[str, Any]], *, step: int, max_length: int) -> list[dict[str, Any]]:
         """Give each row the response of the row before it in its step, and the first that of the last."""
         for first in range(0, len(rows), step):
-            part = rows[first : first + step]
-            sequences = [row["sequences"][0] for row in part]
-            for at, row in enumerate(part):
+            step_rows = rows[first : first + step]
+            sequences = [row["sequences"][0] for row in step_rows]
+            for at, row in enumerate(step_rows):
                 row["mismatched"] = {**sequences[at], "response": sequences[at - 1]["response"], "weights": sequences[at - 1]["weights"]}
         return rows
 

@@ -27,15 +27,15 @@ class SftObjective(Objective):
     def check_rows(self, dataset: Any, rows: list[Row], *, name: str, counts: dict[str, int], max_length: int) -> None:
         left_out = len(rows) - sum(dataset["documents"])
         counts[f"{name}_rows_without_trained_token"] = left_out
-        where = f"{left_out} of {len(rows)} {name} rows have no trained token within train.max_length={max_length}"
+        problem = f"{left_out} of {len(rows)} {name} rows have no trained token within train.max_length={max_length}"
         if not len(dataset):
-            raise DataError(f"{where}, so there is nothing to {name}; raise it, or look at method.loss_on")
+            raise DataError(f"{problem}, so there is nothing to {name}; raise it, or look at method.loss_on")
         if left_out:
-            log.warning("%s; they are left out", where)
+            log.warning("%s; they are left out", problem)
 
 
 def is_trained(sequence: dict[str, Any], max_length: int) -> bool:
     """Whether a token with weight stays within `max_length`; the very first token has nothing before it to be predicted from."""
-    before = len(sequence["context"]) + len(sequence["belief"])
+    prefix_length = len(sequence["context"]) + len(sequence["belief"])
     weights = sequence["weights"] if sequence["weights"] is not None else [1.0] * len(sequence["response"])
-    return any(weights[max(0, 1 - before) : max(0, max_length - before)])
+    return any(weights[max(0, 1 - prefix_length) : max(0, max_length - prefix_length)])

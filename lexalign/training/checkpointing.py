@@ -66,16 +66,16 @@ class Checkpointing(TrainerCallback):
         folder = Path(trainer.args.output_dir) / f"{checkpoints.PREFIX}{trainer.state.global_step}"
         if not collectives.broadcast(folder.is_dir()):  # the end of an epoch may be the end of a step that was saved
             self.refuse_bad_weights()
-            with self.open_folder(folder) as aside:
-                trainer.args.output_dir = str(aside)
+            with self.open_folder(folder) as temporary_folder:
+                trainer.args.output_dir = str(temporary_folder)
                 try:
                     write()
                 finally:
                     trainer.args.output_dir = str(folder.parent)
-                torch.save(self.carry(), aside / folder.name / get_state_file(collectives.rank()))
+                torch.save(self.carry(), temporary_folder / folder.name / get_state_file(collectives.rank()))
                 collectives.barrier()
                 if collectives.is_main():
-                    self.complete(aside, aside / folder.name)
+                    self.complete(temporary_folder, temporary_folder / folder.name)
             if collectives.is_main():
                 checkpoints.prune_checkpoints(folder.parent, keep=self.keep)
         if (stop := signals.get_stop_reason()) is not None:
@@ -85,19 +85,19 @@ class Checkpointing(TrainerCallback):
     def open_folder(self, folder: Path) -> Iterator[Path]:
         """Within the block, the folder that all processes write into; after it, it has its name."""
         if collectives.is_main():
-            with files.write_folder(folder) as aside, disk.require_space(self.estimate_size(), folder.parent, what=folder.name):
-                yield collectives.broadcast(aside)
+            with files.write_folder(folder) as temporary_folder, disk.require_space(self.estimate_size(), folder.parent, what=folder.name):
+                yield collectives.broadcast(temporary_folder)
         else:
             yield collectives.broadcast(folder)
         collectives.barrier()
 
-    def complete(self, aside: Path, folder: Path) -> None:
+    def complete(self, temporary_folder: Path, folder: Path) -> None:
         """Move what the processes wrote one folder up, and write the manifest."""
         for path in folder.iterdir():
-            path.rename(aside / path.name)
+            path.rename(temporary_folder / path.name)
         folder.rmdir()
-        (aside / "training_args.bin").unlink()  # a pickle that nothing reads
-        write_manifest(aside, {**self.made_of, "kind": "checkpoint", "step": self.trainer.state.global_step})
+        (temporary_folder / "training_args.bin").unlink()  # a pickle that nothing reads
+        write_manifest(temporary_folder, {**self.made_of, "kind": "checkpoint", "step": self.trainer.state.global_step})
 
     def estimate_size(self) -> int:
         """Bytes of a checkpoint, nearly: what is trained, and the optimizer's state of it."""

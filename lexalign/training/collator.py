@@ -21,7 +21,7 @@ def render_row(row: Row, renderer: Renderer, objective: Objective) -> dict[str, 
         sequences = list(renderer.render_pair(row, shared_belief=objective.shared_belief))
     else:
         sequences = [renderer.render_answer(row)]
-    return {"sequences": [store_sequence(one) for one in sequences], **{name: row[name] for name in objective.columns}}
+    return {"sequences": [store_sequence(sequence) for sequence in sequences], **{name: row[name] for name in objective.columns}}
 
 
 def store_sequence(sequence: RenderedSequence) -> dict[str, Any]:
@@ -71,8 +71,10 @@ def count_computed_tokens(sequences: list[dict[str, Any]], max_length: int) -> i
     first = sequences[0]
     prefix_length = len(first["context"]) + len(first["belief"])
     if len(sequences) == 2 and sequences[1]["context"] == first["context"] and sequences[1]["belief"] == first["belief"] and prefix_length:
-        return min(prefix_length, max_length) + sum(min(len(one["response"]), max(0, max_length - prefix_length)) for one in sequences)
-    return sum(min(len(one["context"]) + len(one["belief"]) + len(one["response"]), max_length) for one in sequences)
+        return min(prefix_length, max_length) + sum(
+            min(len(sequence["response"]), max(0, max_length - prefix_length)) for sequence in sequences
+        )
+    return sum(min(len(sequence["context"]) + len(sequence["belief"]) + len(sequence["response"]), max_length) for sequence in sequences)
 
 
 def pack_rows(rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
@@ -120,8 +122,8 @@ class SpanCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         is_pair = self.objective.rows == "pair"
-        sequences = [one for part in zip(*(row["sequences"] for row in rows), strict=True) for one in part] if is_pair else [
-            one for row in rows for one in row["sequences"]
+        sequences = [sequence for part in zip(*(row["sequences"] for row in rows), strict=True) for sequence in part] if is_pair else [
+            sequence for row in rows for sequence in row["sequences"]
         ]  # fmt: skip
         batch = self.collate(sequences, first=len(rows) if is_pair else len(sequences))
         batch |= {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in self.objective.columns}
@@ -131,10 +133,11 @@ class SpanCollator:
 
     def collate(self, sequences: list[dict[str, Any]], *, first: int) -> dict[str, Any]:
         """The tensors of sequences; what only the first sequence of a row is scored for is scored for the first `first`."""
-        ids = [(one["context"] + one["belief"] + one["response"])[: self.max_length] for one in sequences]
-        weights = [list_weights(one)[: self.max_length] for one in sequences]
+        ids = [(sequence["context"] + sequence["belief"] + sequence["response"])[: self.max_length] for sequence in sequences]
+        weights = [list_weights(sequence)[: self.max_length] for sequence in sequences]
         beliefs = [
-            ([0] * len(one["context"]) + [1] * len(one["belief"]) + [0] * len(one["response"]))[: self.max_length] for one in sequences
+            ([0] * len(sequence["context"]) + [1] * len(sequence["belief"]) + [0] * len(sequence["response"]))[: self.max_length]
+            for sequence in sequences
         ]
         input_ids, attention = (torch.tensor(part) for part in pad_rows(ids, self.pad))
         weight = torch.tensor(pad_rows(weights, 0)[0], dtype=torch.float32)  # type: ignore[arg-type]
@@ -145,8 +148,8 @@ class SpanCollator:
         if self.objective.scores_prompts:
             is_scored[:first] |= attention[:first].bool()
             trained_weight = torch.where(is_scored & (weight == 0), 1.0, weight)
-        contexts = [min(len(one["context"]), self.max_length) for one in sequences]
-        starts = [min(len(one["context"]) + len(one["belief"]), self.max_length) for one in sequences]
+        contexts = [min(len(sequence["context"]), self.max_length) for sequence in sequences]
+        starts = [min(len(sequence["context"]) + len(sequence["belief"]), self.max_length) for sequence in sequences]
         return {
             "input_ids": input_ids,
             "attention_mask": attention,

@@ -112,12 +112,12 @@ def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_o
     batch = [] if generates else find_worst_batch(trainer, experiment)
     tokens = trainer.largest_batch() if generates else sum(trainer.train_dataset.select(batch)["size"])
     sizes = ModelSizes.of(trainer.model)
-    there = collectives.all_min(get_free_memory(experiment))
-    checkpointing = needs_gradient_checkpointing(experiment, sizes, tokens, there)
+    free_bytes = collectives.all_min(get_free_memory(experiment))
+    checkpointing = needs_gradient_checkpointing(experiment, sizes, tokens, free_bytes)
     needed_bytes = estimate_memory(experiment, sizes, tokens, checkpointing=checkpointing)
     if checkpointing:
         enable_gradient_checkpointing(trainer)
-    summary = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed_bytes / GB:.2f} of {there / GB:.1f} GB free"
+    summary = f"Memory: the largest batch has {tokens:,} tokens and needs about {needed_bytes / GB:.2f} of {free_bytes / GB:.1f} GB free"
     log.info(
         "%s; gradient checkpointing %s (train.gradient_checkpointing=%s)",
         summary,
@@ -127,8 +127,8 @@ def settle_gradient_checkpointing(trainer: Any, experiment: Experiment, *, try_o
     if generates:
         log.info("The estimate stands alone: to try that batch, answers would have to be drawn for it")
         return None
-    find = partial(try_worst_batches, trainer, experiment, batch, there=there, checkpointing=checkpointing)
-    is_doubtful = needed_bytes >= DOUBTFUL * there or trainer.args.device.type == "cuda"
+    find = partial(try_worst_batches, trainer, experiment, batch, there=free_bytes, checkpointing=checkpointing)
+    is_doubtful = needed_bytes >= DOUBTFUL * free_bytes or trainer.args.device.type == "cuda"
     step = find() if is_doubtful else try_once(find) if try_once else None
     if step is not None and step.checkpointing and not checkpointing:
         enable_gradient_checkpointing(trainer)  # again, or for the first time where a run alike needed it

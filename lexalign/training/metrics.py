@@ -19,8 +19,8 @@ class MetricWindow:
     def add(self, name: str, values: Tensor, count: Tensor | float | None = None) -> None:
         """Take up values of any shape; `count` is how many they stand for, their number if None."""
         values = values.detach().float()
-        number = values.numel() if count is None else count
-        weight = number.detach().float() if isinstance(number, Tensor) else values.new_tensor(float(number))
+        total = values.numel() if count is None else count
+        weight = total.detach().float() if isinstance(total, Tensor) else values.new_tensor(float(total))
         self.names.append(name)
         self.pairs.append(torch.stack((values.sum(), weight.sum())))
 

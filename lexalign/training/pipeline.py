@@ -153,7 +153,7 @@ def train_to_end(trainer: Any, experiment: Experiment, made_of: dict[str, Any], 
     from lexalign.training import memory
 
     assert experiment.train is not None
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     assert trainable, "nothing would be trained"
     log.info("Training %s of %s parameters on %d rows", f"{trainable:,}", f"{trainer.model.num_parameters():,}", rows)
     trainer.checkpointing.watch(experiment.train, {**made_of, "shared_out": hardware.get_sharding(experiment.hardware)})

@@ -143,7 +143,7 @@ class MethodTrainer(Trainer):
         """The rows and trained tokens of the batches of a step, of all processes' if `everywhere`."""
         own_counts = tuple(sum(batch["counts"][name] for batch in step) for name in ("rows", "trained"))
         parts = collectives.all_gather(own_counts) if everywhere else [own_counts]
-        rows, tokens = (sum(part[at] for part in parts) for at in (0, 1))
+        rows, tokens = (sum(part[index] for part in parts) for index in (0, 1))
         return StepTotals(rows=rows, tokens=tokens, batches=step)
 
     # The loss
@@ -194,8 +194,8 @@ class MethodTrainer(Trainer):
         scores = self.collect_scores(token_scores, inputs, totals)
         output = self.objective.compute(scores)
         if totals.scores is not None:
-            joint = self.objective.compute(totals.scores.replace_next(scores))
-            loss = self.combine(joint, totals)
+            step_output = self.objective.compute(totals.scores.replace_next(scores))
+            loss = self.combine(step_output, totals)
             # The gradient is that of these rows; the value is the step's, of which each batch has an equal part.
             loss = processes * (loss - loss.detach()) + loss.detach() / len(totals.batches)
         else:

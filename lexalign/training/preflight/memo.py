@@ -67,5 +67,5 @@ def remember(experiment: Experiment, what: str, depends_on: dict[str, Any], find
         if (folder := memos.get(name)) is not None:
             return json.loads((folder / FILE).read_text(encoding="utf-8")), True
         result = find()
-        memos.put(name, lambda aside: files.write_json(aside / FILE, result))
+        memos.put(name, lambda entry_folder: files.write_json(entry_folder / FILE, result))
         return result, False

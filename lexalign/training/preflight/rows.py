@@ -61,8 +61,8 @@ def inspect_rows(trainer: Any, tokenizer: Any, endings: set[int], *, max_length:
     )
     start = SequenceStart.of(tokenizer)
     for number, row in enumerate(list_row_sequences(trainer, trainer.train_dataset)):
-        findings.lengths.append(sum(len(one.ids) for one in row))
-        findings.trained.append(sum(sum(one.trained) for one in row))
+        findings.lengths.append(sum(len(sequence.ids) for sequence in row))
+        findings.trained.append(sum(sum(sequence.trained) for sequence in row))
         if len(findings.examples) < NAMED:
             findings.examples.append(row)
         for name in list_faults(row, endings, start, max_length):
@@ -75,14 +75,14 @@ def inspect_rows(trainer: Any, tokenizer: Any, endings: set[int], *, max_length:
 
 def list_faults(row: list[Sequence], endings: set[int], start: SequenceStart, max_length: int) -> Iterator[str]:
     """The thresholds that count this row."""
-    is_cut = any(len(one.ids) >= max_length for one in row)
+    is_cut = any(len(sequence.ids) >= max_length for sequence in row)
     if is_cut:
         yield "max_truncated"
-    if not all(any(one.trained) for one in row):
+    if not all(any(sequence.trained) for sequence in row):
         yield "max_untrained"
-    if not is_cut and not all(endings & set(one.trained_ids) for one in row):
+    if not is_cut and not all(endings & set(sequence.trained_ids) for sequence in row):
         yield "max_without_ending"
-    if any(start.wrong(one.ids) for one in row):
+    if any(start.wrong(sequence.ids) for sequence in row):
         yield "max_wrong_bos"
     if len(row) == 2 and row[0] == row[1]:
         yield "max_equal_pairs"
