@@ -1,4 +1,4 @@
-"""What is seen while training: a progress bar, `metrics.jsonl`, the tracker."""
+"""The progress bar, `metrics.jsonl` and the tracker during training."""
 
 import json
 import math
@@ -14,17 +14,17 @@ from lexalign.artifacts import files
 from lexalign.artifacts.terminal import has_progress_bars
 
 LINE_SECONDS = 30.0
-"""Without a terminal, the most time between two lines of progress while steps are made."""
+"""Without a terminal, seconds after which a step prints a line of progress."""
 
 
 class ProgressCallback(TrainerCallback):
-    """Passes every logged number on, once; shows loss and tokens a second on a progress bar.
+    """Writes every logged number to `metrics.jsonl` and to the tracker. A progress bar shows the loss and the tokens a second.
 
-    Where there is no terminal, a plain line says the same each `train.log_steps`, or after half a minute without one.
+    Without a terminal, a plain line shows the same every `train.log_steps`, or after half a minute without a line.
     """
 
     def __init__(self, out_dir: Path | None, tracker: Any, *, title: str):
-        """`out_dir`: the run's, or None in a process that only helps the one that writes."""
+        """`out_dir` is the run's folder. It is None in the processes that do not write."""
         self.path = out_dir / "metrics.jsonl" if out_dir else None
         self.tracker = tracker
         self.title = title
@@ -76,7 +76,7 @@ class ProgressCallback(TrainerCallback):
             self.print_line(state, words)
 
     def print_line(self, state: Any, words: str) -> None:
-        """A line of progress on stderr: the step, `words`, and how long the rest takes at the mean speed so far."""
+        """Print a line of progress on stderr: the step, `words`, the mean speed, and the time that the other steps take at this speed."""
         if not self.prints_lines:
             return
         self.last_line = time.monotonic()
@@ -88,7 +88,7 @@ class ProgressCallback(TrainerCallback):
         print(", ".join(filter(None, parts)), file=sys.stderr)
 
     def forget_after(self, step: int) -> None:
-        """Drop what an earlier part of the run logged and this one will log again: later steps, and half a line of a killed one."""
+        """Remove the lines of later steps, which this part of the run logs again, and incomplete lines of a killed part."""
         if self.path is None or not self.path.is_file():
             return
         lines, earlier_steps = [], []
@@ -109,7 +109,7 @@ class ProgressCallback(TrainerCallback):
             self.bar.close()
 
     def tokens_a_second(self, tokens: float | None) -> float | None:
-        """Speed since the last log; None at the first."""
+        """The tokens a second since the last log; None at the first log."""
         if tokens is None:
             return None
         now, last = (time.monotonic(), tokens), self.seen
@@ -118,5 +118,5 @@ class ProgressCallback(TrainerCallback):
 
 
 def name_metrics(numbers: dict[str, float]) -> dict[str, float]:
-    """The metrics of a step as a tracker names them: those without a group are of training."""
+    """The metrics of a step with the tracker's names. A name without a group gets the prefix `train/`."""
     return {name if "/" in name else f"train/{name}": value for name, value in numbers.items()}

@@ -1,4 +1,4 @@
-"""From rendered rows to batches of spans: what every method trains, padded once and cut once."""
+"""Rendered rows become batches of spans for every method. Padding and cutting happen here only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lexalign.training.objective import Objective
 
 
 def render_row(row: Row, renderer: Renderer, objective: Objective) -> dict[str, Any]:
-    """A row as the data set holds it: its sequences in order, and the columns that the objective reads."""
+    """A row of the data set: its sequences in order, and the columns that the objective reads."""
     if objective.rows == "pair":
         sequences = list(renderer.render_pair(row, shared_belief=objective.shared_belief))
     else:
@@ -32,10 +32,11 @@ def store_sequence(sequence: RenderedSequence) -> dict[str, Any]:
 def make_dataset(
     rows: Sequence[Row], objective: Objective, renderer: Renderer, tokens: TokenCache, *, max_length: int, step: int, packing: bool
 ) -> Dataset:
-    """The data set of a trainer, from the store where it has it: rows as the objective prepares them, packed where asked.
+    """The data set of a trainer, made or read from the store. The objective prepares the rows; `packing` packs them.
 
-    `step` is the number of rows of an optimizer step. Columns beside the objective's: `sequences`; `size`, the tokens that a row takes in a
-    batch; `shortest`, the response tokens of its shortest sequence within `max_length`; `documents`, the rows of the data that it holds.
+    `step` is the number of rows of an optimizer step. The columns are the objective's and: `sequences`; `size`, the tokens that a row takes
+    in a batch; `shortest`, the smallest number of response tokens within `max_length` among the row's sequences; `documents`, the
+    number of data rows in it.
     """
     settings = {
         **renderer.settings(),
@@ -62,12 +63,12 @@ def make_dataset(
 
 
 def count_response_tokens(sequence: dict[str, Any], max_length: int) -> int:
-    """Tokens of the response that stay within `max_length`."""
+    """The number of response tokens within `max_length`."""
     return max(0, min(len(sequence["response"]), max_length - len(sequence["context"]) - len(sequence["belief"])))
 
 
 def count_computed_tokens(sequences: list[dict[str, Any]], max_length: int) -> int:
-    """Tokens that a row takes in a batch in which responses to one context share it; packed documents share none."""
+    """The number of tokens that a row takes in a batch. The two responses of a pair share their context; packed documents share nothing."""
     first = sequences[0]
     prefix_length = len(first["context"]) + len(first["belief"])
     if len(sequences) == 2 and sequences[1]["context"] == first["context"] and sequences[1]["belief"] == first["belief"] and prefix_length:
@@ -78,7 +79,7 @@ def count_computed_tokens(sequences: list[dict[str, Any]], max_length: int) -> i
 
 
 def pack_rows(rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
-    """Rows of several documents, each document a sequence of its own, filled up to `max_length` tokens by TRL's best-fit packing."""
+    """Pack rows into rows of at most `max_length` tokens with TRL's best-fit packing. Each document stays a sequence."""
     from trl import pack_dataset
 
     documents = []
@@ -100,7 +101,7 @@ def pack_rows(rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any
 
 
 def list_weights(sequence: dict[str, Any]) -> list[float]:
-    """The weight of each token of a whole sequence: 0 before the response."""
+    """The weight of each token of a sequence. It is 0 before the response."""
     response_weights = sequence["weights"]
     values = [1.0] * len(sequence["response"]) if response_weights is None else list(response_weights)
     return [0.0] * (len(sequence["context"]) + len(sequence["belief"])) + values
@@ -108,12 +109,12 @@ def list_weights(sequence: dict[str, Any]) -> list[float]:
 
 @dataclass(kw_only=True)
 class SpanCollator:
-    """B rows to a batch of R sequences padded on the right and cut at the end; of pairs the chosen ones first.
+    """Makes a batch of R sequences from B rows. Sequences are padded on the right and cut at the end. The chosen ones of pairs come first.
 
-    input_ids, attention_mask, labels (R, T): labels are ignored where nothing is scored. weights (R, T): of response tokens, 0 elsewhere.
-    belief_mask (R, T): belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins. counts: `rows`
-    B, `trained` weight of the tokens that a token-mean loss is taken over, `computed` tokens without padding. The objective's columns
-    (B, ...). `mismatched`: a batch of the same kind of sequences that are scored without gradient, where rows have some.
+    input_ids, attention_mask, labels (R, T): a label is IGNORED where nothing is scored. weights (R, T): of response tokens, 0 elsewhere.
+    belief_mask (R, T): 1 at belief tokens. context_lengths, starts (R,): where the context ends, and where the response begins.
+    counts: `rows` B, `trained` weight of the tokens of a token-mean loss, `computed` tokens without padding. The objective's columns
+    (B, ...). `mismatched`: a batch of sequences that are scored without gradient, if the rows have them.
     """
 
     pad: int
@@ -132,7 +133,7 @@ class SpanCollator:
         return batch
 
     def collate(self, sequences: list[dict[str, Any]], *, first: int) -> dict[str, Any]:
-        """The tensors of sequences; what only the first sequence of a row is scored for is scored for the first `first`."""
+        """The tensors of sequences. Beliefs and prompts are scored in the first `first` sequences only."""
         ids = [(sequence["context"] + sequence["belief"] + sequence["response"])[: self.max_length] for sequence in sequences]
         weights = [list_weights(sequence)[: self.max_length] for sequence in sequences]
         beliefs = [
@@ -163,7 +164,7 @@ class SpanCollator:
 
 
 def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], list[float] | None]]:
-    """The ids before the response, the response's ids and its weights (None where all are 1) of each sequence of a batch."""
+    """For each sequence of a batch: the ids before the response, the response's ids, and its weights (None if all are 1)."""
     lengths, starts = batch["attention_mask"].sum(1).tolist(), batch["starts"].tolist()
     spans = []
     for row, weights, length, start in zip(batch["input_ids"].tolist(), batch["weights"].tolist(), lengths, starts, strict=True):
@@ -173,7 +174,7 @@ def list_spans(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], lis
 
 
 def list_row_spans(row: dict[str, Any], max_length: int) -> list[tuple[list[int], list[int], list[float] | None]]:
-    """What `list_spans` gives of a row's sequences, its mismatched one last."""
+    """The result of `list_spans` for the sequences of a row. The mismatched sequence comes last."""
     spans = []
     for sequence in [*row["sequences"], *([row["mismatched"]] if "mismatched" in row else [])]:
         prefix = (sequence["context"] + sequence["belief"])[:max_length]

@@ -1,4 +1,4 @@
-"""Numbers that went wrong: NaN and infinity at once, a loss that runs away after a while; and the rows behind it."""
+"""Checks for NaN, infinity and a diverging loss. The errors name the rows of the step."""
 
 import logging
 import math
@@ -15,18 +15,18 @@ from lexalign.errors import NotFinite
 
 log = logging.getLogger(__name__)
 WINDOW = 100
-"""Steps that the median is taken over."""
+"""Number of steps for the running median."""
 ENOUGH = 20
-"""Steps from which there is a median to speak of."""
+"""Number of steps that the running median needs at least."""
 NAMED = 5
-"""Rows that an error names."""
+"""Number of rows that an error names."""
 SEARCHED = 200_000
-"""Rows of the data set that are looked through for them."""
+"""Number of rows of the data set that are searched."""
 SHOWN = 80
 
 
 class LossMonitor:
-    """The course of the loss over the steps, held against `train.divergence`."""
+    """Compares the loss of each step with its running median, as `train.divergence` says."""
 
     def __init__(self, train: Train):
         self.train = train
@@ -34,7 +34,7 @@ class LossMonitor:
         self.above = 0
 
     def add(self, step: int, loss: float) -> None:
-        """Note a step's loss; raises NotFinite where it has run away and `train.divergence=stop`."""
+        """Add a step's loss. Raises NotFinite if the loss diverges and `train.divergence=stop`."""
         train = self.train
         if train.divergence == "ignore":
             return
@@ -60,11 +60,11 @@ def find_bad_weights(model: Any) -> list[str]:
     """Names of the trained weights that hold NaN or infinity."""
     trained_weights = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
     names = [name for name, weight in trained_weights if not bool(torch.isfinite(weight).all())]
-    return sorted(set().union(*collectives.all_gather(names)))  # each process may hold another part
+    return sorted(set().union(*collectives.all_gather(names)))  # each process may hold a different part
 
 
 def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
-    """Raise NotFinite with the step and the rows of the batches that made it."""
+    """Raise NotFinite with the step and the rows of its batches."""
     step = trainer.state.global_step + 1
     raise NotFinite(
         f"step {step}: {what}; nothing is saved of it, the checkpoint before is kept. "
@@ -74,22 +74,22 @@ def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
 
 
 def describe_rows(trainer: Any, batches: list[Any]) -> str:
-    """The rows of a step in words: those whose loss alone is not finite, all of them where that tells none apart."""
+    """The rows of a step in words: the rows whose loss alone is not finite, or all rows if there is no such row."""
     try:
         indices = list(find_rows(trainer, batches))
-        # The loss of several processes is computed by all of them or by none.
+        # With several processes, a loss can be computed only by all of them together.
         bad_indices = [at for at in indices if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or indices
         if not bad_indices:
             return "not found among those of the data set"
         text = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in bad_indices[:NAMED])
         return text + (f" and {len(bad_indices) - NAMED} more" if len(bad_indices) > NAMED else "")
-    except Exception as error:  # the numbers are already wrong; what names the rows must not hide that
+    except Exception as error:  # an error here must not hide the first problem
         log.debug("The rows cannot be named:", exc_info=error)
         return f"cannot be named ({type(error).__name__})"
 
 
 def list_sequences(batch: Any) -> list[tuple[int, ...]]:
-    """The ids of each sequence of a batch, without padding; none where a batch holds none (answers that are drawn)."""
+    """The ids of each sequence of a batch, without padding; empty if the batch has no sequences (answers are generated)."""
     if not isinstance(batch, dict) or "input_ids" not in batch:
         return []
     lengths = batch["attention_mask"].sum(1).tolist()

@@ -1,4 +1,4 @@
-"""`dry_run=true`: what a run would load, train and need, without training anything."""
+"""`dry_run=true`: shows what a run would load, train and need. Nothing is trained."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ from lexalign.training import memory
 
 
 def show_plan(experiment: Experiment, splits: Splits) -> Result:
-    """Print the plan; the result's details hold the same facts."""
+    """Print the plan. The details of the result hold the same facts."""
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None and experiment.method is not None and experiment.model.path is not None
     source = loading.find_source(experiment.model.path, experiment.model.revision)
@@ -71,7 +71,7 @@ def show_plan(experiment: Experiment, splits: Splits) -> Result:
 
 
 def count_epoch_steps(experiment: Experiment, rows: int) -> int:
-    """Optimizer steps in which every row comes up once; prompts whose answers are drawn come in whole steps."""
+    """The number of optimizer steps of an epoch. Prompts for generated answers only fill whole steps."""
     train, method = experiment.train, experiment.method
     assert train is not None
     if isinstance(method, RewardMethod):
@@ -80,7 +80,7 @@ def count_epoch_steps(experiment: Experiment, rows: int) -> int:
 
 
 def count_parameters(experiment: Experiment, source: loading.ModelSource) -> memory.ModelSizes:
-    """Count parameters on a model without memory, made from its configuration alone."""
+    """Count the parameters of a model that is made from its configuration and takes no memory."""
     assert experiment.adapter is not None
     try:
         if source.place.kind == "gguf":

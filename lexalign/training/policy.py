@@ -1,4 +1,4 @@
-"""The model that is trained: its adapter, its dropout, and the forward that scores tokens."""
+"""The policy, which is the model in training: its adapter, its dropout, and the forward that scores tokens."""
 
 import logging
 from typing import Any
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 def get_base_model(model: Any) -> Any:
-    """The causal language model below an adapter."""
+    """The causal language model without its adapter."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: bool) -> Any:
-    """The model to train: with a new adapter, with the one that it has, or itself.
+    """The model to train: with a new adapter, with the adapter that it already has, or without one.
 
-    `needs_start`: a frozen copy of an adapter that is trained on is kept beside it, because the reference is the model with it.
+    `needs_start`: an existing adapter gets a frozen copy, because the reference is the model with that copy.
     """
     assert experiment.adapter is not None
     if experiment.adapter.kind == "full":
@@ -40,8 +40,8 @@ def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: 
 
 
 def restore_adapter_type(model: Any) -> None:
-    """Undo what TRL does to the adapter of a quantized base: it rounds it to bfloat16, where it is not what its reference (a copy) is any
-    more, and small steps are lost."""
+    """Restore the float32 adapter of a quantized base. TRL rounds it to bfloat16: it would then differ from its frozen copy, the reference,
+    and small steps would be lost."""
     weights = dict(model.named_parameters())
     for name, weight in weights.items():
         if weight.requires_grad:
@@ -49,7 +49,7 @@ def restore_adapter_type(model: Any) -> None:
 
 
 def switch_off_dropout(model: Any) -> None:
-    """Switch off the dropout of the model itself, with which policy and reference would differ; that of the adapter stays as it is set."""
+    """Switch off the model's own dropout, because policy and reference would differ with it. The adapter's dropout does not change."""
     adapter_ids = {id(module) for layer in model.modules() if isinstance(layer, LoraLayer) for module in layer.lora_dropout.values()}
     dropouts = [
         module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0 and id(module) not in adapter_ids
@@ -61,16 +61,16 @@ def switch_off_dropout(model: Any) -> None:
 
 
 def install_fast_path(models: list[Any], trainer: Any) -> str:
-    """Give the policy, and a reference model of its own behind it, the forward that scores tokens; packed or padded, which is returned.
+    """Install the forward that scores tokens in the policy and in a separate reference model. Returns its layout: packed or padded.
 
-    Says what is done and what is not, with the reason.
+    The log says what is used and what is not, with the reason.
     """
     experiment: Experiment = trainer.experiment
     assert experiment.train is not None
     continuations = 2 if trainer.objective.rows == "pair" else 1  # sequences of a batch that continue one prompt
     strategy, is_enabled = experiment.hardware.strategy, experiment.train.fast_path
     is_sharded = hardware.is_sharded(experiment.hardware)
-    if is_sharded:  # a layer's weights are there only during its own forward
+    if is_sharded:  # a layer has its whole weights only during its own forward
         reason: str | None = f"hardware={strategy}"
     else:
         reason = exactness.find_padding_reason(get_base_model(models[0])) if is_enabled else "train.fast_path=false"
