@@ -33,9 +33,9 @@ def run_preflight(
     out_dir: Path,
     check_start: Callable[[Any, Experiment, memory.TriedStep | None], None] | None,
 ) -> dict[str, str]:
-    """Everything that can be known before the first step; the facts found. Raises what a user can mend, with what to type.
+    """Check everything that can be checked before the first step. Returns the facts, by name.
 
-    `check_start` is the stage's own look at step 0.
+    Raises errors that a user can correct; each says what to type. `check_start` is the stage's own check of step 0.
     """
     assert experiment.train is not None
     settings = experiment.preflight
@@ -75,7 +75,7 @@ def run_preflight(
 
 
 def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep]) -> memory.TriedStep:
-    """The step that is tried, or was by a run alike."""
+    """The trial step. It is reused if an earlier run with the same inputs tried it."""
     values, is_reused = memo.remember(experiment, "step", memo.key_step_trial(experiment), lambda: dataclasses.asdict(find()))
     if is_reused:
         log.info("Tried: by a run alike, forward and backward in %.1f s; not again", values["seconds"])
@@ -83,12 +83,12 @@ def try_first_step(experiment: Experiment, find: Callable[[], memory.TriedStep])
 
 
 def get_first_ids(findings: rows.RowFindings, splits: Splits, encoder: Renderer) -> list[int]:
-    """Some tokens of the data."""
+    """The tokens of the first training row."""
     return findings.examples[0][0].ids if findings.examples else encoder.render_row(splits.train[0])[0].ids
 
 
 def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
-    """The problem with held-out prompts that are trained on."""
+    """The problem as a list of one text, if too many held-out prompts are also training prompts; else an empty list."""
     held_out = {get_prompt_key(row) for row in splits.held_out}
     overlap = [prompt for prompt in dict.fromkeys(map(get_prompt_key, splits.train)) if prompt in held_out]
     share = len(overlap) / max(1, len(held_out))
@@ -102,7 +102,7 @@ def find_overlap(experiment: Experiment, splits: Splits) -> list[str]:
 
 
 def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int, is_pair: bool) -> None:
-    """The first rows on the terminal, what is trained in colour."""
+    """Print the first rows on the terminal, with the trained tokens in colour."""
     console = Console(file=sys.stdout, highlight=False)
     if examples:
         console.print("What is trained (bold green) of the first rows:" if count > 1 else "What is trained (bold green) of the first row:")
@@ -111,7 +111,7 @@ def show_samples(examples: list[list[Any]], tokenizer: Any, *, count: int, is_pa
 
 
 def show_facts(facts: dict[str, str]) -> None:
-    """The facts as a table (`preflight=only`)."""
+    """Print the facts as a table (`preflight=only`)."""
     table = Table(title="Preflight (nothing was trained)", title_justify="left", show_header=False)
     for name, fact in facts.items():
         table.add_row(name, fact)

@@ -1,4 +1,4 @@
-"""The artifact's way to the disk and back, tried before training pays for it."""
+"""Saves and loads the artifact before training, to find errors early."""
 
 import contextlib
 import dataclasses
@@ -21,15 +21,15 @@ from lexalign.training import memory
 log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-4}
 LOW_TOLERANCE = 0.05
-"""Of the largest logit: a merged adapter rounds otherwise than one beside its layer, and an 8-bit layer rounds its input to 8 bits, where
-the last bit of a float decides which way."""
+"""Allowed difference, as a share of the largest logit. A merged adapter rounds differently from a separate one. An 8-bit layer rounds its
+input to 8 bits, and the last bit of a float can change the result."""
 TOKENS = 64
 SPREAD = 0.02
-"""Of the noise that stands in for training: an adapter that is still zero would come back right from anywhere."""
+"""Standard deviation of the noise that is added to the trained weights. A new adapter is zero, so its loss would not be noticed."""
 
 
 def explain_no_room(trainer: Any, experiment: Experiment) -> str:
-    """Why the artifact's way is not tried, where a second copy of the model would not fit; empty where it does."""
+    """The reason why the check is skipped: a second copy of the model does not fit. Empty if it fits."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.model.parameters())
     free_bytes = memory.get_free_memory(experiment)
     if weights <= memory.ROOM * free_bytes:
@@ -38,11 +38,11 @@ def explain_no_room(trainer: Any, experiment: Experiment) -> str:
 
 
 def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Experiment, out_dir: Path, ids: list[int]) -> str:
-    """Save the model as a run does at its end, load that as the next run would, and compare logits; what came out, in words.
+    """Save the model as at the end of a run, load it as the next run does, and compare the logits. Returns the result in words.
 
-    Raises ArtifactError where they differ.
+    Raises ArtifactError if the logits differ.
     """
-    folder = out_dir / f"{files.ASIDE}{uuid.uuid4().hex}"  # cleared by the next start where this one is killed
+    folder = out_dir / f"{files.ASIDE}{uuid.uuid4().hex}"  # if this process is killed, the next start removes it
     try:
         with perturb_weights(trainer.model, keep=experiment.adapter is not None and experiment.adapter.kind == "full"):
             write_model(loaded, trainer.model, folder, {}, {})
@@ -54,7 +54,7 @@ def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Expe
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     difference = float((loaded_logits - logits).abs().max() / logits.abs().max())
-    # TRL computes an adapter on a quantized base in bfloat16, whatever the rest is in.
+    # TRL computes an adapter on a quantized base in bfloat16, whatever the type of the other weights is.
     types = {parameter.dtype for parameter in trainer.model.parameters() if parameter.is_floating_point()}
     rounds_inputs = experiment.adapter is not None and experiment.adapter.bits == 8
     tolerance = LOW_TOLERANCE if rounds_inputs else TOLERANCE.get(min(types, key=lambda kind: kind.itemsize), LOW_TOLERANCE)
@@ -68,7 +68,7 @@ def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Expe
 
 @contextlib.contextmanager
 def perturb_weights(model: torch.nn.Module, *, keep: bool) -> Iterator[None]:
-    """Noise in what is trained, taken out again to the bit; nothing where the weights themselves are the artifact (`keep`)."""
+    """Within the block, the trained weights have noise. After it, they have exactly their old values. `keep` adds no noise."""
     parameters = [] if keep else [parameter for parameter in model.parameters() if parameter.requires_grad]
     values = [parameter.detach().clone() for parameter in parameters]
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""A training row as text in colour: what is trained, and what is only read."""
+"""Shows a training row as text, with the trained tokens in colour."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from lexalign.training.preflight.sequences import Sequence
 READ, TRAINED = "dim", "bold green"
 NAMES = ("chosen", "rejected")
 LONGEST = 1000
-"""Characters of a sequence that are shown, shared out among its runs of trained and read tokens."""
+"""Number of characters shown of a sequence. Its runs of trained and untrained tokens share them."""
 SHORTEST = 160
-"""Characters that are shown of any run."""
+"""Number of characters shown of each run at least."""
 
 
 def colour_row(row: list[Sequence], tokenizer: Any, *, is_pair: bool) -> Text:
-    """The sequences of a row (two of a pair, several of a packed row), decoded; trained tokens in bold green, the others dim.
+    """The decoded sequences of a row (two of a pair, several of a packed row). Trained tokens are bold green, the others dim.
 
-    What is too long to show is counted.
+    The middle of a long run is replaced by its number of characters.
     """
     text = Text()
     for name, sequence in zip(NAMES if is_pair else ("row",) * len(row), row, strict=True):
@@ -32,7 +32,7 @@ def colour_row(row: list[Sequence], tokenizer: Any, *, is_pair: bool) -> Text:
 
 
 def shorten_middle(text: str, length: int) -> str:
-    """A text with its middle left out and counted, where it is longer than `length`: its ends show what stands next to it."""
+    """The text. If it is longer than `length`, its middle is replaced by the number of characters left out."""
     if len(text) <= length:
         return text
     return f"{text[: length // 2]} […{len(text) - 2 * (length // 2):,} characters…] {text[-(length // 2) :]}"
@@ -51,7 +51,7 @@ def decode_runs(sequence: Sequence, tokenizer: Any) -> list[tuple[str, str]]:
 
 
 def group_runs(sequence: Sequence) -> list[tuple[bool, list[int]]]:
-    """Neighbouring tokens that are alike, in whether they are trained, together."""
+    """Group the tokens into runs. All tokens of a run are trained, or none is."""
     runs: list[tuple[bool, list[int]]] = []
     for token, trained in zip(sequence.ids, sequence.trained, strict=True):
         if not runs or runs[-1][0] != trained:
