@@ -87,7 +87,7 @@ class ContentCache:
     def list_names(self, below: str = "") -> list[str]:
         """List the names of the entries, or of those in the folder `below`."""
         names = []
-        for folder, inside, files in os.walk(self.root / below):  # it skips what another run removes meanwhile
+        for folder, inside, files in os.walk(self.root / below):  # os.walk skips folders that another run removes meanwhile
             inside[:] = [] if DIGESTS in files else [name for name in inside if not name.startswith(ASIDE)]
             names += [str(Path(folder).relative_to(self.root))] if DIGESTS in files else []
         return sorted(names)
@@ -113,7 +113,7 @@ class ContentCache:
                 log.info("%s is removed: the cache is limited to %.3g GB (cache.max_gb)", folder, self.max_bytes / 1e9)
 
     def clear(self) -> None:
-        """Remove all entries, and what killed runs left; anything else in the folder stays."""
+        """Remove all entries, and the temporary folders of killed runs. Other files in the folder stay."""
         for name in self.list_names():
             shutil.rmtree(self.root / name, ignore_errors=True)
         for temporary_folder in self.root.glob(f"{ASIDE}*"):

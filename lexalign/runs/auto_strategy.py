@@ -1,4 +1,4 @@
-"""What `hardware=auto` comes to here: one GPU, several, or none; each with the whole model, or with a part of it."""
+"""Resolves `hardware=auto`: one GPU, several, or none. Each GPU has the whole model, or a part of it."""
 
 import dataclasses
 import logging
@@ -11,7 +11,7 @@ GB = 1e9
 
 
 def resolve_strategy(experiment: Experiment) -> Experiment:
-    """The experiment with `hardware.strategy=auto` decided by what a step needs and what there is; says what and why."""
+    """The experiment with `hardware.strategy=auto` resolved from the memory that a step needs and the GPU memory. Logs the reason."""
     if experiment.hardware.strategy != "auto":
         return experiment
     gpus = hardware.count_cuda_devices() if hardware.resolve_device(experiment.hardware.device) == "cuda" else 0
@@ -39,6 +39,6 @@ def resolve_strategy(experiment: Experiment) -> Experiment:
 
 
 def choose_strategy(experiment: Experiment, strategy: str, processes: int) -> Experiment:
-    """The experiment with a strategy of its own."""
+    """The experiment with this strategy and number of processes."""
     settings = dataclasses.replace(experiment.hardware, strategy=strategy, processes=processes)  # type: ignore[arg-type]
     return dataclasses.replace(experiment, hardware=settings)

@@ -1,4 +1,4 @@
-"""Stopping together: what one process is asked, or notices, all of them do after the same step."""
+"""Stops all processes of a run after the same step if one of them has a reason to stop."""
 
 import json
 from collections.abc import Iterator
@@ -11,23 +11,26 @@ from lexalign.training import signals
 
 
 class CollectiveWatcher(signals.Watcher):
-    """Asked through a file by the process that started this one. All processes call `get_stop_reason` at the same points of the loop."""
+    """A watcher that is asked to stop by a file. The process that started this one writes it.
+
+    All processes call `get_stop_reason` at the same points of the loop.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
 
     def get_stop_reason(self) -> Stopped | None:
-        """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
+        """The reason of any process to stop after this step; None if there is none."""
         if self.asked is None:
             reason = self.noticed()
             reasons = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
-            for message, code, status in filter(None, reversed(reasons)):  # the first one's word is the last
+            for message, code, status in filter(None, reversed(reasons)):  # the first process's reason is set last, so it counts
                 self.asked = Stopped(message, exit_code=code, status=status)
         return self.asked
 
     def noticed(self) -> Stopped | None:
-        """What this process itself knows: the file, or the deadline."""
+        """The reason that this process itself has: the file, or the deadline."""
         if self.path.is_file():
             request = json.loads(self.path.read_text(encoding="utf-8"))
             return Stopped(request["said"], exit_code=request["exit_code"], status=request["status"])
@@ -38,7 +41,7 @@ class CollectiveWatcher(signals.Watcher):
 
 @contextmanager
 def handle_stop_file(path: Path) -> Iterator[None]:
-    """Within the block, this process stops as it is asked in a file."""
+    """Within the block, this process stops if the file exists."""
     signals.watcher = CollectiveWatcher(path)
     try:
         yield
