@@ -25,9 +25,9 @@ def resolve_strategy(experiment: Experiment) -> Experiment:
     world = max(count for count in range(1, gpus + 1) if rows % count == 0)
     sizes = plan.count_parameters(experiment, loading.find_source(experiment.model.path, experiment.model.revision))
     tokens = train.max_tokens or rows // world * train.max_length * (2 if experiment.stage.name == "align" else 1)
-    needed_bytes, free_bytes = memory.estimate_memory(experiment, sizes, tokens, checkpointing=True), hardware.get_cuda_memory()
-    reason = f"a step of at most {tokens:,} tokens needs about {needed_bytes / GB:.1f} of {free_bytes / GB:.1f} GB on each of {gpus} GPUs"
-    fits = needed_bytes <= memory.ROOM * free_bytes
+    needed_bytes, total_bytes = memory.estimate_memory(experiment, sizes, tokens, checkpointing=True), hardware.get_cuda_memory()
+    reason = f"a step of at most {tokens:,} tokens needs about {needed_bytes / GB:.1f} of {total_bytes / GB:.1f} GB on each of {gpus} GPUs"
+    fits = needed_bytes <= memory.ROOM * total_bytes
     if world == 1 or train.max_tokens is not None:
         if not fits and experiment.adapter.bits is None:
             log.warning("Hardware: %s; type adapter=qlora (method=qlora for stage=sft), or a smaller train.batch_size", reason)
