@@ -40,7 +40,7 @@ class LossMonitor:
             return
         if len(self.losses) >= ENOUGH:
             median = statistics.median(self.losses)
-            # For a positive median, `divergence_factor` times it; losses may also be negative.
+            # For a positive median, the limit is `divergence_factor` times the median. Losses may also be negative.
             self.above = self.above + 1 if loss > median + (train.divergence_factor - 1) * abs(median) else 0
             if self.above == train.divergence_steps:
                 message = (

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 GB = 1e9
 BYTES = {4: 0.56, 8: 1.0}  # a quantized weight with its scales
 STATE_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "rmsprop": 4, "adafactor": 0.1, "sgd": 0}
-"""Optimizer state of each trained parameter."""
+"""Bytes of optimizer state for each trained parameter."""
 # Bytes of activations for each token, layer and hidden unit, with and without gradient checkpointing: Korthikanti et al. 2022, Eq. 1,
 # without the attention scores, which SDPA does not keep.
 ACTIVATION_BYTES = {True: 2.5, False: 34}
@@ -166,7 +166,7 @@ def suggest_smaller_batch(train: Train) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch has no exception of its own for that on the CPU."""
+    """Whether an allocation failed. torch has no separate exception for that on the CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 

@@ -117,7 +117,7 @@ class Reference:
         """The batch itself, and its batch of mismatched sequences if it has one."""
         return [batch, *([batch["mismatched"]] if "mismatched" in batch else [])]
 
-    # The numbers
+    # The values
 
     def look_up(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The reference's values of a batch's sequences, in the form of `Scores.reference`. Missing values are computed."""

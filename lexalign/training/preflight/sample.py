@@ -39,8 +39,10 @@ def shorten_middle(text: str, length: int) -> str:
 
 
 def decode_runs(sequence: Sequence, tokenizer: Any) -> list[tuple[str, str]]:
-    """The tokens of a sequence as texts with their styles, without secrets and with visible control characters; one text without colours
-    where a secret spans two."""
+    """The tokens of a sequence as texts with their styles, without secrets and with visible control characters.
+
+    If a secret spans two runs, the result is one text without colours.
+    """
     runs = [
         (tokenizer.decode(ids, clean_up_tokenization_spaces=False), TRAINED if trained else READ) for trained, ids in group_runs(sequence)
     ]
