@@ -25,7 +25,7 @@ LOW_TOLERANCE = 0.05
 input to 8 bits, and the last bit of a float can change the result."""
 TOKENS = 64
 SPREAD = 0.02
-"""Standard deviation of the noise that is added to the trained weights. A new adapter is zero, so an error in loading it would not be noticed."""
+"""Standard deviation of the noise that is added to the trained weights. A new adapter is zero, so its loss would not change the logits."""
 
 
 def explain_no_room(trainer: Any, experiment: Experiment) -> str:
