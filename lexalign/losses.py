@@ -1,6 +1,7 @@
 """The losses of all methods, as pure functions of tensors. Shapes: B rows (pairs), R = 2B responses, K beliefs, V vocabulary, T tokens.
 
-A *log-ratio* is the log-probability of a response under the policy less that under the reference; h is the chosen's less the rejected's.
+A *log-ratio* is the log-probability of a response under the policy minus that under the reference. h is the log-ratio of the chosen
+response minus that of the rejected one.
 """
 
 import torch
@@ -45,9 +46,9 @@ def hinge_loss(logits: Tensor, *, beta: float) -> Tensor:
 
 def exo_pair_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
     """KL(q ‖ p) of q = (σ(βh), σ(-βh)) from p = (1-ε, ε) for each pair, (B,) (EXO, Ji et al. 2024, arXiv 2402.00856, Eq. 16)."""
-    kept, flipped = logits.new_tensor([1 - label_smoothing, label_smoothing]).log()
-    ours, theirs = F.logsigmoid(beta * logits), F.logsigmoid(-beta * logits)
-    return ours.exp() * (ours - kept) + theirs.exp() * (theirs - flipped)
+    log_unflipped, log_flipped = logits.new_tensor([1 - label_smoothing, label_smoothing]).log()
+    log_chosen, log_rejected = F.logsigmoid(beta * logits), F.logsigmoid(-beta * logits)
+    return log_chosen.exp() * (log_chosen - log_unflipped) + log_rejected.exp() * (log_rejected - log_flipped)
 
 
 def nca_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -57,9 +58,9 @@ def nca_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 
 
 def robust_loss(logits: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
-    """DPO made unbiased under a share ε of flipped labels, (B,) (robust DPO, Chowdhury et al. 2024, arXiv 2403.00409)."""
-    clean, flipped = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
-    return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+    """DPO's loss, unbiased if a share ε of the labels is flipped, (B,) (robust DPO, Chowdhury et al. 2024, arXiv 2403.00409)."""
+    loss, flipped_loss = -F.logsigmoid(beta * logits), -F.logsigmoid(-beta * logits)
+    return ((1 - label_smoothing) * loss - label_smoothing * flipped_loss) / (1 - 2 * label_smoothing)
 
 
 def bco_pair_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -73,13 +74,13 @@ def sppo_hard_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 
 
 def aot_loss(first: Tensor, second: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
-    """DPO's loss of the difference of two samples, each sorted, (B,) (AOT, Melnyk et al. 2024, arXiv 2406.05882).
+    """DPO's loss of the difference of two sorted samples, (B,) (AOT, Melnyk et al. 2024, arXiv 2406.05882).
 
     Paired: `first` is the policy's log π(y_w) - log π(y_l), `second` the reference's. Unpaired: the log-ratios of chosen and rejected.
-    The rows are coupled: the i-th value is no row's own, only the mean over all rows of a step has a meaning.
+    The rows are coupled: the i-th value does not belong to row i. Only the mean over all rows of a step has a meaning.
     """
-    apart = first.sort(0).values - second.sort(0).values
-    return -F.logsigmoid(beta * apart) * (1 - label_smoothing) - F.logsigmoid(-beta * apart) * label_smoothing
+    differences = first.sort(0).values - second.sort(0).values
+    return -F.logsigmoid(beta * differences) * (1 - label_smoothing) - F.logsigmoid(-beta * differences) * label_smoothing
 
 
 def apo_zero_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -93,13 +94,13 @@ def apo_down_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 
 
 def discopop_loss(logits: Tensor, *, beta: float, tau: float = 0.05) -> Tensor:
-    """Log-ratio modulated loss for each pair, (B,) (DiscoPOP, Lu et al. 2024, arXiv 2406.08414, Eq. 5).
+    """The log-ratio modulated loss for each pair, (B,) (DiscoPOP, Lu et al. 2024, arXiv 2406.08414, Eq. 5).
 
     (1 - m)·(-log σ(βh)) + m·exp(-βh) with m = σ(βh / τ).
     """
-    scaled = beta * logits
-    share = torch.sigmoid(scaled / tau)
-    return -F.logsigmoid(scaled) * (1 - share) + torch.exp(-scaled) * share
+    scaled_logits = beta * logits
+    share = torch.sigmoid(scaled_logits / tau)
+    return -F.logsigmoid(scaled_logits) * (1 - share) + torch.exp(-scaled_logits) * share
 
 
 def kto_loss(log_ratios: Tensor, labels: Tensor, kl: Tensor, *, beta: float, desirable_weight: float, undesirable_weight: float) -> Tensor:
@@ -126,13 +127,13 @@ def odds_ratio_loss(chosen_mean: Tensor, rejected_mean: Tensor) -> tuple[Tensor,
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0 (Mächler 2012): exact near 0 and far from it; x of 0 or more counts as the largest number below 0."""
+    """log(1 - exp(x)) for x < 0 (Mächler 2012), exact near 0 and far from it. x of 0 or more is replaced by the largest number below 0."""
     x = x.clamp(max=-torch.finfo(x.dtype).tiny)
-    near = x > -LOG_2
-    # Each branch gets values at which its own derivative is finite, so that none reaches the other's gradient as NaN.
-    close = torch.log(-torch.expm1(torch.where(near, x, torch.full_like(x, -1.0))))
-    far = torch.log1p(-torch.exp(torch.where(near, torch.full_like(x, -1.0), x)))
-    return torch.where(near, close, far)
+    is_near = x > -LOG_2
+    # Each branch gets values with a finite derivative, so that no NaN reaches the gradient of the other branch.
+    near_value = torch.log(-torch.expm1(torch.where(is_near, x, torch.full_like(x, -1.0))))
+    far_value = torch.log1p(-torch.exp(torch.where(is_near, torch.full_like(x, -1.0), x)))
+    return torch.where(is_near, near_value, far_value)
 
 
 def cpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
@@ -158,7 +159,7 @@ def geometric_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Tensor
 
 
 def conservative_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Tensor:
-    """-p̂ log σ(βh) - (1-p̂) log σ(-βh) for each pair, (B,): its minimum is where σ(βh) = p̂ (conservative DPO, with p̂ by pair).
+    """-p̂ log σ(βh) - (1-p̂) log σ(-βh) for each pair, (B,). Its minimum is at σ(βh) = p̂ (conservative DPO, with a p̂ for each pair).
 
     Args:
         logits: h, `preference_logits`, (B,).
@@ -170,13 +171,13 @@ def conservative_loss(logits: Tensor, soft_label: Tensor, *, beta: float) -> Ten
 def calibration_loss(logits: Tensor, belief_tokens: Tensor, shares: Tensor) -> Tensor:
     """Forward KL from the target shares to the policy's belief distribution, (B,) (GDPO, arXiv 2412.20299, calibration term).
 
-    KL(p* || π) = Σ_k p_k [log p_k - log softmax(z)_{c_k}] at the last prompt position. The softmax is over the whole vocabulary and not
-    renormalised over the beliefs, so mass on anything else counts against the policy.
+    KL(p* || π) = Σ_k p_k [log p_k - log softmax(z)_{c_k}] at the last prompt position. The softmax is over the whole vocabulary and is not
+    renormalised over the beliefs, so probability on other tokens raises the loss.
 
     Args:
         logits: z, (B, V), the logits at the last prompt position.
-        belief_tokens: c, (K,), the token each belief begins with; all distinct.
-        shares: p*, (B, K), rows sum to one; a share of zero contributes nothing.
+        belief_tokens: c, (K,), the first token of each belief; all are different.
+        shares: p*, (B, K), each row sums to 1; a share of 0 adds nothing.
     """
     log_probs = logits.float().log_softmax(-1)[:, belief_tokens]
     return (torch.xlogy(shares, shares) - shares * log_probs).sum(-1)
@@ -191,7 +192,7 @@ def gdpo_loss(
     belief_weight: float,
     preference_weight: float,
 ) -> Tensor:
-    """Weighted sum of the three terms of GDPO for each pair, (B,) (arXiv 2412.20299).
+    """The weighted sum of the three terms of GDPO for each pair, (B,) (arXiv 2412.20299).
 
     Args:
         calibration: `calibration_loss`, (B,).
@@ -206,34 +207,34 @@ def flow_loss(
 ) -> Tensor:
     """Detailed balance of a response as a flow of tokens, Σ_t (log F_t - log F_{t+1} + a_t)², (R,) (GFlowNet-DPO, arXiv 2410.15096).
 
-    State s_t is the prompt and t tokens of a response of n, t = 0 … n-1; ⊤ ends a response. In column s_t of a row stand
+    State s_t is the prompt and the first t of n response tokens, t = 0 … n-1; ⊤ ends a response. Column s_t of a row holds
 
         a_t = log π(y_{t+1}|s_t) and e_t = log π(⊤|s_t), of the policy,
         log R_t = log π_ref(y_{t+1}|s_t) + log softmax(z_ref(s_t)/γ)[⊤] + 1[t = n-1]·α·c, the reward of ending at s_t, without gradient,
         log F_t = log R_t - e_t, the flow through s_t.
 
-    The authors' code leaves some points open or to chance; here it is read so:
+    The authors' code does not decide some points. This code decides them as follows:
 
-    - The first state is the prompt alone, one column left of the response's first token. There is no state before it: the authors' mask
-      reaches one column farther, to a step of the prompt, where their label is token 0.
-    - A term stands for a step from a state to the next, so a row has n-1 of them. Its *own* last column, s_{n-1}, has none: it takes part
-      as log F_{t+1} only, and that is where α·c acts. (The authors drop the last column of the batch, so a shorter row keeps a term whose
-      next state is the padding after its end.) Padding never counts, and a row's loss does not depend on its batch.
-    - Where y_n is ⊤, its step is the end itself, balanced by how log F is defined, and e_{n-1} = a_{n-1}. A response that was cut has
-      its last token there instead. A response of one token has no step and a loss of 0.
-    - Which columns count is told by the mask alone, never by a token's id, so ⊤ may be the padding token too.
+    - The first state is the prompt alone, one column left of the response's first token. There is no state before it. The authors' mask
+      also includes the column before it, a step of the prompt, where their label is token 0.
+    - A term belongs to a step from one state to the next, so a row has n-1 terms. The last column of a row, s_{n-1}, has no term of its
+      own. It appears only as log F_{t+1}, and α·c acts there. (The authors drop the last column of the batch, so a shorter row keeps a
+      term whose next state is the padding after its end.) Padding never counts, and a row's loss does not depend on its batch.
+    - If y_n is ⊤, its step is the end itself. The definition of log F balances it, and e_{n-1} = a_{n-1}. In a cut response, y_n is its
+      last remaining token. A response of one token has no step and a loss of 0.
+    - The mask alone decides which columns count. Token ids do not matter, so ⊤ may also be the padding token.
 
     Args:
         actions, ends: a, e, (R, T).
         ref_actions, ref_ends: the reference's two terms of log R, (R, T).
-        mask: (R, T), true in the columns of s_0 … s_{n-1}, which lie side by side. What stands elsewhere is not read.
+        mask: (R, T), true in the columns of s_0 … s_{n-1}, which are adjacent. The other columns are not read.
         terminal: c, (R,), the log-reward of a whole response: 0 for a chosen one, below 0 for a rejected one.
         alpha: α, the weight of c.
     """
     mask = mask.bool()
-    step = mask[:, :-1] & mask[:, 1:]
-    last = mask & ~F.pad(step, (0, 1))
-    log_rewards = (ref_actions + ref_ends + alpha * terminal[:, None] * last).detach()
+    has_step = mask[:, :-1] & mask[:, 1:]
+    is_last = mask & ~F.pad(has_step, (0, 1))
+    log_rewards = (ref_actions + ref_ends + alpha * terminal[:, None] * is_last).detach()
     log_flows = log_rewards - ends
     balance = log_flows[:, :-1] - log_flows[:, 1:] + actions[:, :-1]
-    return balance.masked_fill(~step, 0).square().sum(1)
+    return balance.masked_fill(~has_step, 0).square().sum(1)

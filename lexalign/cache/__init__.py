@@ -1,1 +1,1 @@
-"""What runs share below `store`, by content and never by name: tokenised rows, the reference's log-probabilities, what preflight found."""
+"""The caches below `store` that runs share, keyed by content: tokenised rows, reference log-probabilities, preflight results."""

@@ -64,13 +64,13 @@ class ContentCache:
         try:
             digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
             names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {DIGESTS}
-            broken = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
+            damaged_files = sorted(names ^ set(digests)) or [file for file, value in digests.items() if digest(folder / file) != value]
         except (OSError, ValueError, AttributeError, TypeError):
             if not folder.exists():
                 return None
-            broken = [DIGESTS]
-        if broken:
-            log.warning("%s is damaged (%s) and is made again", folder, ", ".join(broken))
+            damaged_files = [DIGESTS]
+        if damaged_files:
+            log.warning("%s is damaged (%s) and is made again", folder, ", ".join(damaged_files))
             shutil.rmtree(folder, ignore_errors=True)
             return None
         os.utime(folder)
@@ -78,16 +78,16 @@ class ContentCache:
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """Make an entry: `write` fills a temporary folder. If another run was faster, its entry stays."""
-        with write_folder(self.root / name, beside=self.root) as aside:
-            write(aside)
-            files = {str(path.relative_to(aside)): digest(path) for path in sorted(aside.rglob("*")) if path.is_file()}
-            (aside / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
+        with write_folder(self.root / name, beside=self.root) as folder:
+            write(folder)
+            files = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+            (folder / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
         self.trim(keep=name)
 
     def list_names(self, below: str = "") -> list[str]:
         """List the names of the entries, or of those in the folder `below`."""
         names = []
-        for folder, inside, files in os.walk(self.root / below):  # it skips what another run removes meanwhile
+        for folder, inside, files in os.walk(self.root / below):  # os.walk skips folders that another run removes meanwhile
             inside[:] = [] if DIGESTS in files else [name for name in inside if not name.startswith(ASIDE)]
             names += [str(Path(folder).relative_to(self.root))] if DIGESTS in files else []
         return sorted(names)
@@ -98,9 +98,9 @@ class ContentCache:
 
     def trim(self, *, keep: str) -> None:
         """Remove the least recently used entries until the cache is within its limit, and old temporary folders. `keep` stays."""
-        for aside in self.root.glob(f"{ASIDE}*"):
-            if time.time() - get_last_use(aside) > ABANDONED:
-                shutil.rmtree(aside, ignore_errors=True)
+        for temporary_folder in self.root.glob(f"{ASIDE}*"):
+            if time.time() - get_last_use(temporary_folder) > ABANDONED:
+                shutil.rmtree(temporary_folder, ignore_errors=True)
         entries = [(self.root / name, name) for name in self.list_names()]
         sizes = {folder: measure_folder(folder) for folder, _ in entries}
         total = sum(sizes.values())
@@ -113,12 +113,12 @@ class ContentCache:
                 log.info("%s is removed: the cache is limited to %.3g GB (cache.max_gb)", folder, self.max_bytes / 1e9)
 
     def clear(self) -> None:
-        """Remove all entries, and what killed runs left; anything else in the folder stays."""
+        """Remove all entries, and the temporary folders of killed runs. Other files in the folder stay."""
         for name in self.list_names():
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for aside in self.root.glob(f"{ASIDE}*"):
-            if re.fullmatch(re.escape(ASIDE) + "[0-9a-f]{32}", aside.name):
-                shutil.rmtree(aside, ignore_errors=True)
+        for temporary_folder in self.root.glob(f"{ASIDE}*"):
+            if re.fullmatch(re.escape(ASIDE) + "[0-9a-f]{32}", temporary_folder.name):
+                shutil.rmtree(temporary_folder, ignore_errors=True)
         for folder in sorted(self.root.rglob("*"), reverse=True):
             if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -1,8 +1,8 @@
-"""Reference log-probabilities, paid once: by reference model and by sequence, shared by every run on this store.
+"""Reference log-probabilities, computed once for each reference model and sequence and shared by all runs on this store.
 
-The model's part of the key is all that decides the numbers (weights, adapter, quantization, types, layout, code; for `PerToken` also what
-is scored beside the response); a row's part is its tokens and where its response begins. Learning rate, beta, seed, rank, batch size and
-folder are in neither.
+The model's part of the key holds all that decides the values: weights, adapter, quantization, types, layout and code. For
+`PerTokenReferenceCache` it also holds the end token and the temperature. A row's part holds its tokens and the start of its response.
+Learning rate, beta, seed, rank, batch size and folder are not in the key.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 KEY_BYTES = 16
 FILE = "log_probs.safetensors"
 WORTH_AN_ENTRY = 4096
-"""Rows that are not yet on the disk; what a killed run loses at most."""
+"""Number of rows that make an entry. A killed run loses at most so many rows that are not yet on the disk."""
 Value = TypeVar("Value")
 Columns = dict[str, np.ndarray[Any, Any]]
 
 
 def make_row_key(context: Sequence[int], response: Sequence[int], weights: Sequence[float] | None = None) -> bytes:
-    """Key of a response (token ids) to a context (token ids), and of the weights of its tokens where they have some."""
+    """The key of a context and a response (token ids), and of the weights of the response's tokens if it has weights."""
     parts = [np.asarray(ids, dtype=np.int64).tobytes() for ids in ([len(context)], context, response)]
     if weights is not None:
         parts.append(np.asarray(weights, dtype=np.float64).tobytes())
@@ -38,7 +38,7 @@ def make_row_key(context: Sequence[int], response: Sequence[int], weights: Seque
 
 @dataclass
 class ReferenceCache(ABC, Generic[Value]):
-    """The values known for one reference model; `computed` and `reused` count what `add` and `known` were asked."""
+    """The values of one reference model. `computed` counts the values of `add`, `reused` those of `look_up`."""
 
     shelf: ContentCache
     model_key: str
@@ -54,7 +54,7 @@ class ReferenceCache(ABC, Generic[Value]):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within the block, no other run on this store computes what this model says; what others computed before is known."""
+        """Within the block, no other run on this store computes values of this model. Values that others computed before are read first."""
         locks = self.shelf.root.parent / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"reference-{self.model_key}.lock"):
@@ -62,18 +62,20 @@ class ReferenceCache(ABC, Generic[Value]):
             yield
 
     def keep_to(self, names: Iterable[str]) -> None:
-        """Know what these entries say, and of others only what this run itself adds: an earlier part of it knew no more, and another run's
-        number for the same row may differ in its last bit."""
+        """Use only these entries and the values that this run adds. An earlier part of the run used the same entries, and another run's
+        value of the same row may differ in its last bit."""
         self.allowed, self.read, self.values = set(names), set(), {}
         self.reload()
-        if gone := self.allowed - self.read:
-            log.warning("%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(gone))
+        if missing_names := self.allowed - self.read:
+            log.warning(
+                "%d entries of the reference store are gone; their rows are computed again, and last bits may differ", len(missing_names)
+            )
 
     def reload(self) -> None:
-        """Read the entries that were not there before; what is known stays."""
+        """Read the new entries. Values that are already in memory do not change."""
         for name in self.shelf.list_names(self.model_key):
-            wanted = name not in self.read and (self.allowed is None or name in self.allowed)
-            folder = self.shelf.get(name) if wanted else None
+            is_new = name not in self.read and (self.allowed is None or name in self.allowed)
+            folder = self.shelf.get(name) if is_new else None
             if folder is not None:
                 self.read.add(name)
                 columns = load_file(folder / FILE)
@@ -82,43 +84,46 @@ class ReferenceCache(ABC, Generic[Value]):
 
     @abstractmethod
     def packed(self, values: Sequence[Value]) -> Columns:
-        """The columns of a file that holds these values."""
+        """The columns of a file with these values."""
 
     @abstractmethod
     def unpacked(self, columns: Columns) -> Sequence[Value]:
-        """What `packed` was given."""
+        """The values of the columns; the inverse of `packed`."""
 
     def look_up(self, keys: Sequence[bytes], *, count: bool = True) -> list[Value] | None:
-        """The values of these rows, or None where one of them is missing; a trial does not `count` as reuse."""
+        """The values of these rows, or None if one of them is missing. They count as reused if `count` is true; it is false in a trial."""
         if any(key not in self.values for key in keys):
             return None
         self.reused += len(keys) * count
         return [self.values[key] for key in keys]
 
-    def add(self, found: dict[bytes, Value]) -> None:
-        """Keep values, on the disk once there are enough of them, or with `flush`. What is known stays: a value found again in another
-        batch may differ in its last bit, and a resumed run must meet the one its first part met."""
-        self.computed += len(found)
-        found = {key: value for key, value in found.items() if key not in self.values}
-        self.values |= found
-        self.waiting |= found
+    def add(self, new_values: dict[bytes, Value]) -> None:
+        """Add values. They are written to the disk when there are enough of them, or by `flush`.
+
+        An existing value does not change: the value from another batch may differ in its last bit, and a resumed run must use the same
+        value as its first part.
+        """
+        self.computed += len(new_values)
+        new_values = {key: value for key, value in new_values.items() if key not in self.values}
+        self.values |= new_values
+        self.waiting |= new_values
         if len(self.waiting) >= WORTH_AN_ENTRY:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits as one entry of the shelf."""
-        found, self.waiting = self.waiting, {}
-        if not found:
+        """Write the waiting values as one entry of the shelf."""
+        values, self.waiting = self.waiting, {}
+        if not values:
             return
-        keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
-        columns = {"keys": keys, **self.packed(list(found.values()))}
+        keys = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
+        columns = {"keys": keys, **self.packed(list(values.values()))}
         name = f"{self.model_key}/{hashlib.sha256(save(columns)).hexdigest()[:16]}"
         self.shelf.put(name, lambda folder: save_file(columns, folder / FILE))
         self.read.add(name)
 
 
 class SummedReferenceCache(ReferenceCache[tuple[float, int]]):
-    """The summed log-probability of each response, and the number of its tokens that were scored."""
+    """The summed log-probability of each response, and the number of its scored tokens."""
 
     def packed(self, values: Sequence[tuple[float, int]]) -> Columns:
         sums, lengths = zip(*values, strict=True)
@@ -129,11 +134,11 @@ class SummedReferenceCache(ReferenceCache[tuple[float, int]]):
 
 
 class PerTokenReferenceCache(ReferenceCache[np.ndarray[Any, Any]]):
-    """Several numbers for each token of a response, (K, n) in float32: K kinds of scores, n tokens."""
+    """Several values for each token of a response, (K, n) in float32: K kinds of scores, n tokens."""
 
     def packed(self, values: Sequence[np.ndarray[Any, Any]]) -> Columns:
         lengths = np.array([value.shape[1] for value in values], dtype=np.int64)
-        # safetensors writes the memory as it lies, whatever the strides say.
+        # safetensors writes the memory in its order and ignores the strides.
         return {"lengths": lengths, "scores": np.ascontiguousarray(np.concatenate(values, axis=1), dtype=np.float32)}
 
     def unpacked(self, columns: Columns) -> list[np.ndarray[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Tokenised rows, kept by what they were made of: the rows, the tokenizer with its template, the settings that shape the ids, the code."""
+"""Tokenised rows, stored under a key of their inputs: the rows, the tokenizer with its template, the settings for the ids, the code."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from lexalign.data.template_changes import TemplateChanges
 
 log = logging.getLogger(__name__)
 CHANGES = "changes.json"
-"""What the chat template did to the rows beside it."""
+"""File with the changes that the chat template made to the rows of the same entry."""
 
 
 class TokenCache:
-    """Data sets of token ids on a shelf; `made` counts the rows that had to be tokenised, `reused` those that did not."""
+    """Data sets of token ids on a shelf. `made` counts the tokenised rows, `reused` the rows read from the shelf."""
 
     def __init__(self, shelf: ContentCache, encoder: Renderer):
         self.shelf = shelf
@@ -36,33 +36,33 @@ class TokenCache:
 
     @classmethod
     def of(cls, experiment: Experiment, encoder: Renderer) -> "TokenCache":
-        """The store of an experiment."""
+        """The token cache in an experiment's store."""
         return cls(shelves.open_cache(experiment, "tokens"), encoder)
 
     def lengths(self, rows: list[Row]) -> list[RowLengths]:
-        """`lexalign.data.lengths.measure_lengths` of each row. Says what the chat template did to them, also when a cache served them.
+        """The lengths of each row, as in `lexalign.data.lengths`. Changes by the chat template are logged, also for rows from the cache.
 
-        Raises DataError for rows that the template refuses, or of which it loses text.
+        Raises DataError if the template refuses rows or loses some of their text.
         """
         if not rows:
             return []
         names = RowLengths._fields
 
         def make() -> Dataset:
-            return Dataset.from_list([found._asdict() for found in measure_rows(rows, self.encoder)])
+            return Dataset.from_list([row_lengths._asdict() for row_lengths in measure_rows(rows, self.encoder)])
 
-        found, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
+        table, changes = self.rows_and_changes("lengths", rows, self.encoder.settings(), make)
         settle_changes(self.encoder, changes, len(rows))
-        return [RowLengths(*values) for values in zip(*(found[name] for name in names), strict=True)]
+        return [RowLengths(*values) for values in zip(*(table[name] for name in names), strict=True)]
 
     def rows(self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]) -> Dataset:
-        """The data set that `make` would make of `rows` (a list of plain values) under `settings`."""
+        """The data set that `make` makes from `rows` (a list of plain values) with `settings`, or the stored one."""
         return self.rows_and_changes(kind, rows, settings, make)[0]
 
     def rows_and_changes(
         self, kind: str, rows: Any, settings: dict[str, Any], make: Callable[[], Dataset]
     ) -> tuple[Dataset, TemplateChanges]:
-        """The data set, and what the chat template did to its rows when they were rendered, which is kept beside it."""
+        """The data set, and the changes that the chat template made to its rows. Both are stored in one entry."""
         material = [
             kind,
             digest_value(rows),
@@ -78,25 +78,25 @@ class TokenCache:
         if folder is not None:
             self.reused += len(rows)
             return load_from_disk(str(folder / "rows")), TemplateChanges.from_dict(json.loads((folder / CHANGES).read_text("utf-8")))
-        before, self.encoder.changes = self.encoder.changes, TemplateChanges()
+        outer_changes, self.encoder.changes = self.encoder.changes, TemplateChanges()
         try:
-            made, changes = drop_texts(make()), self.encoder.changes
+            dataset, changes = drop_texts(make()), self.encoder.changes
         finally:
-            self.encoder.changes = before
-        before.merge(changes)
+            self.encoder.changes = outer_changes
+        outer_changes.merge(changes)
         self.made += len(rows)
 
-        def write(aside: Path) -> None:
-            made.save_to_disk(str(aside / "rows"))
-            files.write_json(aside / CHANGES, changes.to_dict())
+        def write(entry_folder: Path) -> None:
+            dataset.save_to_disk(str(entry_folder / "rows"))
+            files.write_json(entry_folder / CHANGES, changes.to_dict())
 
         if not changes.counts.get("refused"):
             self.shelf.put(key, write)
-        return made, changes
+        return dataset, changes
 
 
 def drop_texts(rows: Dataset) -> Dataset:
-    """The data set without its columns of text: training reads ids, and the text of rows may hold what is not to be stored twice."""
+    """The data set without its text columns. Training reads ids only, and the text of rows may be private."""
     return rows.remove_columns([name for name, feature in rows.features.items() if "'string'" in repr(feature)])
 
 
@@ -106,7 +106,7 @@ def digest_value(value: Any) -> str:
 
 
 def digest_tokenizer(tokenizer: Any) -> str:
-    """What decides the ids a tokenizer gives: its vocabulary, merges and rules, its special tokens, its template."""
+    """sha256 of all that decides the ids of a tokenizer: its vocabulary, merges and rules, its special tokens, its template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
     return digest_value([rules, tokenizer.special_tokens_map, tokenizer.chat_template, type(tokenizer).__name__])

@@ -17,8 +17,8 @@ def make_arguments(experiment: Experiment) -> dict[str, Any]:
     """Make the arguments of transformers' TrainingArguments."""
     common = {"ddp_find_unused_parameters": False, "ddp_timeout": int(collectives.LONG.total_seconds())}
     if experiment.hardware.strategy == "fsdp":
-        wrapped = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
-        return {**common, "fsdp": True, "fsdp_config": wrapped}
+        config = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
+        return {**common, "fsdp": True, "fsdp_config": config}
     if experiment.hardware.strategy == "deepspeed":
         return {**common, "deepspeed": make_zero_config(experiment.hardware.zero)}
     return common
@@ -84,28 +84,28 @@ def gather_weights(model: Any) -> dict[str, Any] | None:
 
     weights = dict(model.named_parameters(remove_duplicate=False))
     if any(isinstance(weight, DTensor) for weight in weights.values()):
-        gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        full_weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     elif is_model_sharded(model):
-        gathered = iterate_gathered(model.state_dict(), weights)
+        full_weights = iterate_gathered(model.state_dict(), weights)
     else:
         return None
     if collectives.is_main():
-        first: dict[int, str] = {}
+        first_names: dict[int, str] = {}
         for name, weight in weights.items():  # a tied weight has two names and is written once
-            gathered[name] = gathered[first.setdefault(id(weight), name)]
-    return gathered
+            full_weights[name] = full_weights[first_names.setdefault(id(weight), name)]
+    return full_weights
 
 
 def iterate_gathered(state: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
     """Gather the weights of ZeRO-3 on rank 0, one after the other."""
     from deepspeed import zero
 
-    gathered = {}
+    full_weights = {}
     for name, value in state.items():
         with zero.GatheredParameters([weights[name]] if name in weights else []):
             if collectives.is_main():
-                gathered[name] = weights.get(name, value).detach().cpu().clone()
-    return gathered
+                full_weights[name] = weights.get(name, value).detach().cpu().clone()
+    return full_weights
 
 
 class ShardingCheck(TrainerCallback):

@@ -1,4 +1,4 @@
-"""One run in its folder: its parent first, then its stage, then what it leaves behind."""
+"""One run in its folder: first its parent, then its stage, then its result."""
 
 import dataclasses
 import logging
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def run_stage(composed: Composition, started_from: Experiment, context: RunContext, *, speaks: bool = True) -> Result:
-    """The stage in this process; of several, the first one `speaks` to the tracker."""
+    """Run the stage in this process. Of several processes only the first one logs to the tracker (`speaks`)."""
     with make_tracker(composed, context, silent=not speaks) as tracker:
         if started_from.model.path and (base := find_model(started_from.model.path)).kind == "run" and base.path:
             tracker.starts_from(base.path)
@@ -46,7 +46,7 @@ def run_stage(composed: Composition, started_from: Experiment, context: RunConte
 
 
 def make_tracker(composed: Composition, context: RunContext, *, silent: bool) -> Any:
-    """The tracker that `tracking._target_` names, or the silent one, as for a dry run."""
+    """The tracker named by `tracking._target_`. It is `NoTracker` for a dry run or if `silent`."""
     experiment = composed.experiment
     target = "lexalign.tracking.NoTracker" if experiment.dry_run or silent else experiment.tracking.target
     return get_class(target)(
@@ -61,26 +61,26 @@ def make_tracker(composed: Composition, context: RunContext, *, silent: bool) ->
 
 
 def execute(composed: Composition, context: RunContext) -> Result:
-    """Run an experiment whole and write `config.yaml`, `run.log` and `result.json` in the folder of `context`.
+    """Run an experiment and write `config.yaml`, `run.log` and `result.json` into the folder of `context`.
 
-    A run that is finished there is not touched: its result is returned. One that is not goes on from its newest whole checkpoint. Raises
-    ConfigError where its settings are others, FolderInUse where another process is at it, Stopped where a signal or
-    `train.stop_after` ends it.
+    If the folder holds a finished run, nothing is changed and its result is returned. An unfinished run is resumed from its newest complete
+    checkpoint. Raises ConfigError if that run has other settings, FolderInUse if another process uses the folder, Stopped if a signal or
+    `train.stop_after` ends the run.
     """
     out_dir = context.out_dir
     experiment = dataclasses.replace(composed.experiment, output_dir=str(out_dir))
     if hardware.get_node_rank(experiment.hardware) and torchrun.uses_several_processes(experiment):
         return run_on_other_node(dataclasses.replace(composed, experiment=experiment), context)
-    if (done := find_finished_run(experiment, context)) is not None:
-        return done
+    if (result := find_finished_run(experiment, context)) is not None:
+        return result
     out_dir.mkdir(parents=True, exist_ok=True)
-    with signals.handle_signals(), lock.hold_lock(out_dir) as left_by:
-        # Once more: another process may have finished it meanwhile.
-        if (done := find_finished_run(experiment, context)) is not None:
-            return done
+    with signals.handle_signals(), lock.hold_lock(out_dir) as previous_owner:
+        # Check again: another process may have finished the run meanwhile.
+        if (result := find_finished_run(experiment, context)) is not None:
+            return result
         with log_to_folder(out_dir, verbose=experiment.verbose):
-            if left_by:
-                log.warning("%s left its lock on %s and is gone; it is taken over", left_by, out_dir)
+            if previous_owner:
+                log.warning("%s left its lock on %s and is gone; it is taken over", previous_owner, out_dir)
             checkpoint = find_checkpoint(experiment, context)
             resolved = dataclasses.replace(experiment, resume=str(checkpoint) if checkpoint else "never")
             log_deciding_settings(composed, context)
@@ -88,7 +88,7 @@ def execute(composed: Composition, context: RunContext) -> Result:
 
 
 def log_deciding_settings(composed: Composition, context: RunContext) -> None:
-    """Say which options follow from the model, and the settings that decide the result with where each was set."""
+    """Log the options that follow from the model, and the settings that decide the result, with the place where each was set."""
     for note in composed.notes:
         log.info("%s", note)
     if composed.experiment.method is not None:
@@ -97,10 +97,13 @@ def log_deciding_settings(composed: Composition, context: RunContext) -> None:
 
 
 def run_on_other_node(composed: Composition, context: RunContext) -> Result:
-    """The processes of another node than the first, which alone looks after the run's folder; its result. A parent comes first here too."""
+    """Run the processes of a node that is not the first, and return the result. An unfinished parent is run first.
+
+    Only the first node manages the run's folder.
+    """
     experiment, out_dir = composed.experiment, context.out_dir
-    if (done := find_finished_run(experiment, context)) is not None:
-        return done
+    if (result := find_finished_run(experiment, context)) is not None:
+        return result
     out_dir.mkdir(parents=True, exist_ok=True)
     with (
         signals.handle_signals(),
@@ -108,18 +111,18 @@ def run_on_other_node(composed: Composition, context: RunContext) -> Result:
     ):
         parent = None
         if experiment.model.parent is not None:
-            above = compose_parent(experiment, context.sources)
+            parent_composition = compose_parent(experiment, context.sources)
             parent = find_finished_parent(experiment, context.sources)
             if parent is None:
                 folder = get_parent_folder(experiment, get_parent_key(experiment, context.sources) or "")
                 own_context = RunContext(out_dir=folder.resolve(), name=experiment.model.parent, sources=context.sources)
-                parent = run_on_other_node(above, own_context)
+                parent = run_on_other_node(parent_composition, own_context)
         return torchrun.run_together(composed, start_from_parent(experiment, parent), context)
 
 
 def run_in_folder(composed: Composition, context: RunContext) -> Result:
-    """The run itself, which alone writes to its folder; `resume` names the checkpoint it starts from, or says never."""
-    experiment, out_dir, started = composed.experiment, context.out_dir, time.monotonic()
+    """Do the run. No other process writes to its folder. `resume` names the checkpoint to resume from, or is never."""
+    experiment, out_dir, start = composed.experiment, context.out_dir, time.monotonic()
     result = Result(status="failed", stage=experiment.stage.name, method=experiment.method.name if experiment.method else None)
     key = None
     try:
@@ -129,7 +132,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             key = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
             own_files = fingerprint.digest_local_files(experiment)
             started_from = auto_strategy.resolve_strategy(start_from_parent(experiment, parent))
-            if experiment.resume != "never" and parent is not None:  # it may have been trained only now
+            if experiment.resume != "never" and parent is not None:  # the parent may have been trained just now
                 refuse_changed_settings(Path(experiment.resume), started_from, tell=False)
             if experiment.resume != "never":
                 refuse_other_sharding(Path(experiment.resume), started_from)
@@ -140,15 +143,15 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             result.parent = parent.details["folder"] if parent else None
             result.key = key
             result.command = list(composed.typed)
-            result.seconds = round(time.monotonic() - started, 3)
+            result.seconds = round(time.monotonic() - start, 3)
             write_result(out_dir, result)
     except BaseException as error:
         result.status = error.status if isinstance(error, Stopped) else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = redact(f"{type(error).__name__}: {error}")
         result.key, result.command = key, list(composed.typed)
-        result.seconds = round(time.monotonic() - started, 3)
+        result.seconds = round(time.monotonic() - start, 3)
         log.debug("The run ended:", exc_info=error)
-        with suppress(OSError):  # on a full disk; what ended the run matters more
+        with suppress(OSError):  # the disk may be full; the first error matters more
             write_result(out_dir, result)
         raise
     if result.status == "finished":
@@ -156,7 +159,7 @@ def run_in_folder(composed: Composition, context: RunContext) -> Result:
             log.warning("Files of the model or the data changed while the run was under way. Its result is not reused by other runs")
             return result
         record_finished_run(experiment, key, out_dir)
-        # A branch of a hub stands for a commit once it was fetched: the next run will ask for that key.
+        # After the download, the name of a hub's branch means a fixed commit. The next run will use that key.
         key_now = fingerprint.make_content_key(experiment, parent=parent.key if parent else None)
         if key_now != key:
             record_finished_run(experiment, key_now, out_dir)

@@ -1,4 +1,4 @@
-"""The parent of a run: composed, found by its content key, run first where it is not there."""
+"""The parent of a run. It is found by its content key, or run first if there is no finished one."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ def start_from_parent(experiment: Experiment, parent: Result | None) -> Experime
 
 
 def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Composition, RunContext], Result]) -> Result | None:
-    """The finished parent: reused where an artifact with its content key is whole, run first otherwise; None without a parent."""
+    """The result of the finished parent; None without a parent. A complete artifact with its content key is reused; else it is run."""
     name = experiment.model.parent
     if name is None:
         return None
@@ -39,16 +39,16 @@ def run_parent(experiment: Experiment, sources: Sources, execute: Callable[[Comp
     grandparent = run_parent(composed.experiment, sources, execute)
     key = fingerprint.make_content_key(composed.experiment, parent=grandparent.key if grandparent else None)
     store = Path(experiment.store)
-    # One of several concurrent children runs the parent; the others wait here and find it finished. A dry run writes nothing.
+    # If several children start together, one runs the parent. The others wait here and reuse it. A dry run writes nothing.
     with contextlib.nullcontext() if experiment.dry_run else lock_key(store, key):
-        finished = recall_finished_run(store, key)
-        if finished is not None:
-            log.info("Parent %s: reusing %s (key %s)", name, finished.details["folder"], key[:12])
-            return finished
+        finished_run = recall_finished_run(store, key)
+        if finished_run is not None:
+            log.info("Parent %s: reusing %s (key %s)", name, finished_run.details["folder"], key[:12])
+            return finished_run
         folder = get_parent_folder(experiment, key)
         if experiment.dry_run:
             log.info("Parent %s: would run first, in %s (key %s)", name, folder, key[:12])
-            # The model the parent would start from has the shape of the artifact that is not there yet.
+            # The parent's start model has the same shape as its artifact, which does not exist yet.
             shape = composed.experiment.model.path or (grandparent.artifact if grandparent else None)
             return Result(status="planned", stage=composed.experiment.stage.name, key=key, artifact=shape, details={"folder": str(folder)})
         log.info("Parent %s: running first, in %s (key %s)", name, folder, key[:12])
@@ -64,12 +64,12 @@ def lock_key(store: Path, key: str) -> FileLock:
 
 
 def get_parent_folder(experiment: Experiment, key: str) -> Path:
-    """Where the parent of this content key is run."""
+    """The folder of the parent with this content key."""
     return Path(experiment.store) / "parents" / f"{(experiment.model.parent or '').replace('/', '-')}-{key[:12]}"
 
 
 def find_finished_parent(experiment: Experiment, sources: Sources) -> Result | None:
-    """The parent where it is finished already; nothing is run."""
+    """The result of the parent if it is already finished, else None. Nothing is run."""
     key = get_parent_key(experiment, sources)
     return recall_finished_run(Path(experiment.store), key) if key else None
 
@@ -83,15 +83,15 @@ def get_parent_key(experiment: Experiment, sources: Sources) -> str | None:
 
 
 def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
-    """The parent's experiment, on the child's hardware, tracker and deadline: where and how it is watched is no part of what it is."""
+    """The parent's experiment, with the hardware, tracker, store and deadline of the child. These do not change its content key."""
     composed = compose(get_parent_command(experiment), sources, ancestors=(experiment.model.parent or "",))
-    train, until = composed.experiment.train, experiment.train.stop_after if experiment.train else None
+    train, stop_after = composed.experiment.train, experiment.train.stop_after if experiment.train else None
     shared: dict[str, Any] = {
         "hardware": experiment.hardware,
         "tracking": dataclasses.replace(experiment.tracking, name=None, group=None),
         "store": experiment.store,
         "verbose": experiment.verbose,
-        "train": dataclasses.replace(train, stop_after=until) if train else None,
+        "train": dataclasses.replace(train, stop_after=stop_after) if train else None,
     }
     child = dataclasses.replace(composed.experiment, **shared)
     return dataclasses.replace(
@@ -100,7 +100,7 @@ def compose_parent(experiment: Experiment, sources: Sources) -> Composition:
 
 
 def record_finished_run(experiment: Experiment, key: str, out_dir: Path) -> None:
-    """Note in the store which folder holds the finished run of a content key: as seen from the store, where both move together."""
+    """Write into the store which folder holds the finished run of a content key. The path is relative if both would be moved together."""
     store, folder = Path(experiment.store).resolve(), out_dir.resolve()
     project = store.parent.parent  # of multirun/.store
     moves_along = folder.is_relative_to(project) and project != Path(project.anchor)
@@ -108,7 +108,7 @@ def record_finished_run(experiment: Experiment, key: str, out_dir: Path) -> None
 
 
 def recall_finished_run(store: Path, key: str) -> Result | None:
-    """The finished run of a content key, its artifact checked against its manifest; None where there is none."""
+    """The result of the finished run with a content key; None if there is none, or if its artifact does not match its manifest."""
     note = store / "keys" / key
     if not note.is_file():
         return None
@@ -119,9 +119,9 @@ def recall_finished_run(store: Path, key: str) -> Result | None:
     result = read_result(folder)
     if result is None or result.status != "finished" or result.artifact is None:
         return None
-    broken = find_damage(Path(result.artifact)) if result.stage != "download" else find_lost_files(result.details)
-    if broken:
-        log.warning("A finished run of key %s cannot be reused: %s", key[:12], broken)
+    damage = find_damage(Path(result.artifact)) if result.stage != "download" else find_lost_files(result.details)
+    if damage:
+        log.warning("A finished run of key %s cannot be reused: %s", key[:12], damage)
         return None
     result.details["folder"] = str(folder)
     return result

@@ -1,4 +1,4 @@
-"""What is done once, before there are several processes: the rows become tokens, which each process then finds in the store."""
+"""Tokenises the rows once, before several processes start. Each process then reads them from the store."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def pretokenize(experiment: Experiment, out_dir: Path) -> None:
-    """Fill the token store. Raises DataError and ConfigError where a row or a reward is wrong."""
+    """Fill the token store. Raises DataError if a row is wrong, ConfigError if a reward is wrong."""
     assert experiment.method is not None and experiment.train is not None and experiment.adapter is not None
     splits = data_rows.load_rows(experiment)
     Panel.from_experiment(experiment)
@@ -31,18 +31,18 @@ def pretokenize(experiment: Experiment, out_dir: Path) -> None:
     shared_belief = getattr(pipeline.get_method_class(experiment), "shared_belief", False)
     encoder = make_renderer(experiment, tokenizer, shared_belief=shared_belief)
     tokens = TokenCache.of(experiment, encoder)
-    speech = logging.getLogger("lexalign")
-    before = speech.level
-    speech.setLevel(logging.ERROR)  # the first process will say the same of the model itself
+    logger = logging.getLogger("lexalign")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the first process will log the same messages
     try:
         lengths.fit_lengths(splits, tokens.lengths, max_length=experiment.train.max_length, drawn=lengths.count_drawn_tokens(experiment))
         method_class = pipeline.get_method_class(experiment)
-        if issubclass(method_class, Objective):  # prompts of drawn answers are not stored
+        if issubclass(method_class, Objective):  # prompts for generated answers are not stored
             from lexalign.training.trainer import prepare_rows
 
             objective = method_class(experiment.method, encoder)
             for name in ("train", *(["held_out"] if experiment.train.eval_steps else [])):
                 prepare_rows(experiment, objective, splits, encoder, tokens, name=name)
     finally:
-        speech.setLevel(before)
+        logger.setLevel(level)
     log.info("Tokens: %d rows made, %d from the store", tokens.made, tokens.reused)

@@ -1,4 +1,4 @@
-"""`reproduce=<run folder>`: make a finished run again from what it recorded, and compare the artifact byte by byte."""
+"""`reproduce=<run folder>`: repeats a finished run from its recorded settings and compares the artifacts byte by byte."""
 
 import dataclasses
 import json
@@ -24,54 +24,56 @@ TRACKER = "lexalign.tracking.NoTracker"
 
 
 def reproduce_run(folder: str, experiment: Experiment) -> bool:
-    """Whether the run in `folder`, made again in `experiment.output_dir`, leaves the same bytes; prints what differs, inputs first."""
+    """Repeat the run in `folder` in `experiment.output_dir`. Returns whether its artifact has the same bytes; prints the differences."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     then, tree = read_recorded_run(Path(folder).expanduser())
     out_dir = Path(experiment.output_dir)
     tree |= {"output_dir": str(out_dir), "store": experiment.store, "resume": "never", "resume_allow": []}
     tree["tracking"] = dict.fromkeys(tree["tracking"]) | {"_target_": TRACKER}
     if date := (then.get("rendering") or {}).get("template_date"):
-        tree["data"]["template_date"] = date  # what the chat template took for today
+        tree["data"]["template_date"] = date  # the chat template used this date as today
     composed = compose.load_recorded(tree, dataclasses.replace(experiment, resume="never"))
     execute.execute(composed, RunContext(out_dir=out_dir, name=f"reproduce {folder}"))
     now = read_manifest(out_dir / "artifact")
-    differing = compare_inputs(then, now)
-    for key, change in differing.items():
+    input_changes = compare_inputs(then, now)
+    for key, change in input_changes.items():
         console.print(f"input {key}: {change}")
-    other = [name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)]
-    if ADAPTER_CONFIG in other and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
-        other.remove(ADAPTER_CONFIG)
+    changed_files = [
+        name for name in {**then["files"], **now["files"]} if digest_artifact_file(then, name) != digest_artifact_file(now, name)
+    ]
+    if ADAPTER_CONFIG in changed_files and differs_by_base_path(Path(folder).expanduser() / "artifact", out_dir / "artifact"):
+        changed_files.remove(ADAPTER_CONFIG)
         console.print(f"{ADAPTER_CONFIG}: the same but for the path of the base on this machine")
-    for name in other:
+    for name in changed_files:
         console.print(
             f"{name}: sha256 {shorten_digest(digest_artifact_file(then, name))} -> {shorten_digest(digest_artifact_file(now, name))}"
         )
-    if not other:
+    if not changed_files:
         console.print(f"{folder} is reproduced in {out_dir}: all {len(then['files'])} files of its artifact are the same to the byte")
         return True
-    first = next(iter(differing), None)
+    first = next(iter(input_changes), None)
     cause = (
         f"the first input that differs is {first}"
         if first
         else "no recorded input differs, so an algorithm gave other bits: deterministic=strict names it"
     )
-    console.print(f"{folder} is not reproduced: {len(other)} of {len(then['files'])} files differ; {cause}")
+    console.print(f"{folder} is not reproduced: {len(changed_files)} of {len(then['files'])} files differ; {cause}")
     return False
 
 
 def read_recorded_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest of a run's artifact and its resolved settings; raises ConfigError where the folder holds no finished run."""
+    """The manifest of a run's artifact and its resolved settings. Raises ConfigError if the folder holds no finished run."""
     result = read_result(folder)
     if result is None or result.status != "finished" or not (folder / "artifact" / MANIFEST).is_file():
         raise ConfigError(f"reproduce={folder}: holds no finished run that made a model; name the folder of an sft or align run")
-    if broken := find_damage(folder / "artifact"):
-        raise ConfigError(f"reproduce={folder}: {broken}; there is nothing whole to compare with")
+    if damage := find_damage(folder / "artifact"):
+        raise ConfigError(f"reproduce={folder}: {damage}; there is nothing whole to compare with")
     tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return read_manifest(folder / "artifact"), tree
 
 
 def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs of all that decides an artifact, in the order in which it does: settings, data, model, rows, code, versions, machine."""
+    """The differences in the inputs of an artifact, in this order: settings, data, model, rows, code, versions, machine."""
     differences = {key: change for key, change in settings_diff.diff_settings(then, now).items() if key != "data.template_date"}
     before, after = (dict(settings_diff.list_leaves(list_recorded(manifest))) for manifest in (then, now))
     for key in dict.fromkeys([*before, *after]):
@@ -81,12 +83,12 @@ def compare_inputs(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 
 def list_recorded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest says of a run beside its settings and files."""
+    """The entries of a manifest other than settings and files."""
     return {"rows_sha256": manifest.get("rows_sha256"), "rendering": manifest.get("rendering"), **manifest.get("surroundings", {})}
 
 
 def differs_by_base_path(before: Path, after: Path) -> bool:
-    """Whether two adapters are described alike but for where their base lies."""
+    """Whether the configurations of two adapters differ only in the path of the base model."""
     texts = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in (before, after)]
     return all(text.pop("base_model_name_or_path", None) for text in texts) and texts[0] == texts[1]
 

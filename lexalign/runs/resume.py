@@ -1,4 +1,4 @@
-"""Whether a run was finished, from which checkpoint it goes on, and whether its settings still allow that."""
+"""Decides whether a run is finished, from which checkpoint it resumes, and whether its settings allow that."""
 
 import logging
 import sys
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def is_training_run(experiment: Experiment) -> bool:
-    """Whether the run makes an artifact of its own, and does not only look at what it would do."""
+    """Whether the run makes an artifact: it trains, and is not a dry run or a preflight only."""
     return experiment.method is not None and not experiment.dry_run and experiment.preflight.mode != "only"
 
 
 def find_finished_run(experiment: Experiment, context: RunContext) -> Result | None:
-    """The result of the run that was finished in this folder; None where there is none, or it is to go on with what `resume_allow` names.
+    """The result of the finished run in this folder; None if there is none, or if it must continue with settings that `resume_allow` names.
 
-    Raises ConfigError where it was another run.
+    Raises ConfigError if the folder holds another run.
     """
     out_dir = context.out_dir
     if experiment.resume == "never" and checkpoints.holds_run(out_dir):
@@ -32,8 +32,8 @@ def find_finished_run(experiment: Experiment, context: RunContext) -> Result | N
     result, artifact = read_result(out_dir), out_dir / "artifact"
     if not is_training_run(experiment) or result is None or result.status != "finished":
         return None
-    if broken := find_damage(artifact):
-        print(f"{out_dir} was finished, but {broken}: going on from its newest checkpoint", file=sys.stderr)
+    if damage := find_damage(artifact):
+        print(f"{out_dir} was finished, but {damage}: going on from its newest checkpoint", file=sys.stderr)
         return None
     now = fingerprint.describe_inputs(start_from_parent(experiment, find_finished_parent(experiment, context.sources)))
     differences = settings_diff.diff_settings(read_manifest(artifact), now, with_evaluation=True)
@@ -48,7 +48,10 @@ def find_finished_run(experiment: Experiment, context: RunContext) -> Result | N
 
 
 def find_checkpoint(experiment: Experiment, context: RunContext) -> Path | None:
-    """The checkpoint to go on from, whole and of a run with these settings; what a killed run left half written is removed."""
+    """The complete checkpoint to resume from; None if there is none. Unfinished files of a killed run are removed.
+
+    Raises ConfigError if the checkpoint belongs to a run with other settings.
+    """
     for folder in (context.out_dir, context.out_dir / checkpoints.FOLDER):
         files.remove_unfinished(folder)
     if not is_training_run(experiment):
@@ -60,7 +63,7 @@ def find_checkpoint(experiment: Experiment, context: RunContext) -> Path | None:
 
 
 def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: bool = True) -> None:
-    """Raise ConfigError where the run of a checkpoint was begun with other settings than `resume_allow` lets differ; say what else does."""
+    """Raise ConfigError if a checkpoint's run has other settings, except those in `resume_allow`. `tell` logs the allowed differences."""
     then, now = read_manifest(checkpoint), fingerprint.describe_inputs(experiment)
     differences = settings_diff.diff_settings(then, now)
     settings_diff.refuse_differences(differences, allowed=experiment.resume_allow, opening=f"{checkpoint}: its run was begun")
@@ -68,19 +71,19 @@ def refuse_changed_settings(checkpoint: Path, experiment: Experiment, *, tell: b
         changes = "; ".join(f"{key}: {change}" for key, change in differences.items())
         log.warning("Going on with other settings (resume_allow): %s", changes)
     versions = fingerprint.list_versions()
-    other = [
+    version_changes = [
         f"{name} {then['versions'].get(name)} -> {versions[name]}" for name in versions if then["versions"].get(name) != versions[name]
     ]
-    if other and tell:
-        log.warning("Going on with other versions than the run was begun with: %s", ", ".join(other))
+    if version_changes and tell:
+        log.warning("Going on with other versions than the run was begun with: %s", ", ".join(version_changes))
 
 
 def refuse_other_sharding(checkpoint: Path, experiment: Experiment) -> None:
-    """Raise ConfigError where a checkpoint's state was shared out in another way: the optimizer's would not be found, or begin anew."""
+    """Raise ConfigError if a checkpoint's state was sharded in another way. The state of the optimizer would be lost."""
     then, now = read_manifest(checkpoint).get("shared_out"), hardware.get_sharding(experiment.hardware)
     if then != now:
-        saved = f"in parts by {then}" if then else "whole"
+        state = f"in parts by {then}" if then else "whole"
         raise ConfigError(
-            f"{checkpoint}: was saved {saved}, and {now or 'a run of whole models'} does not read that; "
+            f"{checkpoint}: was saved {state}, and {now or 'a run of whole models'} does not read that; "
             f"type {then or 'hardware=ddp'}, or another output_dir"
         )

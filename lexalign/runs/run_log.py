@@ -1,4 +1,4 @@
-"""`run.log`, what of it reaches the terminal, and how an error is shown there."""
+"""`run.log`, the messages on the terminal, and how an error is shown there."""
 
 import logging
 import sys
@@ -13,21 +13,21 @@ from lexalign.errors import ConfigError, LexAlignError
 log = logging.getLogger(__name__)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARIES = ("transformers", "datasets", "trl", "peft", "accelerate", "huggingface_hub", "torch", "py.warnings")
-# They log every address they ask, those with a signature in them too.
+# They log every URL of a request, also URLs that contain a signature.
 URL_LOGGERS = ("httpx", "httpx2", "httpcore", "urllib3")
 
 
 @contextmanager
 def log_to_folder(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Iterator[None]:
-    """Within the block, our messages go to `run.log` and the terminal; the libraries' to `run.log`, to both when `verbose`."""
+    """Within the block, our messages go to `run.log` and to the terminal. Those of libraries go to `run.log`, and to both if `verbose`."""
     root = logging.getLogger()
     file = logging.FileHandler(out_dir / name, encoding="utf-8")
     file.setFormatter(RedactingFormatter(FORMAT))
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(RedactingFormatter("%(message)s"))
     terminal.addFilter(lambda record: record.levelno >= logging.INFO and (verbose or record.name.startswith("lexalign")))
-    before = (root.level, list(root.handlers))
-    # A parent runs within its child's block: its messages belong to its own file, and once to the terminal.
+    previous_state = (root.level, list(root.handlers))
+    # A parent runs within its child's block. Its messages go to its own file, and only once to the terminal.
     root.handlers = [file, terminal]
     root.setLevel(logging.INFO)
     logging.getLogger("lexalign").setLevel(logging.DEBUG)
@@ -39,25 +39,25 @@ def log_to_folder(out_dir: Path, *, verbose: bool, name: str = "run.log") -> Ite
     try:
         yield
     finally:
-        with suppress(OSError):  # on a full disk it cannot write what it still holds; what ended the run matters more
+        with suppress(OSError):  # on a full disk, closing fails; the first error matters more
             file.close()
-        root.setLevel(before[0])
-        root.handlers = before[1]
+        root.setLevel(previous_state[0])
+        root.handlers = previous_state[1]
 
 
 def print_error(error: Exception, *, job_name: str, out_dir: Path) -> None:
-    """Say on the terminal what went wrong: the message for a user's error, the kind of error and the log for one of ours."""
+    """Print an error on the terminal: the message of a user's error; for other errors also the class and the path of the log."""
     if isinstance(error, ConfigError):
-        said = "\n".join(f"{job_name}{clean_line(problem)}" for problem in error.problems)
+        message = "\n".join(f"{job_name}{clean_line(problem)}" for problem in error.problems)
     elif isinstance(error, LexAlignError):
-        said = f"{job_name}{error}"
+        message = f"{job_name}{error}"
     else:
         log.debug("traceback", exc_info=error)
-        said = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
-    print(clean(said), file=sys.stderr)
+        message = f"{job_name}{type(error).__name__}: {error}\nThe traceback is in {out_dir / 'run.log'}"
+    print(clean(message), file=sys.stderr)
 
 
 def print_error_and_exit(error: LexAlignError) -> NoReturn:
-    """Say why there is no sweep, and exit with the error's code."""
+    """Print the error that prevents a sweep, and exit with its code."""
     print_error(error, job_name="", out_dir=Path())
     sys.exit(error.exit_code)

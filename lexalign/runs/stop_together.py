@@ -1,4 +1,4 @@
-"""Stopping together: what one process is asked, or notices, all of them do after the same step."""
+"""Stops all processes of a run after the same step if one of them has a reason to stop."""
 
 import json
 from collections.abc import Iterator
@@ -11,35 +11,38 @@ from lexalign.training import signals
 
 
 class CollectiveWatcher(signals.Watcher):
-    """Asked through a file by the process that started this one. All processes call `get_stop_reason` at the same points of the loop."""
+    """A watcher that is asked to stop by a file. The process that started this one writes it.
 
-    def __init__(self, asked: Path):
+    All processes call `get_stop_reason` at the same points of the loop.
+    """
+
+    def __init__(self, path: Path):
         super().__init__()
-        self.path = asked
+        self.path = path
 
     def get_stop_reason(self) -> Stopped | None:
-        """Why to stop after this step, whichever of them was asked to; None where nothing asks for it."""
+        """The reason of any process to stop after this step; None if there is none."""
         if self.asked is None:
             reason = self.noticed()
-            heard = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
-            for said, code, status in filter(None, reversed(heard)):  # the first one's word is the last
-                self.asked = Stopped(said, exit_code=code, status=status)
+            reasons = collectives.all_gather((str(reason), reason.exit_code, reason.status) if reason else None)
+            for message, code, status in filter(None, reversed(reasons)):  # the first process's reason is set last, so it counts
+                self.asked = Stopped(message, exit_code=code, status=status)
         return self.asked
 
     def noticed(self) -> Stopped | None:
-        """What this process itself knows: the file, or the deadline."""
+        """The reason that this process itself has: the file, or the deadline."""
         if self.path.is_file():
-            told = json.loads(self.path.read_text(encoding="utf-8"))
-            return Stopped(told["said"], exit_code=told["exit_code"], status=told["status"])
-        found = super().get_stop_reason()
+            request = json.loads(self.path.read_text(encoding="utf-8"))
+            return Stopped(request["said"], exit_code=request["exit_code"], status=request["status"])
+        reason = super().get_stop_reason()
         self.asked = None
-        return found
+        return reason
 
 
 @contextmanager
-def handle_stop_file(asked: Path) -> Iterator[None]:
-    """Within the block, this process stops as it is asked in a file."""
-    signals.watcher = CollectiveWatcher(asked)
+def handle_stop_file(path: Path) -> Iterator[None]:
+    """Within the block, this process stops if the file exists."""
+    signals.watcher = CollectiveWatcher(path)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Starting the processes of a run, through torchrun's own API, and hearing what became of them."""
+"""Starts the processes of a run with torchrun's API, and reads how they ended."""
 
 import dataclasses
 import json
@@ -32,12 +32,12 @@ from lexalign.training import signals
 log = logging.getLogger(__name__)
 JOB, ASKED = "job.json", "asked.json"
 GRACE = 5
-"""Seconds that the others have once one has failed: they wait for it in a collective operation, and nothing of theirs is worth saving."""
+"""Seconds that the other processes have to end after one has failed. They wait in a collective operation and have nothing to save."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one process ended, as it wrote it itself."""
+    """How one process ended. The process writes it itself."""
 
     number: int
     at: float
@@ -51,14 +51,14 @@ class Outcome:
 
 
 def uses_several_processes(experiment: Experiment) -> bool:
-    """Whether the run is computed by several processes; a look at what would be done is not."""
+    """Whether the run uses several processes. A dry run, or a stage without training, does not."""
     return hardware.get_world_size(experiment.hardware) > 1 and experiment.method is not None and not experiment.dry_run
 
 
 def run_together(composed: Composition, experiment: Experiment, context: RunContext) -> Result:
-    """Run an experiment's stage in all its processes; the result of the first one.
+    """Run an experiment's stage in all its processes and return the result of the first one.
 
-    Raises what the run raised where a process said so, WorkerFailed where one of them died, RendezvousFailed where a node never came.
+    Raises the error that a process wrote, WorkerFailed if a process died, RendezvousFailed if a node did not connect.
     """
     from lexalign.runs import pretokenize
 
@@ -92,7 +92,7 @@ def run_together(composed: Composition, experiment: Experiment, context: RunCont
 
 @contextmanager
 def make_stop_requester(path: Path) -> Iterator[None]:
-    """Within the block, a signal that this process receives is passed on as a file: the processes stop after one and the same step."""
+    """Within the block, a signal to this process is written to a file. The processes read it and stop after the same step."""
     with signals.defer_signals(None):
         watcher = signals.watcher
         if watcher is None:
@@ -106,7 +106,7 @@ def make_stop_requester(path: Path) -> Iterator[None]:
 
 
 def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
-    """Start the processes of this node and wait for their end; each writes its own outcome into `folder`."""
+    """Start the processes of this node and wait for their end. Each process writes its outcome into `folder`."""
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -115,16 +115,16 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
 
     chosen = dataclasses.replace(chosen, rendezvous=hardware.resolve_rendezvous(chosen))
     require_free_port(chosen)
-    here = hardware.get_node_rank(chosen)
-    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+    node = hardware.get_node_rank(chosen)
+    rendezvous: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     if chosen.nodes > 1:
-        meeting = {
+        rendezvous = {
             "rdzv_backend": "static",
             "rdzv_endpoint": chosen.rendezvous,
-            "rdzv_configs": {"rank": here, "timeout": chosen.patience},
+            "rdzv_configs": {"rank": node, "timeout": chosen.patience},
         }
     if "shutdown_timeout" in {field.name for field in dataclasses.fields(LaunchConfig)}:
-        meeting["shutdown_timeout"] = GRACE
+        rendezvous["shutdown_timeout"] = GRACE
     else:  # torch 2.11
         log.info("Should a process fail, this torch gives the others 30 s to end, not %d", GRACE)
     config = LaunchConfig(
@@ -134,14 +134,14 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
         run_id=name,
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
-        signals_to_handle="SIGQUIT",  # the others are signals.watcher's
-        **meeting,
+        signals_to_handle="SIGQUIT",  # signals.watcher handles the others
+        **rendezvous,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "lexalign.runs.worker", str(folder / JOB))
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
-        if failure.exitcode >= 0:  # else it had no time for a word, and what the others say is but its echo
+        if failure.exitcode >= 0:  # a killed process wrote no outcome, and the errors of the others are only its effects
             raise_reported(folder)
         raise WorkerFailed(describe_death(number, hardware.get_world_size(chosen), failure.exitcode)) from error
     except (RendezvousError, TimeoutError, DistError) as error:
@@ -149,76 +149,78 @@ def launch_workers(chosen: Hardware, folder: Path, name: str) -> None:
             raise
         raise RendezvousFailed(
             f"hardware.rendezvous={chosen.rendezvous}: not all of the {chosen.nodes} nodes came within {chosen.patience} s "
-            f"(this is node {here}; {first_line(error)}). Type the same command on each node, with hardware.node=0 … {chosen.nodes - 1} "
+            f"(this is node {node}; {first_line(error)}). Type the same command on each node, with hardware.node=0 … {chosen.nodes - 1} "
             "and an address of node 0 that all can reach, or raise hardware.patience"
         ) from error
 
 
 def describe_death(number: int, world: int, code: int) -> str:
-    """What to say of a process that ended without a word."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    """The error message for a process that wrote no outcome."""
+    ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     memory = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
     return (
-        f"process {number} of {world} {how}{memory}. The others were stopped; the last checkpoint is whole, "
+        f"process {number} of {world} {ending}{memory}. The others were stopped; the last checkpoint is whole, "
         "and the same command with this output_dir goes on from it"
     )
 
 
 def read_outcome(folder: Path, local: int) -> Result:
-    """The result of this node's first process. Raises the error that any of them ended with."""
+    """The result of this node's first process. Raises the error of a process that failed."""
     outcomes = raise_reported(folder)
     assert len(outcomes) == local, f"{len(outcomes)} of {local} processes say how they ended"
-    (result,) = (one.result for one in outcomes if one.result is not None)
+    (result,) = (outcome.result for outcome in outcomes if outcome.result is not None)
     return Result(**result)
 
 
 def raise_reported(folder: Path) -> list[Outcome]:
-    """The outcomes written so far; raises the first error that one of the processes ended with."""
+    """The outcomes written so far. Raises the first error of a process, a user's error before others."""
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("outcome-*.json")]
-    wrong = sorted((one for one in outcomes if one.error is not None), key=lambda one: (not is_user_error(one.kind), one.at))
-    if not wrong:
+    failures = sorted(
+        (outcome for outcome in outcomes if outcome.error is not None), key=lambda outcome: (not is_user_error(outcome.kind), outcome.at)
+    )
+    if not failures:
         return outcomes
-    one = wrong[0]
-    if one.kind == "Stopped":
-        raise Stopped(one.error or "", exit_code=one.exit_code, status=one.status)  # type: ignore[arg-type]
-    if is_user_error(one.kind):
-        raise getattr(errors, one.kind)(one.error)
-    raise WorkerFailed(f"process {one.number}: {one.error} (its traceback is in {get_log_file(one.number)})")
+    outcome = failures[0]
+    if outcome.kind == "Stopped":
+        raise Stopped(outcome.error or "", exit_code=outcome.exit_code, status=outcome.status)  # type: ignore[arg-type]
+    if is_user_error(outcome.kind):
+        raise getattr(errors, outcome.kind)(outcome.error)
+    raise WorkerFailed(f"process {outcome.number}: {outcome.error} (its traceback is in {get_log_file(outcome.number)})")
 
 
 def get_log_file(number: int) -> str:
-    """The log of one of the processes, in the run's folder; the first one writes the run's own."""
+    """The name of a process's log in the run's folder. The first process writes `run.log`."""
     return f"run.rank{number}.log" if number else "run.log"
 
 
 def is_user_error(kind: str) -> bool:
-    """Whether an error of this name is the user's to mend."""
+    """Whether an error class of this name is one that the user can correct, or Stopped."""
     cls = getattr(errors, kind, None)
     return isinstance(cls, type) and issubclass(cls, (LexAlignError, Stopped))
 
 
 def write_outcome(folder: Path, number: int, *, result: Result | None = None, error: BaseException | None = None) -> None:
-    """In a process: how it ended."""
-    speaks = os.environ["LOCAL_RANK"] == "0"  # for its node
-    one = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and speaks else None)
+    """Write how this process ended."""
+    is_first_of_node = os.environ["LOCAL_RANK"] == "0"  # it reports the result of its node
+    outcome = Outcome(number=number, at=time.time(), result=dataclasses.asdict(result) if result and is_first_of_node else None)
     if error is not None:
         kind = type(error).__name__
-        said = str(error) if is_user_error(kind) else f"{kind}: {error}"
+        message = str(error) if is_user_error(kind) else f"{kind}: {error}"
         code, status = getattr(error, "exit_code", 1), getattr(error, "status", "failed")
-        one = dataclasses.replace(one, error=said, kind=kind, exit_code=code, status=status)
-    files.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(one))
+        outcome = dataclasses.replace(outcome, error=message, kind=kind, exit_code=code, status=status)
+    files.write_json(folder / f"outcome-{number}.json", dataclasses.asdict(outcome))
 
 
 def require_free_port(chosen: Hardware) -> None:
-    """On the node that listens: raises RendezvousFailed where another process has the port."""
+    """On node 0, raise RendezvousFailed if another process uses the port."""
     if chosen.nodes == 1 or hardware.get_node_rank(chosen) != 0:
         return
     assert chosen.rendezvous is not None
     host, _, port = chosen.rendezvous.rpartition(":")
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind(("", int(port)))
+            listener.bind(("", int(port)))
         except OSError as error:
             raise RendezvousFailed(
                 f"hardware.rendezvous={chosen.rendezvous}: port {port} is in use on this node ({os.strerror(error.errno or 0)}); "

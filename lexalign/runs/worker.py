@@ -14,27 +14,27 @@ from typing import Any
 
 log = logging.getLogger("lexalign.runs.worker")  # this module runs as __main__
 FOLLOWED = 0.5
-"""Seconds between two looks at whether the process that started this one is still there."""
+"""Seconds between two checks that the parent process still runs."""
 AFTER_THE_CAUSE = 3.0
-"""Seconds before an error of a collective operation is reported: mostly another process failed first, and its error is the cause."""
+"""Seconds before an error of a collective operation is reported. In most cases another process failed first, and its error is the cause."""
 
 
-def follow_agent(starter: int) -> None:
-    """End with the process that started this one, however it ends: nothing may write into a folder that is free to others."""
-    while os.getppid() == starter:
+def follow_agent(parent_id: int) -> None:
+    """End this process when its parent process ends. After that, other runs may use the folder, so nothing may write into it."""
+    while os.getppid() == parent_id:
         time.sleep(FOLLOWED)
     os._exit(1)
 
 
 def main(job: Path) -> int:
-    """Run the job; the exit code. How it ended is written beside the job file."""
-    for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(asking, signal.SIG_IGN)  # whoever started this one decides, and says so in a file
+    """Run the job and return the exit code. The outcome is written into the folder of the job file."""
+    for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(stop_signal, signal.SIG_IGN)  # the parent process decides, and writes a file
     threading.Thread(target=follow_agent, args=(os.getppid(),), daemon=True).start()
     job_facts = json.loads(job.read_text(encoding="utf-8"))
     sys.path[:] = job_facts["python_path"]
     number, out_dir = int(os.environ["RANK"]), Path(job_facts["out_dir"])
-    # Before torch and accelerate choose a number of their own.
+    # This comes before torch and accelerate set their own numbers.
     os.environ["OMP_NUM_THREADS"] = str(job_facts["threads"])
     from lexalign.runs import torchrun
 
@@ -59,7 +59,7 @@ def main(job: Path) -> int:
 
 
 def run_worker(job_facts: dict[str, Any], folder: Path, out_dir: Path) -> Any:
-    """The stage, in a process that knows of the others."""
+    """Run the stage in this process of the group."""
     from torch import distributed
 
     from lexalign.config import hardware
@@ -78,9 +78,9 @@ def run_worker(job_facts: dict[str, Any], folder: Path, out_dir: Path) -> Any:
     with log_to_folder(out_dir, verbose=experiment.verbose, name=log_name), stop_together.handle_stop_file(folder / torchrun.ASKED):
         distributed.init_process_group(backend=collectives.get_backend(device), timeout=collectives.LONG)
         try:
-            wanted = hardware.get_world_size(experiment.hardware)
-            assert collectives.world_size() == wanted, f"{collectives.world_size()} processes came together instead of {wanted}"
-            # Node 0 alone looks for the checkpoint and the parent that the run goes on from.
+            world_size = hardware.get_world_size(experiment.hardware)
+            assert collectives.world_size() == world_size, f"{collectives.world_size()} processes came together instead of {world_size}"
+            # Only node 0 finds the checkpoint and the parent for the run.
             experiment = dataclasses.replace(parse_job(collectives.broadcast(job_facts["experiment"])), hardware=experiment.hardware)
             composed = Composition(experiment=experiment, tree=job_facts["tree"], typed=tuple(job_facts["typed"]))
             context = RunContext(out_dir=out_dir, name=job_facts["name"], group=job_facts["group"])
@@ -109,22 +109,22 @@ def parse_job(tree: dict[str, Any]) -> Any:
 
 
 def silence_output(path: Path) -> None:
-    """What this process and its libraries print goes to a file of its own."""
+    """Write the output of this process and its libraries to a file."""
     with path.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
 
 def is_collective(error: BaseException) -> bool:
-    """Whether an error may only be the echo of another process's end."""
+    """Whether an error may be the effect of another process's end."""
     from torch import distributed
 
-    said = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in said for word in ("gloo", "nccl", "peer", "connection"))
+    message = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in message for word in ("gloo", "nccl", "peer", "connection"))
 
 
 if __name__ == "__main__":
     code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads of a group whose other half is gone would wait for it
+    os._exit(code)  # else threads of the process group would wait for processes that have ended

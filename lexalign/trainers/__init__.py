@@ -1,4 +1,4 @@
-"""The methods, one short file each, named by `method._target_`: a subclass of `Objective`, which says what it scores and computes its loss.
+"""The methods, one short file each, named by `method._target_`. A method is a subclass of `Objective` and computes its loss from scores.
 
-grpo and gdpo_rl, which train on the model's own answers, are TRL's trainer instead.
+grpo and gdpo_rl train on the model's own answers. They are subclasses of TRL's trainer instead.
 """

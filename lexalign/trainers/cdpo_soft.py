@@ -1,4 +1,4 @@
-"""Conservative DPO with a label of its own for each pair: what gdpo_soft is compared with."""
+"""Conservative DPO with a soft label for each pair. gdpo_soft is compared with it."""
 
 from lexalign import losses
 from lexalign.trainers.gdpo_soft import GdpoSoftObjective

@@ -1,4 +1,4 @@
-"""Contrastive preference optimization (arXiv 2401.08417): no reference, and the chosen response's likelihood beside the preference."""
+"""Contrastive preference optimization (arXiv 2401.08417): no reference; the likelihood of the chosen response is added to the loss."""
 
 from lexalign import losses
 from lexalign.training.objective import LossOutput, Objective, Scores

@@ -1,4 +1,4 @@
-"""Direct preference optimization (arXiv 2305.18290), and the losses for pairs with a reference that are known beside it."""
+"""Direct preference optimization (arXiv 2305.18290), and the other losses for pairs with a reference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from lexalign.training.objective import LossOutput, Objective, Scores
 
 
 def halve(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen's and the rejected's part of values of 2B responses, (B,) each."""
+    """Split values of 2B responses into those of the chosen and those of the rejected responses, (B,) each."""
     chosen, rejected = values.chunk(2)
     return chosen, rejected
 
 
 def compute_difference(scores: Scores) -> Tensor:
-    """h, (B,): the chosen's log-ratio less the rejected's."""
+    """h, (B,): the log-ratio of the chosen response minus that of the rejected one."""
     chosen, rejected = halve(scores.log_ratios)
     return chosen - rejected
 
@@ -51,7 +51,7 @@ LOSSES: dict[str, Callable[[Scores, Any], Tensor]] = {
 
 
 class DpoObjective(Objective):
-    """`method.loss_type` of each pair; its `sft` is the chosen response's negative log-likelihood, the mean of all tokens."""
+    """The loss `method.loss_type` of each pair. `sft` is the mean negative log-likelihood of a token of the chosen responses."""
 
     @property
     def couples_rows(self) -> bool:  # type: ignore[override]

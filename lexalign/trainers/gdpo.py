@@ -1,4 +1,4 @@
-"""Group Distributional Preference Optimization (arXiv 2412.20299): calibrate the beliefs, then prefer given the belief."""
+"""Group Distributional Preference Optimization (arXiv 2412.20299): calibration of the beliefs, and preference given the belief."""
 
 from typing import Any
 

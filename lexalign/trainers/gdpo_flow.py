@@ -1,4 +1,4 @@
-"""GFlowNet-DPO (arXiv 2410.15096): pairs as flows of tokens that end in proportion to a reward, so that diversity is kept."""
+"""GFlowNet-DPO (arXiv 2410.15096): responses are flows of tokens that end in proportion to a reward. This keeps the answers diverse."""
 
 import logging
 from functools import cached_property

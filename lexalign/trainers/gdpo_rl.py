@@ -1,9 +1,9 @@
-"""Group reward-Decoupled normalization Policy Optimization (arXiv 2601.05242): TRL's GRPOTrainer, each reward normalised by itself."""
+"""Group reward-Decoupled normalization Policy Optimization (arXiv 2601.05242): TRL's GRPOTrainer, each reward normalised separately."""
 
 from lexalign.trainers.grpo import GrpoTrainer
 
 
 class GdpoRlTrainer(GrpoTrainer):
-    """Each reward normalised within each group, then the weighted sum, normalised over the step (arXiv 2601.05242)."""
+    """Each reward is normalised within each group. The weighted sum is then normalised over the step (arXiv 2601.05242)."""
 
     aggregation = "normalize_then_sum"

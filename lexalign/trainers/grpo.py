@@ -1,4 +1,4 @@
-"""Reinforcement on the model's own answers: TRL's GRPOTrainer on our prompts and rewards (arXiv 2402.03300 and 2601.05242)."""
+"""Reinforcement learning on the model's own answers: TRL's GRPOTrainer with our prompts and rewards (arXiv 2402.03300, 2601.05242)."""
 
 import contextlib
 import copy
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 
 class DeadGroups(TrainerCallback, ExportableState):
-    """Counts the groups whose answers all have the same reward: they teach nothing of it, and (gdpo_rl) rescale what the others teach.
+    """Counts the dead groups of each reward: all answers of a dead group have the same value.
 
-    Checkpoints keep the counts.
+    Such a group gives no gradient of that reward. In gdpo_rl it also changes the scale of the other groups. Checkpoints save the counts.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -43,13 +43,13 @@ class DeadGroups(TrainerCallback, ExportableState):
         self.groups = 0
         self.dead = [0] * len(self.names)
 
-    def add(self, groups: int, dead: Sequence[int]) -> None:
-        """Count the groups of a step; `dead` has a number for each reward."""
+    def add(self, groups: int, dead_counts: Sequence[int]) -> None:
+        """Add the groups of a step. The second argument has the number of dead groups of each reward."""
         self.groups += groups
-        self.dead = [before + int(more) for before, more in zip(self.dead, dead, strict=True)]
+        self.dead = [count + int(addition) for count, addition in zip(self.dead, dead_counts, strict=True)]
 
     def counts(self) -> dict[str, int]:
-        """All groups, and the dead ones of each reward."""
+        """The number of all groups, and of the dead groups of each reward."""
         return {"groups": self.groups, **{f"dead_groups/{name}": count for name, count in zip(self.names, self.dead, strict=True)}}
 
     def state(self) -> dict[str, Any]:
@@ -69,11 +69,11 @@ class DeadGroups(TrainerCallback, ExportableState):
 
 
 LOOKED_AT = 16
-"""Prompts on which policy and reference are compared at step 0."""
+"""Number of prompts on which policy and reference are compared at step 0."""
 
 
 class RewardColumn:
-    """One reward of the panel as TRL asks for it; the panel judges each batch of answers once."""
+    """One reward of the panel, as a reward function for TRL. The panel judges each batch of answers once."""
 
     def __init__(self, trainer: "GrpoTrainer", name: str):
         self.trainer = trainer
@@ -84,12 +84,12 @@ class RewardColumn:
 
 
 class GrpoTrainer(trl.GRPOTrainer):
-    """TRL's GRPOTrainer: the rewards' weighted sum, normalised within each group. Answers are drawn by transformers, not by vLLM."""
+    """TRL's GRPOTrainer: the weighted sum of rewards, normalised within each group. transformers generates the answers, not vLLM."""
 
     has_reference = False
-    """Whether there is a KL term: with `method.beta` above 0."""
+    """Whether there is a KL term. There is one if `method.beta` is above 0."""
     generates = True
-    """Its batches are the model's own answers, which nobody has before they are drawn."""
+    """The trainer generates the answers of its batches itself, so they do not exist before training."""
     aggregation = "sum_then_normalize"
 
     def __init__(
@@ -110,7 +110,7 @@ class GrpoTrainer(trl.GRPOTrainer):
         self.experiment, self.panel, self.renderer = experiment, panel, renderer
         self.judged: tuple[Any, dict[str, list[float]]] = (None, {})
         self.rows = [*splits.train, *splits.held_out]
-        # Left to itself, TRL would load a full model's reference from its path again: without an adapter merged into it since.
+        # TRL would load the reference of a full model from its path again, without an adapter that was merged into it.
         reference = copy.deepcopy(loaded.model) if adapter.kind == "full" and method.beta else None
         data = [{"prompt": make_prompt(row, renderer), "row": at} for at, row in enumerate(self.rows)]
         train_data, held_out = data[: len(splits.train)], data[len(splits.train) :]
@@ -135,7 +135,7 @@ class GrpoTrainer(trl.GRPOTrainer):
         log.info("Fast path: not for this method: TRL's own forward, each answer with its prompt")
 
     def trl_arguments(self, experiment: Experiment, panel: Panel, out_dir: Path, *, beta: float) -> trl.GRPOConfig:
-        """Our settings in TRL's words."""
+        """Our settings as TRL's arguments."""
         method = experiment.method
         assert isinstance(method, RewardMethod)
         return trl.GRPOConfig(
@@ -154,14 +154,14 @@ class GrpoTrainer(trl.GRPOTrainer):
         )
 
     def measure_from(self, reference: Any, beta: float) -> None:
-        """Measure the KL term from a model of its own, as TRL does from one that it loaded."""
+        """Use a separate model as the reference of the KL term, as TRL does with a model that it loads."""
         self.beta = self.args.beta = beta
         add_fused_lm_head(reference, temperature=self.temperature)
         self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     @torch.no_grad()
     def reference_gap(self) -> float:
-        """The largest difference between policy and reference in the log-probability of a token of the first prompts."""
+        """The largest difference between the log-probabilities of policy and reference, over the tokens of the first prompts."""
         self.model.eval()
         largest = 0.0
         for row in self.rows[:LOOKED_AT]:
@@ -173,54 +173,54 @@ class GrpoTrainer(trl.GRPOTrainer):
         return largest
 
     def leave_out(self, prompts: int) -> int:
-        """Prompts that each epoch leaves out because they fill no step; raises DataError where no step is filled."""
-        at_once = self.args.generation_batch_size // self.num_generations
-        if prompts < at_once:
+        """The number of prompts left out of each epoch because they do not fill a step. Raises DataError if no step can be filled."""
+        size = self.args.generation_batch_size // self.num_generations
+        if prompts < size:
             raise DataError(
-                f"{prompts} prompts do not fill a step of {at_once} (train.batch_size × gradient_accumulation_steps / method.generations); "
+                f"{prompts} prompts do not fill a step of {size} (train.batch_size × gradient_accumulation_steps / method.generations); "
                 f"type train.batch_size={max(1, prompts * self.num_generations // self.args.gradient_accumulation_steps)} or less"
             )
-        if left := prompts % at_once:
-            log.warning("%d of %d prompts are left out of each epoch (others each time): a step takes %d at once", left, prompts, at_once)
-        return prompts % at_once
+        if remainder := prompts % size:
+            log.warning("%d of %d prompts are left out of each epoch (others each time): a step takes %d at once", remainder, prompts, size)
+        return prompts % size
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the run's result tells beside steps and rows."""
+        """The counts of this method for the result of the run."""
         return {"prompts_left_out_each_epoch": self.left_out, **self.dead_groups.counts()}
 
     @property
     def dead_groups(self) -> DeadGroups:
-        """The callback that counts; a resumed run puts the checkpoint's in its place."""
+        """The callback that counts dead groups. A resumed run replaces it by the checkpoint's."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, DeadGroups))
 
     def largest_batch(self) -> int:
-        """Tokens of the largest batch that can come up: the longest prompt with full answers, as often as a batch holds one."""
+        """The number of tokens in the largest possible batch: all rows have the longest prompt and an answer of full length."""
         rows = self.rows[: len(self.train_dataset)]
-        longest = max(len(self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))) for row in rows)
-        return self.args.per_device_train_batch_size * (longest + self.max_completion_length)
+        longest_prompt = max(len(self.renderer.render_prompt(row["prompt"], **get_row_arguments(row))) for row in rows)
+        return self.args.per_device_train_batch_size * (longest_prompt + self.max_completion_length)
 
     def judge(self, completions: list[Any], row: list[int], log_metric: Any) -> dict[str, list[float]]:
-        """Each reward of each answer, by name; groups whose answers all have the same are counted."""
+        """The values of each reward for all answers, by name. Dead groups are counted."""
         if self.judged[0] is completions:
             return self.judged[1]
         texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
         values = self.panel.score([self.rows[at] for at in row], texts)
-        own = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
-        # Held-out answers come in groups of the same size: rules/rewards.py sees to it.
-        groups = gather(own.contiguous()).view(-1, self.num_generations, len(self.panel.names))
-        dead = (groups == groups[:, :1]).all(1)
-        for name, share in zip(self.panel.names, dead.float().mean(0).tolist(), strict=True):
+        own_rewards = torch.tensor([values[name] for name in self.panel.names], dtype=torch.float32, device=self.accelerator.device).T
+        # Held-out answers have groups of the same size; rules/rewards.py checks it.
+        groups = gather(own_rewards.contiguous()).view(-1, self.num_generations, len(self.panel.names))
+        is_dead = (groups == groups[:, :1]).all(1)
+        for name, share in zip(self.panel.names, is_dead.float().mean(0).tolist(), strict=True):
             log_metric(f"rewards/{name}/dead_groups", share)
         if self.model.training:
-            self.dead_groups.add(len(groups), dead.sum(0).tolist())
+            self.dead_groups.add(len(groups), is_dead.sum(0).tolist())
         self.judged = (completions, values)
         return values
 
     # Steps and checkpoints
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """TRL's; each process draws answers of its own."""
+        """Run TRL's training. Each process gets its own seed for its answers."""
         set_seed(self.args.seed, device_specific=True)
         self.checkpointing.begin(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -236,7 +236,7 @@ class GrpoTrainer(trl.GRPOTrainer):
         return super().create_optimizer(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: TRL would write a card into every checkpoint, and ask wandb for an address to put in it."""
+        """Write nothing. TRL would write a card into every checkpoint and ask wandb for a URL for it."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.checkpointing.correct_log(logs)
@@ -246,12 +246,12 @@ class GrpoTrainer(trl.GRPOTrainer):
         self.checkpointing.save(lambda: super(GrpoTrainer, self)._save_checkpoint(model, trial))
 
     def carry(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this process: the answers at hand, the place among them, the numbers since the last log line."""
+        """The state of this process for a checkpoint: the current answers, the position in them, the metrics since the last log line."""
         metrics = {mode: dict(values) for mode, values in self._metrics.items()}
         return {"answers": self._buffered_inputs, "step": self._step, "metrics": metrics}
 
     def take_up(self, state: dict[str, Any]) -> None:
-        """Go on with what a checkpoint kept; without its answers, new ones are drawn."""
+        """Restore the state from a checkpoint. If it has no answers, new ones are generated."""
         self._buffered_inputs = state["answers"]
         self._step = state["step"] if state["answers"] is not None else self.state.global_step * self.args.gradient_accumulation_steps
         for mode, values in state["metrics"].items():
@@ -260,16 +260,16 @@ class GrpoTrainer(trl.GRPOTrainer):
 
     @staticmethod
     def merge_carried(states: list[dict[str, Any]]) -> dict[str, Any]:
-        """What one of several processes goes on with where they were fewer or more: each has another share of the answers."""
+        """Merge the saved states when the number of processes has changed. The answers are dropped: each process needs another part."""
         return {**states[0], "answers": None}
 
 
 def score_prompt(model: Any, ids: Tensor) -> Tensor:
-    """Log-probabilities of the tokens of a prompt (1, T) but the first, (T-1,)."""
+    """The log-probabilities of the tokens of a prompt (1, T) except the first, (T-1,)."""
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
 def make_prompt(row: Row, renderer: Renderer) -> str:
-    """A prompt as TRL takes it: the text of which its tokenizer makes the ids that the renderer has."""
+    """The text of a prompt for TRL. Its tokenizer makes the same ids from this text as the renderer."""
     return renderer.render_prompt_text(row["prompt"], **get_row_arguments(row))

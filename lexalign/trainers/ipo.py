@@ -1,4 +1,4 @@
-"""Identity preference optimization (arXiv 2310.12036): DPO's pairs and reference, and a squared loss of mean log-ratios."""
+"""Identity preference optimization (arXiv 2310.12036): DPO's pairs and reference, with a squared loss of mean log-ratios."""
 
 from lexalign.trainers.dpo import DpoObjective
 

@@ -12,14 +12,15 @@ from lexalign.training.objective import LossOutput, Objective, Scores
 
 log = logging.getLogger(__name__)
 BALANCED = (1.0, 4 / 3)
-"""Where Eq. 8 of the paper wants λ_D·n_D / (λ_U·n_U)."""
+"""The range of λ_D·n_D / (λ_U·n_U) in Eq. 8 of the paper."""
 
 
 class KtoObjective(Objective):
     """`lexalign.losses.kto_loss` of each row.
 
-    The KL divergence is estimated once an optimizer step, from each prompt of the step and another row's response, whatever batches the
-    step is computed in. Which rows are a step must be known beforehand, so the seed draws the order of the rows once for all epochs.
+    The KL divergence is estimated once for each optimizer step, from each prompt of the step and the response of another row. It does not
+    depend on how the step is split into batches. The rows of a step must be fixed before training, so the seed draws the order of the rows
+    once for all epochs.
     """
 
     rows = "answer"
@@ -27,12 +28,12 @@ class KtoObjective(Objective):
     is_sequential = True
 
     def prepare_rows(self, rows: list[dict[str, Any]], *, step: int, max_length: int) -> list[dict[str, Any]]:
-        """Give each row the response of the row before it in its step, and the first that of the last."""
+        """Add to each row the response of the previous row in its step. The first row gets that of the last row."""
         for first in range(0, len(rows), step):
-            part = rows[first : first + step]
-            own = [row["sequences"][0] for row in part]
-            for at, row in enumerate(part):
-                row["mismatched"] = {**own[at], "response": own[at - 1]["response"], "weights": own[at - 1]["weights"]}
+            step_rows = rows[first : first + step]
+            sequences = [row["sequences"][0] for row in step_rows]
+            for at, row in enumerate(step_rows):
+                row["mismatched"] = {**sequences[at], "response": sequences[at - 1]["response"], "weights": sequences[at - 1]["weights"]}
         return rows
 
     def list_row_settings(self, step: int) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class KtoObjective(Objective):
             log.warning("The last step of the %s rows holds one row: its KL estimate is that row's own, so it teaches little", name)
 
     def measure_step(self, trainer: Any, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """z: mean log-ratio of the mismatched responses of the step, at least 0."""
+        """z: the mean log-ratio of the mismatched responses of the step, at least 0."""
         ratios = [trainer.score_mismatched(batch["mismatched"]) for batch in batches]
         sums = collectives.all_gather((float(sum(part.sum() for part in ratios)), sum(len(part) for part in ratios)))
         total, count = (sum(part[at] for part in sums) for at in (0, 1))
@@ -60,7 +61,7 @@ class KtoObjective(Objective):
 
 
 def report_balance(rows: list[Row], method: Any) -> None:
-    """Say how many rows of each kind there are, and whether their weights make up for it."""
+    """Log the number of desirable and undesirable rows, and whether their weights balance them."""
     desirable = sum(row["label"] for row in rows)
     undesirable = len(rows) - desirable
     ratio = method.desirable_weight * desirable / (method.undesirable_weight * undesirable)
@@ -68,6 +69,6 @@ def report_balance(rows: list[Row], method: Any) -> None:
     if BALANCED[0] <= round(ratio, 2) <= round(BALANCED[1], 2):
         log.info("KTO: %s", counts)
         return
-    wanted = ratio / method.desirable_weight
-    low, high = (bound / wanted for bound in BALANCED)
+    unweighted_ratio = ratio / method.desirable_weight
+    low, high = (bound / unweighted_ratio for bound in BALANCED)
     log.warning("KTO: %s; the paper wants 1 to 1.33: method.desirable_weight=%.2f to %.2f would make it so", counts, low, high)

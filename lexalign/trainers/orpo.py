@@ -5,8 +5,10 @@ from lexalign.training.objective import LossOutput, Objective, Scores
 
 
 class OrpoObjective(Objective):
-    """Negative log-likelihood of the chosen row, its prompt included as in the authors' code, and `beta` times
-    `lexalign.losses.odds_ratio_loss`."""
+    """The negative log-likelihood of the chosen row plus `beta` times `lexalign.losses.odds_ratio_loss`.
+
+    The likelihood includes the prompt, as in the authors' code.
+    """
 
     reference = None
     logs_means = True

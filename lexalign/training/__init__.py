@@ -1,1 +1,1 @@
-"""The loop that the methods share: pipeline, trainer, reference, checkpointing, memory, preflight."""
+"""The training loop shared by the methods: pipeline, trainer, reference, checkpointing, memory, preflight."""

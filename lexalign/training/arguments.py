@@ -1,4 +1,4 @@
-"""Our settings in the words of transformers' TrainingArguments, for every trainer."""
+"""Our settings as transformers' TrainingArguments, for every trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ OPTIMIZERS = {
 
 
 def make_training_arguments(experiment: Experiment, out_dir: Path) -> dict[str, Any]:
-    """Arguments of the training loop."""
+    """The arguments of the training loop."""
     train = experiment.train
     assert train is not None
     device = hardware.resolve_device(experiment.hardware.device)
@@ -53,6 +53,6 @@ def make_training_arguments(experiment: Experiment, out_dir: Path) -> dict[str, 
         "dataloader_pin_memory": device == "cuda",
         "remove_unused_columns": False,  # our collators read what they need
         "restore_callback_states_from_checkpoint": True,
-        "logging_nan_inf_filter": False,  # the run stops at the first, see lexalign.training.divergence
+        "logging_nan_inf_filter": False,  # the run stops at the first one, see lexalign.training.divergence
         **(sharding.make_arguments(experiment) if collectives.world_size() > 1 else {}),
     }

@@ -1,7 +1,7 @@
-"""Losses in which the rows of an optimizer step are coupled, exact however the step is split into batches.
+"""Losses that couple the rows of an optimizer step. They are exact for every split of the step into batches.
 
-The step is scored first without gradient. Then each batch computes the loss of all rows, its own with gradient: the gradients of the
-batches add up to that of the whole step (the chain rule at one and the same weights). Cost: one forward more for each batch.
+The whole step is first scored without gradient. Then each batch computes the loss of all rows, and only its own rows have a gradient. The
+gradients of the batches add up to that of the whole step (chain rule at the same weights). The cost is one more forward for each batch.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from lexalign.training.objective import Scores
 
 @dataclass(kw_only=True)
 class StepScores:
-    """Sums, lengths and reference sums of all sequences of a step, (3, R_i) for each batch, those of other processes too."""
+    """The sums, lengths and reference sums of all sequences of a step, (3, R_i) for each batch of all processes."""
 
     parts: list[Tensor]
     next: int
-    """The part of the batch that comes next."""
+    """The index of the next batch's part."""
 
     def replace_next(self, scores: Scores) -> Scores:
-        """The scores of the step, with those of the next batch, which have a gradient, in the place of their values."""
+        """The scores of the step. The part of the next batch is replaced by `scores`, which have a gradient."""
         parts = list(self.parts)
         parts[self.next] = stack_scores(scores)
         self.next += 1
@@ -48,12 +48,12 @@ def stack_scores(scores: Scores) -> Tensor:
 @torch.no_grad()
 def score_step(trainer: Any, batches: list[Any]) -> StepScores:
     """The scores of the batches of a step, of all processes."""
-    own = []
+    own_parts = []
     totals = trainer.count_totals(batches, everywhere=False)
     for batch in batches:
         batch = send_to_device(batch, trainer.args.device)
-        own.append(stack_scores(trainer.collect_scores(trainer.score(trainer.model, batch, details=False), batch, totals)))
-    everywhere = collectives.all_gather([part.cpu() for part in own])
-    before = sum(len(parts) for parts in everywhere[: collectives.rank()])
-    device = own[0].device
-    return StepScores(parts=[part.to(device) for parts in everywhere for part in parts], next=before)
+        own_parts.append(stack_scores(trainer.collect_scores(trainer.score(trainer.model, batch, details=False), batch, totals)))
+    process_parts = collectives.all_gather([part.cpu() for part in own_parts])
+    next_part = sum(len(parts) for parts in process_parts[: collectives.rank()])
+    device = own_parts[0].device
+    return StepScores(parts=[part.to(device) for parts in process_parts for part in parts], next=next_part)

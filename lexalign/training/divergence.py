@@ -1,4 +1,4 @@
-"""Numbers that went wrong: NaN and infinity at once, a loss that runs away after a while; and the rows behind it."""
+"""Checks for NaN, infinity and a diverging loss. The errors name the rows of the step."""
 
 import logging
 import math
@@ -15,18 +15,18 @@ from lexalign.errors import NotFinite
 
 log = logging.getLogger(__name__)
 WINDOW = 100
-"""Steps that the median is taken over."""
+"""Number of steps for the running median."""
 ENOUGH = 20
-"""Steps from which there is a median to speak of."""
+"""Number of steps that the running median needs at least."""
 NAMED = 5
-"""Rows that an error names."""
+"""Number of rows that an error names."""
 SEARCHED = 200_000
-"""Rows of the data set that are looked through for them."""
+"""Number of rows of the data set that are searched."""
 SHOWN = 80
 
 
 class LossMonitor:
-    """The course of the loss over the steps, held against `train.divergence`."""
+    """Compares the loss of each step with its running median, as `train.divergence` says."""
 
     def __init__(self, train: Train):
         self.train = train
@@ -34,37 +34,37 @@ class LossMonitor:
         self.above = 0
 
     def add(self, step: int, loss: float) -> None:
-        """Note a step's loss; raises NotFinite where it has run away and `train.divergence=stop`."""
+        """Add a step's loss. Raises NotFinite if the loss diverges and `train.divergence=stop`."""
         train = self.train
         if train.divergence == "ignore":
             return
         if len(self.losses) >= ENOUGH:
             median = statistics.median(self.losses)
-            # For a positive median, `divergence_factor` times it; losses may also be negative.
+            # For a positive median, the limit is `divergence_factor` times the median. Losses may also be negative.
             self.above = self.above + 1 if loss > median + (train.divergence_factor - 1) * abs(median) else 0
             if self.above == train.divergence_steps:
-                told = (
+                message = (
                     f"step {step}: the loss ({loss:.4g}) is above {train.divergence_factor:g} times its running median ({median:.4g}) for "
                     f"{self.above} steps"
                 )
                 if train.divergence == "stop":
                     raise NotFinite(
-                        f"{told}; the checkpoint before is kept. Type a smaller train.learning_rate in another output_dir, or "
+                        f"{message}; the checkpoint before is kept. Type a smaller train.learning_rate in another output_dir, or "
                         "train.divergence=warn"
                     )
-                log.warning("%s (train.divergence=warn)", told)
+                log.warning("%s (train.divergence=warn)", message)
         self.losses.append(loss)
 
 
 def find_bad_weights(model: Any) -> list[str]:
     """Names of the trained weights that hold NaN or infinity."""
-    trained = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
-    found = [name for name, weight in trained if not bool(torch.isfinite(weight).all())]
-    return sorted(set().union(*collectives.all_gather(found)))  # each process may hold another part
+    trained_weights = [(name, sharding.get_local_part(weight)) for name, weight in model.named_parameters() if weight.requires_grad]
+    names = [name for name, weight in trained_weights if not bool(torch.isfinite(weight).all())]
+    return sorted(set().union(*collectives.all_gather(names)))  # each process may hold a different part
 
 
 def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
-    """Raise NotFinite with the step and the rows of the batches that made it."""
+    """Raise NotFinite with the step and the rows of its batches."""
     step = trainer.state.global_step + 1
     raise NotFinite(
         f"step {step}: {what}; nothing is saved of it, the checkpoint before is kept. "
@@ -74,22 +74,22 @@ def raise_not_finite(trainer: Any, what: str, batches: list[Any]) -> None:
 
 
 def describe_rows(trainer: Any, batches: list[Any]) -> str:
-    """The rows of a step in words: those whose loss alone is not finite, all of them where that tells none apart."""
+    """The rows of a step in words: the rows whose loss alone is not finite, or all rows if there is no such row."""
     try:
-        found = list(find_rows(trainer, batches))
-        # The loss of several processes is computed by all of them or by none.
-        guilty = [at for at in found if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or found
-        if not guilty:
+        indices = list(find_rows(trainer, batches))
+        # With several processes, a loss can be computed only by all of them together.
+        bad_indices = [at for at in indices if collectives.world_size() == 1 and not has_finite_loss(trainer, at)] or indices
+        if not bad_indices:
             return "not found among those of the data set"
-        shown = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in guilty[:NAMED])
-        return shown + (f" and {len(guilty) - NAMED} more" if len(guilty) > NAMED else "")
-    except Exception as error:  # the numbers are already wrong; what names the rows must not hide that
+        text = "; ".join(f"{at} ({decode_start(trainer, at)!r})" for at in bad_indices[:NAMED])
+        return text + (f" and {len(bad_indices) - NAMED} more" if len(bad_indices) > NAMED else "")
+    except Exception as error:  # an error here must not hide the first problem
         log.debug("The rows cannot be named:", exc_info=error)
         return f"cannot be named ({type(error).__name__})"
 
 
 def list_sequences(batch: Any) -> list[tuple[int, ...]]:
-    """The ids of each sequence of a batch, without padding; none where a batch holds none (answers that are drawn)."""
+    """The ids of each sequence of a batch, without padding; empty if the batch has no sequences (answers are generated)."""
     if not isinstance(batch, dict) or "input_ids" not in batch:
         return []
     lengths = batch["attention_mask"].sum(1).tolist()
@@ -98,10 +98,10 @@ def list_sequences(batch: Any) -> list[tuple[int, ...]]:
 
 def find_rows(trainer: Any, batches: list[Any]) -> Iterator[int]:
     """Indices of the rows of the training set that are in these batches."""
-    wanted = {ids for batch in batches for ids in list_sequences(batch)}
+    step_sequences = {ids for batch in batches for ids in list_sequences(batch)}
     for at in range(min(len(trainer.train_dataset), SEARCHED)):
-        own = list_sequences(trainer.make_batch(trainer.train_dataset, [at]))
-        if own and wanted.issuperset(own):
+        row_sequences = list_sequences(trainer.make_batch(trainer.train_dataset, [at]))
+        if row_sequences and step_sequences.issuperset(row_sequences):
             yield at
 
 

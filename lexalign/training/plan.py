@@ -1,4 +1,4 @@
-"""`dry_run=true`: what a run would load, train and need, without training anything."""
+"""`dry_run=true`: shows what a run would load, train and need. Nothing is trained."""
 
 import math
 from typing import Any
@@ -21,15 +21,15 @@ from lexalign.training import memory
 
 
 def show_plan(experiment: Experiment, splits: Splits) -> Result:
-    """Print the plan; the result's details hold the same facts."""
+    """Print the plan. The details of the result hold the same facts."""
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None and experiment.method is not None and experiment.model.path is not None
-    found = loading.find_source(experiment.model.path, experiment.model.revision)
-    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, found))
+    source = loading.find_source(experiment.model.path, experiment.model.revision)
+    encoder = make_renderer(experiment, loading.load_tokenizer(experiment, source))
     tokens = lengths.fit_lengths(
         splits, lengths.measure_one_by_one(encoder), max_length=train.max_length, drawn=lengths.count_drawn_tokens(experiment)
     )
-    sizes = count_parameters(experiment, found)
+    sizes = count_parameters(experiment, source)
     rows = math.ceil(tokens.total / train.max_length) if train.packing else len(splits.train)
     per_epoch = count_epoch_steps(experiment, rows)
     steps = train.max_steps or math.ceil(per_epoch * train.epochs)
@@ -37,11 +37,11 @@ def show_plan(experiment: Experiment, splits: Splits) -> Result:
     batch = train.max_tokens or sequences * (train.max_length if train.packing else tokens.longest)
     checkpointing = memory.needs_gradient_checkpointing(experiment, sizes, batch, memory.get_free_memory(experiment))
     switch = "on" if checkpointing else "off"
-    needed = memory.estimate_memory(experiment, sizes, batch, checkpointing=checkpointing)
+    needed_bytes = memory.estimate_memory(experiment, sizes, batch, checkpointing=checkpointing)
     device = hardware.resolve_device(experiment.hardware.device)
     facts: dict[str, Any] = {
         "stage": f"{experiment.stage.name}, method {experiment.method.name}, trainer {experiment.method.target}",
-        "model": f"{experiment.model.path}" + (f" ({found.place.name} with the adapter {found.adapter})" if found.adapter else ""),
+        "model": f"{experiment.model.path}" + (f" ({source.place.name} with the adapter {source.adapter})" if source.adapter else ""),
         "weights": f"{sizes.total:,} parameters as {resolve_weight_dtype(experiment)}".replace("torch.", "")
         + (f", quantized to {adapter.bits} bits" if adapter.bits else ""),
         "trained": f"{sizes.trained:,} parameters ({sizes.trained / sizes.total:.2%}), adapter {adapter.kind}",
@@ -49,17 +49,17 @@ def show_plan(experiment: Experiment, splits: Splits) -> Result:
         "tokens": f"{tokens.total:,} in an epoch, longest sequence {tokens.longest:,}",
         "steps": f"{steps:,} optimizer steps ({per_epoch:,} an epoch)",
         "device": f"{device}, {resolve_precision(experiment.hardware.precision, device)}",
-        "memory": f"about {needed / memory.GB:.2f} GB at the longest batch (estimate), gradient checkpointing {switch}",
+        "memory": f"about {needed_bytes / memory.GB:.2f} GB at the longest batch (estimate), gradient checkpointing {switch}",
     }
-    dropped = {name: count for name, count in splits.counts.items() if count}
-    facts["rows"] = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
+    row_counts = {name: count for name, count in splits.counts.items() if count}
+    facts["rows"] = ", ".join(f"{name} {count:,}" for name, count in row_counts.items())
     summary.show_plan_table(facts, "nothing is trained")
     numbers = {
         "parameters": sizes.total,
         "trainable_parameters": sizes.trained,
         "steps": steps,
         "tokens": tokens.total,
-        "memory_bytes": int(needed),
+        "memory_bytes": int(needed_bytes),
     }
     return Result(
         status="planned",
@@ -71,7 +71,7 @@ def show_plan(experiment: Experiment, splits: Splits) -> Result:
 
 
 def count_epoch_steps(experiment: Experiment, rows: int) -> int:
-    """Optimizer steps in which every row comes up once; prompts whose answers are drawn come in whole steps."""
+    """The number of optimizer steps of an epoch. Prompts for generated answers only fill whole steps."""
     train, method = experiment.train, experiment.method
     assert train is not None
     if isinstance(method, RewardMethod):
@@ -79,17 +79,17 @@ def count_epoch_steps(experiment: Experiment, rows: int) -> int:
     return math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation_steps)
 
 
-def count_parameters(experiment: Experiment, found: loading.ModelSource) -> memory.ModelSizes:
-    """Count parameters on a model without memory, made from its configuration alone."""
+def count_parameters(experiment: Experiment, source: loading.ModelSource) -> memory.ModelSizes:
+    """Count the parameters of a model that is made from its configuration and takes no memory."""
     assert experiment.adapter is not None
     try:
-        if found.place.kind == "gguf":
-            assert found.place.path is not None
-            config = AutoConfig.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name)
+        if source.place.kind == "gguf":
+            assert source.place.path is not None
+            config = AutoConfig.from_pretrained(source.place.path.parent, gguf_file=source.place.path.name)
         else:
             config = AutoConfig.from_pretrained(
-                found.place.path or found.place.name,
-                revision=found.revision or "main",
+                source.place.path or source.place.name,
+                revision=source.revision or "main",
                 trust_remote_code=experiment.model.trust_remote_code,
             )
     except OSError as error:
@@ -99,9 +99,13 @@ def count_parameters(experiment: Experiment, found: loading.ModelSource) -> memo
         total = model.num_parameters()
         trained = total
         if experiment.adapter.kind != "full":
-            adapted = get_peft_model(model, adapters.make_lora_config(experiment.adapter, model))
-            trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    text = config.get_text_config()
+            adapter_model = get_peft_model(model, adapters.make_lora_config(experiment.adapter, model))
+            trained = sum(parameter.numel() for parameter in adapter_model.parameters() if parameter.requires_grad)
+    text_config = config.get_text_config()
     return memory.ModelSizes(
-        total=total, trained=trained, layers=text.num_hidden_layers, hidden=text.hidden_size, vocabulary=text.vocab_size
+        total=total,
+        trained=trained,
+        layers=text_config.num_hidden_layers,
+        hidden=text_config.hidden_size,
+        vocabulary=text_config.vocab_size,
     )

@@ -1,4 +1,4 @@
-"""The model that is trained: its adapter, its dropout, and the forward that scores tokens."""
+"""The policy, which is the model in training: its adapter, its dropout, and the forward that scores tokens."""
 
 import logging
 from typing import Any
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 def get_base_model(model: Any) -> Any:
-    """The causal language model below an adapter."""
+    """The causal language model without its adapter."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: bool) -> Any:
-    """The model to train: with a new adapter, with the one that it has, or itself.
+    """The model to train: with a new adapter, with the adapter that it already has, or without one.
 
-    `needs_start`: a frozen copy of an adapter that is trained on is kept beside it, because the reference is the model with it.
+    `needs_start`: an existing adapter gets a frozen copy, because the reference is the model with that copy.
     """
     assert experiment.adapter is not None
     if experiment.adapter.kind == "full":
@@ -35,13 +35,13 @@ def attach_adapter(experiment: Experiment, loaded: LoadedModel, *, needs_start: 
             add_frozen_copy(loaded.model)
         return loaded.model
     # ZeRO-3 gathers the small weights in one buffer of one type.
-    zero = experiment.hardware.strategy == "deepspeed" and experiment.hardware.zero == 3 and experiment.adapter.bits is None
-    return get_peft_model(loaded.model, make_lora_config(experiment.adapter, loaded.model), autocast_adapter_dtype=not zero)
+    is_zero3 = experiment.hardware.strategy == "deepspeed" and experiment.hardware.zero == 3 and experiment.adapter.bits is None
+    return get_peft_model(loaded.model, make_lora_config(experiment.adapter, loaded.model), autocast_adapter_dtype=not is_zero3)
 
 
 def restore_adapter_type(model: Any) -> None:
-    """Undo what TRL does to the adapter of a quantized base: it rounds it to bfloat16, where it is not what its reference (a copy) is any
-    more, and small steps are lost."""
+    """Restore the float32 adapter of a quantized base. TRL rounds it to bfloat16: it would then differ from its frozen copy, the reference,
+    and small steps would be lost."""
     weights = dict(model.named_parameters())
     for name, weight in weights.items():
         if weight.requires_grad:
@@ -49,39 +49,41 @@ def restore_adapter_type(model: Any) -> None:
 
 
 def switch_off_dropout(model: Any) -> None:
-    """Switch off the dropout of the model itself, with which policy and reference would differ; that of the adapter stays as it is set."""
-    own = {id(module) for layer in model.modules() if isinstance(layer, LoraLayer) for module in layer.lora_dropout.values()}
-    dropping = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0 and id(module) not in own]
-    for module in dropping:
+    """Switch off the model's own dropout, because policy and reference would differ with it. The adapter's dropout does not change."""
+    adapter_ids = {id(module) for layer in model.modules() if isinstance(layer, LoraLayer) for module in layer.lora_dropout.values()}
+    dropouts = [
+        module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0 and id(module) not in adapter_ids
+    ]
+    for module in dropouts:
         module.p = 0.0
-    if dropping:
-        log.info("The model's own dropout is off in %d modules: the loss compares log-probabilities", len(dropping))
+    if dropouts:
+        log.info("The model's own dropout is off in %d modules: the loss compares log-probabilities", len(dropouts))
 
 
 def install_fast_path(models: list[Any], trainer: Any) -> str:
-    """Give the policy, and a reference model of its own behind it, the forward that scores tokens; packed or padded, which is returned.
+    """Install the forward that scores tokens in the policy and in a separate reference model. Returns its layout: packed or padded.
 
-    Says what is done and what is not, with the reason.
+    The log says what is used and what is not, with the reason.
     """
     experiment: Experiment = trainer.experiment
     assert experiment.train is not None
-    alike = 2 if trainer.objective.rows == "pair" else 1  # sequences of a batch that continue one prompt
-    strategy, is_asked = experiment.hardware.strategy, experiment.train.fast_path
+    continuations = 2 if trainer.objective.rows == "pair" else 1  # sequences of a batch that continue one prompt
+    strategy, is_enabled = experiment.hardware.strategy, experiment.train.fast_path
     is_sharded = hardware.is_sharded(experiment.hardware)
-    if is_sharded:  # a layer's weights are there only during its own forward
+    if is_sharded:  # a layer has its whole weights only during its own forward
         reason: str | None = f"hardware={strategy}"
     else:
-        reason = exactness.find_padding_reason(get_base_model(models[0])) if is_asked else "train.fast_path=false"
-    fused = low_rank = 0
+        reason = exactness.find_padding_reason(get_base_model(models[0])) if is_enabled else "train.fast_path=false"
+    fused_count = lora_count = 0
     for model in models:
-        install_forward(get_base_model(model), packed=reason is None, alike=alike)
-        if is_asked and not is_sharded:
-            fused = fused_layers.fuse_layers(model)
-    if is_asked and not is_sharded:
-        low_rank = fused_lora.fuse_lora(models[0])
-    packed = "each token computed once, prompts shared" if alike > 1 else "no padding"
-    said = f"padded batches, because {reason}" if reason else packed
+        install_forward(get_base_model(model), packed=reason is None, alike=continuations)
+        if is_enabled and not is_sharded:
+            fused_count = fused_layers.fuse_layers(model)
+    if is_enabled and not is_sharded:
+        lora_count = fused_lora.fuse_lora(models[0])
+    packing_note = "each token computed once, prompts shared" if continuations > 1 else "no padding"
+    description = f"padded batches, because {reason}" if reason else packing_note
     if trainer.args.bf16 and trainer.args.device.type == "cpu":
-        said += f", idle ones up to a multiple of {ROUND} (bfloat16 on a CPU)"
-    log.info("Fast path: %s; %d LoRA layers fused, %d other modules", said, low_rank, fused)
+        description += f", idle ones up to a multiple of {ROUND} (bfloat16 on a CPU)"
+    log.info("Fast path: %s; %d LoRA layers fused, %d other modules", description, lora_count, fused_count)
     return "padded" if reason else "packed"

@@ -1,1 +1,1 @@
-"""What a run looks at before its first step: the tokens it would train, the worst batch, the artifact saved and loaded again, the disk."""
+"""The checks before the first step: the trained tokens, the largest batch, saving and loading of the artifact, and the disk."""

@@ -1,4 +1,4 @@
-"""Whether the disk holds what a run will write."""
+"""Checks that the disk has space for the files of a run."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from lexalign.training import memory
 
 
 def estimate_space(experiment: Experiment, sizes: memory.ModelSizes) -> float:
-    """Bytes of all checkpoints there will be at once (one is written before the oldest goes) and of the artifact."""
+    """Estimate the bytes of the artifact and of all checkpoints that exist at once. A new one is written before the oldest is removed."""
     train, adapter = experiment.train, experiment.adapter
     assert train is not None and adapter is not None
     weights = (sizes.total if adapter.kind == "full" else sizes.trained) * 4
@@ -17,12 +17,12 @@ def estimate_space(experiment: Experiment, sizes: memory.ModelSizes) -> float:
 
 
 def check_space(experiment: Experiment, sizes: memory.ModelSizes, out_dir: Path) -> str:
-    """What is needed and what there is, in words; raises DiskFull where it is too little."""
-    wanted, there = estimate_space(experiment, sizes), shutil.disk_usage(out_dir).free
-    told = f"{wanted / memory.GB:.2f} of {there / memory.GB:.1f} GB free"
-    if wanted > there:
+    """The needed and the free space, in words. Raises DiskFull if there is too little space."""
+    size, free = estimate_space(experiment, sizes), shutil.disk_usage(out_dir).free
+    summary = f"{size / memory.GB:.2f} of {free / memory.GB:.1f} GB free"
+    if size > free:
         raise DiskFull(
-            f"preflight: the checkpoints and the artifact need {wanted / memory.GB:.2f} GB and {out_dir} has {there / memory.GB:.2f} GB; "
+            f"preflight: the checkpoints and the artifact need {size / memory.GB:.2f} GB and {out_dir} has {free / memory.GB:.2f} GB; "
             "free some, name another output_dir, or type a smaller train.keep_checkpoints"
         )
-    return told
+    return summary

@@ -1,4 +1,4 @@
-"""What was found out before, kept below `store` for runs alike in what it depends on: a sweep's siblings, and a run that begins again."""
+"""Results of preflight checks, stored below `store`. Another run with the same inputs reuses them, in a sweep or when it is repeated."""
 
 import dataclasses
 import hashlib
@@ -19,13 +19,13 @@ from lexalign.distributed import collectives
 log = logging.getLogger(__name__)
 FILE = "found.json"
 PATIENCE = 300.0
-"""Seconds to wait for another run that is finding out the same; after them, it is found out twice."""
+"""Seconds to wait for another run that does the same check. After that time the check is done twice."""
 PACE = ("learning_rate", "scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "epochs", "max_steps")
-"""Settings of the loop that no first forward and backward depends on."""
+"""Settings of the training loop that do not change the first forward and backward."""
 
 
 def key_artifact_trial(experiment: Experiment) -> dict[str, Any]:
-    """What the artifact's way to the disk and back depends on: the model, its adapter, the arithmetic; not how it will be trained."""
+    """The inputs that saving and loading the artifact depends on: the model, its adapter, the precision; not the training."""
     made_of = fingerprint.describe_inputs(experiment)
     settings = {name: value for name, value in made_of["settings"].items() if name not in ("train", "evaluate", "seed")}
     settings["method"] = experiment.method.target if experiment.method else None
@@ -33,8 +33,11 @@ def key_artifact_trial(experiment: Experiment) -> dict[str, Any]:
 
 
 def key_step_trial(experiment: Experiment) -> dict[str, Any]:
-    """What a step at the start depends on: everything but the pace of training; beta, since the rewards that it multiplies are 0; and the
-    seed, which draws an adapter's first numbers and the order of the rows, unless it also decides which rows are a batch."""
+    """The inputs that a first step depends on: all except the `PACE` settings, beta and, in most cases, the seed.
+
+    At step 0, beta multiplies rewards of 0. The seed only draws the adapter's first values and the order of the rows. It is an input if it
+    also decides which rows are a batch.
+    """
     train = experiment.train
     assert train is not None
     made_of = fingerprint.describe_inputs(experiment)
@@ -48,24 +51,24 @@ def key_step_trial(experiment: Experiment) -> dict[str, Any]:
 
 
 def remember(experiment: Experiment, what: str, depends_on: dict[str, Any], find: Callable[[], Any]) -> tuple[Any, bool]:
-    """What `find` gives (plain values), or gave to a run for which all that it depends on was the same; and whether it was the latter.
+    """The result of `find` (plain values), and whether it comes from an earlier run with the same `depends_on`.
 
-    A run that only looks, and several processes that would look together, always find out.
+    It is never reused with `preflight=only`, or in a run of several processes.
     """
     if experiment.preflight.mode != "check" or collectives.world_size() > 1:
         return find(), False
     surroundings = {name: value for name, value in fingerprint.describe_environment(experiment).items() if name != "threads"}
     material = json.dumps([what, depends_on, experiment.model.path, surroundings], sort_keys=True, default=str)
     name = f"{what}-{hashlib.sha256(material.encode()).hexdigest()[:32]}"
-    kept, locks = cache.open_cache(experiment, "preflight"), Path(experiment.store) / "locks"
+    memos, locks = cache.open_cache(experiment, "preflight"), Path(experiment.store) / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:  # a sweep's jobs start together: one looks, the others wait
-            held.enter_context(FileLock(locks / f"{name}.lock", timeout=PATIENCE))
+    with ExitStack() as stack:
+        try:  # a sweep's jobs start together: one does the check, the others wait
+            stack.enter_context(FileLock(locks / f"{name}.lock", timeout=PATIENCE))
         except Timeout:
             log.warning("Preflight: another run has been at the same for %d s; not waiting any longer", PATIENCE)
-        if (folder := kept.get(name)) is not None:
+        if (folder := memos.get(name)) is not None:
             return json.loads((folder / FILE).read_text(encoding="utf-8")), True
-        found = find()
-        kept.put(name, lambda aside: files.write_json(aside / FILE, found))
-        return found, False
+        result = find()
+        memos.put(name, lambda entry_folder: files.write_json(entry_folder / FILE, result))
+        return result, False

@@ -1,4 +1,4 @@
-"""Prompts whose own text holds a token that ends an answer or begins a sequence: the model would read it as one."""
+"""Finds prompts whose text contains an end token or a BOS. The model would read it as the end of an answer or the start of a sequence."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from lexalign.training.preflight.rows import NAMED, round_up_share
 
 
 def find_ended_prompts(rows: list[Row], renderer: Renderer, *, allowed: float) -> list[str]:
-    """The problem with training rows whose prompt holds an end token or a BOS of its own, where their share is over the allowed one."""
+    """The problem as a list of one text, if too many training rows have a prompt with an end token or a BOS; else an empty list."""
     tokenizer = renderer.tokenizer
     ids = {*renderer.end_tokens, *([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id])}
     tokens = tokenizer.convert_ids_to_tokens(sorted(ids))
@@ -24,11 +24,11 @@ def find_ended_prompts(rows: list[Row], renderer: Renderer, *, allowed: float) -
 
 
 def find_token(row: Row, tokens: list[str]) -> str | None:
-    """The first of these tokens in what a row gives the model to read."""
+    """The first of these tokens in the prompt texts of a row; None if there is none."""
     return next((token for text in list_prompt_texts(row) for token in tokens if token in text), None)
 
 
 def list_prompt_texts(row: Row) -> Iterator[str]:
-    """The texts of a row that are read and never answered."""
+    """The texts of a row that are input to the model: prompt, system text, and messages of others than the assistant."""
     for value in (row.get("prompt", ()), row.get("messages", ()), row.get("system", ())):
         yield from [value] if isinstance(value, str) else (turn["content"] for turn in value if turn["role"] != "assistant")

@@ -1,4 +1,4 @@
-"""The artifact's way to the disk and back, tried before training pays for it."""
+"""Saves and loads the artifact before training, to find errors early."""
 
 import contextlib
 import dataclasses
@@ -21,62 +21,64 @@ from lexalign.training import memory
 log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-4}
 LOW_TOLERANCE = 0.05
-"""Of the largest logit: a merged adapter rounds otherwise than one beside its layer, and an 8-bit layer rounds its input to 8 bits, where
-the last bit of a float decides which way."""
+"""Allowed difference, as a share of the largest logit. A merged adapter rounds differently from a separate one. An 8-bit layer rounds its
+input to 8 bits, and the last bit of a float can change the result."""
 TOKENS = 64
 SPREAD = 0.02
-"""Of the noise that stands in for training: an adapter that is still zero would come back right from anywhere."""
+"""Standard deviation of the noise that is added to the trained weights. A new adapter is zero, so its loss would not change the logits."""
 
 
 def explain_no_room(trainer: Any, experiment: Experiment) -> str:
-    """Why the artifact's way is not tried, where a second copy of the model would not fit; empty where it does."""
+    """The reason why the check is skipped: a second copy of the model does not fit. Empty if it fits."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.model.parameters())
-    there = memory.get_free_memory(experiment)
-    if weights <= memory.ROOM * there:
+    free_bytes = memory.get_free_memory(experiment)
+    if weights <= memory.ROOM * free_bytes:
         return ""
-    return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {there / memory.GB:.1f} GB free"
+    return f"not tried: a second copy of the model takes {weights / memory.GB:.1f} of {free_bytes / memory.GB:.1f} GB free"
 
 
 def check_round_trip(trainer: Any, loaded: loading.LoadedModel, experiment: Experiment, out_dir: Path, ids: list[int]) -> str:
-    """Save the model as a run does at its end, load that as the next run would, and compare logits; what came out, in words.
+    """Save the model as at the end of a run, load it as the next run does, and compare the logits. Returns the result in words.
 
-    Raises ArtifactError where they differ.
+    Raises ArtifactError if the logits differ.
     """
-    folder = out_dir / f"{files.ASIDE}{uuid.uuid4().hex}"  # cleared by the next start where this one is killed
+    folder = out_dir / f"{files.ASIDE}{uuid.uuid4().hex}"  # if this process is killed, the next start removes it
     try:
         with perturb_weights(trainer.model, keep=experiment.adapter is not None and experiment.adapter.kind == "full"):
             write_model(loaded, trainer.model, folder, {}, {})
-            wanted = compute_logits(trainer.model, ids)
-        again = dataclasses.replace(experiment.model, path=str(folder.resolve()), parent=None, revision=None)
-        found = compute_logits(loading.load_model(dataclasses.replace(experiment, model=again)).model.to(trainer.args.device), ids)
+            logits = compute_logits(trainer.model, ids)
+        model_settings = dataclasses.replace(experiment.model, path=str(folder.resolve()), parent=None, revision=None)
+        loaded_logits = compute_logits(
+            loading.load_model(dataclasses.replace(experiment, model=model_settings)).model.to(trainer.args.device), ids
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    apart = float((found - wanted).abs().max() / wanted.abs().max())
-    # TRL computes an adapter on a quantized base in bfloat16, whatever the rest is in.
+    difference = float((loaded_logits - logits).abs().max() / logits.abs().max())
+    # TRL computes an adapter on a quantized base in bfloat16, whatever the type of the other weights is.
     types = {parameter.dtype for parameter in trainer.model.parameters() if parameter.is_floating_point()}
     rounds_inputs = experiment.adapter is not None and experiment.adapter.bits == 8
     tolerance = LOW_TOLERANCE if rounds_inputs else TOLERANCE.get(min(types, key=lambda kind: kind.itemsize), LOW_TOLERANCE)
-    if not apart <= tolerance:
+    if not difference <= tolerance:
         raise ArtifactError(
-            f"preflight: the model, saved and loaded again, answers otherwise: its logits differ by {apart:.2g} of the largest "
+            f"preflight: the model, saved and loaded again, answers otherwise: its logits differ by {difference:.2g} of the largest "
             f"(allowed {tolerance:g}), so what this run leaves would not be what it trained (preflight.round_trip=false goes on)"
         )
-    return f"saved, loaded again and equal ({apart:.1e} of the largest logit apart)"
+    return f"saved, loaded again and equal ({difference:.1e} of the largest logit apart)"
 
 
 @contextlib.contextmanager
 def perturb_weights(model: torch.nn.Module, *, keep: bool) -> Iterator[None]:
-    """Noise in what is trained, taken out again to the bit; nothing where the weights themselves are the artifact (`keep`)."""
-    trained = [] if keep else [parameter for parameter in model.parameters() if parameter.requires_grad]
-    before = [parameter.detach().clone() for parameter in trained]
-    chance = torch.Generator().manual_seed(0)
+    """Within the block, the trained weights have noise. After it, they have exactly their old values. `keep` adds no noise."""
+    parameters = [] if keep else [parameter for parameter in model.parameters() if parameter.requires_grad]
+    values = [parameter.detach().clone() for parameter in parameters]
+    generator = torch.Generator().manual_seed(0)
     try:
-        for parameter in trained:
-            parameter.data += SPREAD * torch.randn(parameter.shape, generator=chance).to(parameter)
+        for parameter in parameters:
+            parameter.data += SPREAD * torch.randn(parameter.shape, generator=generator).to(parameter)
         yield
     finally:
-        for parameter, old in zip(trained, before, strict=True):
-            parameter.data.copy_(old)
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data.copy_(value)
 
 
 @torch.no_grad()
@@ -84,6 +86,6 @@ def compute_logits(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
     """The logits of the first tokens of a sequence, (T, V), in evaluation mode."""
     was_training = model.training
     model.eval()
-    found = model(input_ids=torch.tensor([ids[:TOKENS]], device=next(model.parameters()).device), use_cache=False).logits[0].float()
+    logits = model(input_ids=torch.tensor([ids[:TOKENS]], device=next(model.parameters()).device), use_cache=False).logits[0].float()
     model.train(was_training)
-    return found
+    return logits

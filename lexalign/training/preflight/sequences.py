@@ -1,4 +1,4 @@
-"""The sequences that a trainer's batches hold, as the loss sees them: which tokens, and which of these are trained."""
+"""The sequences of a trainer's batches in the form that the loss uses: the tokens, and which of them are trained."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Sequence:
 
 
 def list_row_sequences(trainer: Any, dataset: Any) -> Iterator[list[Sequence]]:
-    """The sequences of each row of a trainer's data set (two for a pair), as the loss sees them; nothing where answers are drawn."""
+    """The sequences of each row of a trainer's data set (two for a pair). Nothing if the trainer generates its answers."""
     if getattr(trainer, "generates", False):
         return
     for row in dataset:
@@ -29,7 +29,7 @@ def list_row_sequences(trainer: Any, dataset: Any) -> Iterator[list[Sequence]]:
 
 
 def list_batch_sequences(batch: dict[str, Any]) -> list[Sequence]:
-    """The sequences of a batch without padding; a token is trained where it has a label."""
+    """The sequences of a batch without padding. A token is trained if it has a label."""
     lengths = batch["attention_mask"].sum(1).tolist()
     return [
         Sequence(ids=ids[:length], trained=[label != IGNORED for label in labels[:length]])
