@@ -143,11 +143,11 @@ def complete_settings(tree: Mapping[str, Any], only: Mapping[str, Any] | None = 
                 new_node[key] = fill(new_node[key], value, allowed_below if isinstance(allowed_below, Mapping) else None, full)
         return new_node
 
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(default, [str(key) for key in default if key != "hydra"]), resolve=False)
-    assert isinstance(plain, dict)
-    method, recorded_method = plain.get("method"), tree.get("method")
+    all_defaults = OmegaConf.to_container(OmegaConf.masked_copy(default, [str(key) for key in default if key != "hydra"]), resolve=False)
+    assert isinstance(all_defaults, dict)
+    method, recorded_method = all_defaults.get("method"), tree.get("method")
     is_own_method = (
         isinstance(method, Mapping) and isinstance(recorded_method, Mapping) and method.get("name") != recorded_method.get("name")
     )
     skipped_keys = ("experiment", "method") if is_own_method else ("experiment",)
-    return fill(tree, {str(key): value for key, value in plain.items() if key not in skipped_keys}, only, ""), added_settings
+    return fill(tree, {str(key): value for key, value in all_defaults.items() if key not in skipped_keys}, only, ""), added_settings

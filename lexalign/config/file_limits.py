@@ -31,7 +31,7 @@ def find_file_problem(path: Path) -> str | None:
                 return f"{path}:{event.start_mark.line + 1}: is nested more than {MOST_DEPTH} deep"
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
-        return None  # Hydra says what is wrong with it
+        return None  # Hydra reports the error
     if root is None:
         return None
     sizes: dict[int, float] = {}

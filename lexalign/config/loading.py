@@ -42,9 +42,9 @@ class CachedRepository(CachingConfigRepository):
     Hydra changes the trees that it reads, so each file is kept as bytes and unpacked each time.
     """
 
-    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes], folders: tuple[str, ...]):
+    def __init__(self, delegate: IConfigRepository, contents: dict[str, bytes], folders: tuple[str, ...]):
         super().__init__(delegate)
-        self.kept = kept
+        self.kept = contents
         self.folders = folders
 
     def load_config(self, config_path: str) -> ConfigResult | None:

@@ -98,14 +98,14 @@ def drop_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
 
 def find_wrong_choice(override: Override, sources: Sources) -> str | None:
     """The problem with a choice in a group, or None."""
-    group, typed = override.key_or_group, str(override.input_line)
+    group, typed_text = override.key_or_group, str(override.input_line)
     if override.is_delete():
-        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(sources.list_options(group))}"
+        return f"{typed_text}: a group cannot be taken away; leave it out, or choose one of {', '.join(sources.list_options(group))}"
     if override.is_add():
-        return f"{typed}: every group has its place already; type {typed.lstrip('+')}"
+        return f"{typed_text}: every group has its place already; type {typed_text.lstrip('+')}"
     value = override.value()
     if value is None:
-        return f"{typed}: leave {group} out, or choose one of {', '.join(sources.list_options(group))}"
+        return f"{typed_text}: leave {group} out, or choose one of {', '.join(sources.list_options(group))}"
     if not isinstance(value, str):
-        return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
+        return f"{typed_text}: choose one {group}, or sweep over several with -m {group}=a,b"
     return None if value in sources.list_options(group) else sources.describe_missing_option(group, value)

@@ -96,18 +96,18 @@ def find_moved(recorded_path: str | Path, near: Path) -> Path | None:
 
 def find_write_problem(folder: Path) -> str | None:
     """The reason why nothing can be written into a folder that exists or would be made; None if writing is possible."""
-    existing = folder.absolute()
+    nearest = folder.absolute()
     try:
-        while not existing.exists():
-            existing = existing.parent
+        while not nearest.exists():
+            nearest = nearest.parent
     except OSError as error:  # a name that is too long
         return os.strerror(error.errno or 0)
-    if not existing.is_dir():
-        return f"{existing} is a file" if existing.is_file() else f"{existing} is {describe_path(existing)}"
-    if os.access(existing, os.W_OK | os.X_OK):
+    if not nearest.is_dir():
+        return f"{nearest} is a file" if nearest.is_file() else f"{nearest} is {describe_path(nearest)}"
+    if os.access(nearest, os.W_OK | os.X_OK):
         return None
-    is_read_only = bool(os.statvfs(existing).f_flag & os.ST_RDONLY)
-    return f"{existing} is on a read-only file system" if is_read_only else f"{existing} may not be written by this user"
+    is_read_only = bool(os.statvfs(nearest).f_flag & os.ST_RDONLY)
+    return f"{nearest} is on a read-only file system" if is_read_only else f"{nearest} may not be written by this user"
 
 
 def describe_path(path: Path) -> str:

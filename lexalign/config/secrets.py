@@ -137,7 +137,7 @@ def find_address_secrets(name: str, value: str) -> set[str]:
 
 
 def list_spellings(secret: str) -> set[str]:
-    """Return the forms in which a secret can stand in a text: as it is, quoted in Python or JSON, or in an address."""
+    """Return the forms of a secret in a text: unchanged, quoted in Python or JSON, or in an address."""
     return {
         secret,
         repr(secret)[1:-1],
@@ -154,7 +154,7 @@ def _make_pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def redact(text: str) -> str:
-    """Return a text without the secrets of this process and without what is shaped like a token."""
+    """Return a text without the secrets of this process and without parts that look like a token."""
     return make_redactor()(text)
 
 
@@ -187,7 +187,7 @@ def redact_tree(node: Any) -> Any:
 
 
 def escape_control(text: str) -> str:
-    """Return a text whose control characters are visible (\\x1b), so that it can neither steer a terminal nor reorder what is shown.
+    """Return a text whose control characters are visible (\\x1b), so that it cannot control a terminal or reorder the shown text.
 
     Line breaks and tabs stay. The categories Cc (C0, C1), Cs, Zl, Zp, and marks that change the writing direction are escaped.
     """

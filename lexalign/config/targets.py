@@ -21,7 +21,7 @@ Arguments = dict[str, bool]
 """Name -> whether the argument is required."""
 
 
-def find_wrong_arguments(path: str, given: list[str], where: str) -> list[str]:
+def find_wrong_arguments(path: str, names: list[str], where: str) -> list[str]:
     """Problems with the arguments of the class at a dotted path; empty if its source does not show its arguments."""
     definition = find_definition(path)
     if definition is None:
@@ -34,11 +34,11 @@ def find_wrong_arguments(path: str, given: list[str], where: str) -> list[str]:
         return []
     problems = [
         f"{where}.{name}: {node.name} takes no such argument; it takes {', '.join(arguments) or 'none'}{suggest_nearest(name, arguments)}"
-        for name in given
+        for name in names
         if name not in arguments
     ]
     return problems + [
-        f"{where}.{name}: is missing; {node.name} needs it" for name, is_needed in arguments.items() if is_needed and name not in given
+        f"{where}.{name}: is missing; {node.name} needs it" for name, is_needed in arguments.items() if is_needed and name not in names
     ]
 
 
@@ -220,19 +220,19 @@ def find_hydra_problems(node: DictConfig | None) -> list[str]:
             for i, item in enumerate(value):
                 walk(item, f"{where}[{i}]")
 
-    plain = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(plain, dict)
-    walk(plain, "hydra")
+    hydra_settings = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(hydra_settings, dict)
+    walk(hydra_settings, "hydra")
     for part in ("launcher", "sweeper"):
-        plugin = plain.get(part) or {}
+        plugin = hydra_settings.get(part) or {}
         if plugin.get("_target_") in OWN_PLUGINS:
             problems += [
                 f"hydra.{part}.{key}: is not read; {IGNORED.get(f'{part}.{key}', 'the settings of a sweep are below sweep')}"
                 for key in plugin
                 if key != "_target_"
             ]
-    problems += find_ignored_settings(plain)
-    for name in plain.get("job", {}).get("env_set") or {}:
+    problems += find_ignored_settings(hydra_settings)
+    for name in hydra_settings.get("job", {}).get("env_set") or {}:
         problems.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
     return problems
 

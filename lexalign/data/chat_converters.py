@@ -31,10 +31,10 @@ def sharegpt_pairs(row: Row) -> Row | None:
     """ShareGPT's layout of preferences: conversations, and chosen and rejected as one turn each -> prompt (turns), chosen, rejected."""
     other_fields = {name: value for name, value in row.items() if name not in ("conversations", "chosen", "rejected")}
     prompt = [convert_sharegpt_turn(turn) for turn in parse_list(row["conversations"])]
-    better, worse = (convert_sharegpt_turn(row[side])["content"] for side in ("chosen", "rejected"))
-    if not prompt or prompt[-1]["role"] == "assistant" or better == worse:
+    chosen_text, rejected_text = (convert_sharegpt_turn(row[side])["content"] for side in ("chosen", "rejected"))
+    if not prompt or prompt[-1]["role"] == "assistant" or chosen_text == rejected_text:
         return None
-    return {**other_fields, "prompt": prompt, "chosen": better, "rejected": worse}
+    return {**other_fields, "prompt": prompt, "chosen": chosen_text, "rejected": rejected_text}
 
 
 def convert_sharegpt_turn(turn: Any) -> Row:
@@ -75,10 +75,14 @@ def openai_preference(row: Row) -> Row | None:
     outputs = [parse_list(row[side]) for side in ("preferred_output", "non_preferred_output")]
     if any(len(turns) != 1 or turns[0].get("role") != "assistant" for turns in outputs):
         return None
-    better, worse = outputs
+    chosen_turns, rejected_turns = outputs
     prompt = [convert_openai_turn(turn) for turn in parse_list(request["messages"])]
     tools = {"tools": request["tools"]} if request.get("tools") else {}
-    return None if better == worse else {**other_fields, **tools, "prompt": prompt, "chosen": better, "rejected": worse}
+    return (
+        None
+        if chosen_turns == rejected_turns
+        else {**other_fields, **tools, "prompt": prompt, "chosen": chosen_turns, "rejected": rejected_turns}
+    )
 
 
 def parse_list(value: Any) -> list[Any]:

@@ -15,7 +15,7 @@ BELIEF_COLUMNS = ("belief", "rejected_belief", "probabilities", "group")
 def list_named(experiment: Experiment) -> dict[str, str]:
     """Our name -> the user's name, for every column that the settings name."""
     columns = {field.name: getattr(experiment.data.columns, field.name) for field in dataclasses.fields(experiment.data.columns)}
-    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
+    return {our_name: their_name for our_name, their_name in columns.items() if their_name is not None}
 
 
 def find_sft_shape(experiment: Experiment) -> str:
@@ -61,7 +61,7 @@ def list_needed_columns(experiment: Experiment) -> list[str]:
     return [name for name in list_wanted_columns(experiment) if name not in (*optional_columns, *ROW_COLUMNS)]
 
 
-def suggest_column(ours: str, theirs: str, columns: list[str]) -> str:
+def suggest_column(our_name: str, their_name: str, columns: list[str]) -> str:
     """Advice on what to type instead of a column that is missing."""
-    nearest = suggest_nearest(theirs, columns).removeprefix("; did you mean ").rstrip("?")
-    return f"; type data.columns.{ours}={nearest or '<column>'}"
+    nearest = suggest_nearest(their_name, columns).removeprefix("; did you mean ").rstrip("?")
+    return f"; type data.columns.{our_name}={nearest or '<column>'}"

@@ -37,12 +37,12 @@ def alpaca(row: Row) -> Row | None:
 
 def last_turns(row: Row) -> Row | None:
     """chosen and rejected conversations that share all but their last turn -> prompt (turns), chosen, rejected (texts)."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    better, worse = chosen[-1]["content"], rejected[-1]["content"]
-    if chosen[:-1] != rejected[:-1] or better == worse or not better.strip() or not worse.strip():
+    chosen_turns, rejected_turns = row["chosen"], row["rejected"]
+    chosen_text, rejected_text = chosen_turns[-1]["content"], rejected_turns[-1]["content"]
+    if chosen_turns[:-1] != rejected_turns[:-1] or chosen_text == rejected_text or not chosen_text.strip() or not rejected_text.strip():
         return None
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in chosen[:-1]]
-    return {"prompt": turns, "chosen": better, "rejected": worse}
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in chosen_turns[:-1]]
+    return {"prompt": turns, "chosen": chosen_text, "rejected": rejected_text}
 
 
 def hh_dialogue(row: Row) -> Row | None:
@@ -52,11 +52,17 @@ def hh_dialogue(row: Row) -> Row | None:
         parts = re.split(r"\n\n(Human|Assistant): ?", text)[1:]
         return [{"role": SPEAKERS[speaker], "content": content.strip()} for speaker, content in zip(parts[::2], parts[1::2], strict=True)]
 
-    chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
-    alternating = all(turn["role"] == ("user", "assistant")[i % 2] and turn["content"] for i, turn in enumerate(chosen))
-    if not alternating or not chosen or not rejected or not rejected[-1]["content"] or chosen[-1]["role"] != "assistant":
+    chosen_turns, rejected_turns = turns(row["chosen"]), turns(row["rejected"])
+    is_alternating = all(turn["role"] == ("user", "assistant")[i % 2] and turn["content"] for i, turn in enumerate(chosen_turns))
+    if (
+        not is_alternating
+        or not chosen_turns
+        or not rejected_turns
+        or not rejected_turns[-1]["content"]
+        or chosen_turns[-1]["role"] != "assistant"
+    ):
         return None
-    return last_turns({"chosen": chosen, "rejected": rejected})
+    return last_turns({"chosen": chosen_turns, "rejected": rejected_turns})
 
 
 def group_beliefs(row: Row) -> Row:
@@ -92,22 +98,26 @@ def global_opinions(row: Row) -> ConvertedRows | None:
     shares_by_country = parse_literal(row["selections"], dict)
     for country, country_shares in shares_by_country.items():
         shares = [float(share) for share in country_shares]
-        total = math.fsum(shares)
-        if len(shares) != len(options) or not all(share >= 0 for share in shares) or not abs(total - 1) <= ROUNDING * len(shares) + 1e-9:
+        sum_of_shares = math.fsum(shares)
+        if (
+            len(shares) != len(options)
+            or not all(share >= 0 for share in shares)
+            or not abs(sum_of_shares - 1) <= ROUNDING * len(shares) + 1e-9
+        ):
             continue
-        rescaled_count += abs(total - 1) > 1e-6
-        shares = [share / total for share in shares]
+        rescaled_count += abs(sum_of_shares - 1) > 1e-6
+        shares = [share / sum_of_shares for share in shares]
         rng = random.Random(hashlib.sha256(json.dumps([question, options, country]).encode()).digest())
-        chosen = rng.choices(range(len(shares)), shares)[0]
-        other_indices = [index for index in range(len(shares)) if index != chosen]
+        chosen_index = rng.choices(range(len(shares)), shares)[0]
+        other_indices = [index for index in range(len(shares)) if index != chosen_index]
         weights = [shares[index] for index in other_indices]
-        rejected = rng.choices(other_indices, weights if any(weights) else None)[0]
+        rejected_index = rng.choices(other_indices, weights if any(weights) else None)[0]
         rows.append({
             "prompt": f"How would someone from {country} answer this question?\n\n{question.strip()}\n{option_list}",
-            "chosen": options[chosen],
-            "rejected": options[rejected],
-            "belief": chosen,
-            "rejected_belief": rejected,
+            "chosen": options[chosen_index],
+            "rejected": options[rejected_index],
+            "belief": chosen_index,
+            "rejected_belief": rejected_index,
             "probabilities": shares + [0.0] * (len(LETTERS) - len(shares)),
             "group": str(country),
         })  # fmt: skip

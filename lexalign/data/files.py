@@ -25,10 +25,10 @@ FOREIGN = {
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def find_split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
-    """The file of a split and its format; raises DataError where there is none, or more than one."""
+def find_split_file(place: Path, split: str, data_format: str) -> tuple[Path, str]:
+    """The file of a split and its format; raises DataError if there is none, or more than one."""
     if place.is_dir():
-        suffixes = [suffix for suffix, name in SUFFIXES.items() if wanted in ("auto", name)]
+        suffixes = [suffix for suffix, name in SUFFIXES.items() if data_format in ("auto", name)]
         paths = [path for suffix in suffixes if (path := place / f"{split}{suffix}").exists() or path.is_symlink()]
         for path in paths:
             if not path.is_file():
@@ -41,11 +41,11 @@ def find_split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
     if split != "train":
         raise DataError(f"{place}: is one file, so it has no split {split!r}; give a folder with {split}.jsonl, or data.eval_split=null")
     file_format = SUFFIXES.get(place.suffix)
-    if wanted == "auto" and file_format is None:
+    if data_format == "auto" and file_format is None:
         raise DataError(f"{place}: the ending tells no format; type data.format=jsonl (or json, csv, parquet)")
-    if wanted not in ("auto", file_format) and file_format is not None:
-        raise DataError(f"{place}: data.format={wanted}, but the ending says {file_format}; type data.format=auto")
-    return place, file_format if wanted == "auto" else wanted  # type: ignore[return-value]
+    if data_format not in ("auto", file_format) and file_format is not None:
+        raise DataError(f"{place}: data.format={data_format}, but the ending says {file_format}; type data.format=auto")
+    return place, file_format if data_format == "auto" else data_format  # type: ignore[return-value]
 
 
 def read_rows(path: Path, kind: str) -> Rows:

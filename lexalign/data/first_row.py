@@ -10,7 +10,7 @@ from lexalign.errors import DataError
 
 
 class UnreadableFile(Exception):
-    """The message says what is wrong with the file."""
+    """A file cannot be read. The message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)

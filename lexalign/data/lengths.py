@@ -30,18 +30,18 @@ class RowLengths(NamedTuple):
     """Token counts of a row."""
 
     prompt: int
-    """Tokens that are read before the first response."""
+    """Number of tokens before the first response."""
     longest: int
-    """Tokens of its longest sequence."""
+    """Number of tokens in its longest sequence."""
     total: int
-    """Tokens of all its sequences."""
+    """Number of tokens in all its sequences."""
     largest: int
-    """The largest id among them."""
+    """The largest token id in its sequences."""
 
 
 Measure = Callable[[list[Row]], list[RowLengths]]
 Look = Callable[[list[Row], list[RowLengths]], None]
-"""Checks the lengths of a split before rows are left out; raises DataError where the model cannot read them."""
+"""Checks the lengths of a split before rows are left out; raises DataError if the model cannot read them."""
 
 
 def fit_lengths(
@@ -98,7 +98,7 @@ def take_prompt(row: Row) -> Row:
 
 
 def count_drawn_tokens(experiment: Experiment) -> int:
-    """Tokens that the model itself may add to each prompt while it is trained."""
+    """The number of tokens that the model may write after each prompt in training."""
     return experiment.method.max_new_tokens if isinstance(experiment.method, RewardMethod) else 0
 
 

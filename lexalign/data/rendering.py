@@ -188,11 +188,11 @@ class Renderer:
         answers: list[Turn] = [{"role": "assistant", "content": text} for text in texts]
         sequences = [self._render_completion(row["prompt"], answer, row) for answer in answers]
         context_length = min(len(context) for context, _ in sequences)
-        chosen, rejected = (
+        chosen_sequence, rejected_sequence = (
             RenderedSequence(context=context[:context_length], response=context[context_length:] + response)
             for context, response in sequences
         )
-        return chosen, rejected
+        return chosen_sequence, rejected_sequence
 
     def render_prompt(
         self,
@@ -204,7 +204,7 @@ class Renderer:
     ) -> list[int]:
         """Ids that the model continues with its answer: the prompt and the generation prompt, as in training.
 
-        With beliefs, what the template writes in front of an answer belongs to it, as it does in `render_pair`.
+        With beliefs, text that the template writes before an answer is part of the prompt, as in `render_pair`.
         """
         arguments = {"tools": tools, "system": system, "template_arguments": template_arguments}
         return self._encode(self._write_prompt(prompt, arguments))

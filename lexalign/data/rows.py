@@ -38,7 +38,7 @@ HUB_WORKERS, HUB_RETRIES = 4, 5
 
 @dataclass(kw_only=True)
 class Splits:
-    """Rows to train on and rows held out, in our columns, with counts of what was left out or changed."""
+    """Rows to train on and rows held out, in our columns, with counts of the rows that were left out or changed."""
 
     train: list[Row]
     held_out: list[Row]
@@ -168,16 +168,16 @@ def check_row(row: Row, columns: dict[str, str], needed: list[str], data: Data, 
     """One row in our columns; raises DataError that names the place and the field."""
     checked_row = PlacedRow()
     checked_row.where = where
-    for ours, theirs in columns.items():
-        if theirs not in row or (ours in ROW_COLUMNS and row[theirs] is None):
-            if ours in needed:
-                column_names, hint = ", ".join(map(str, row)), suggest_column(ours, theirs, list(row))
-                raise DataError(f"{where}: has no column {theirs!r}; it has {column_names}{hint}")
+    for our_name, their_name in columns.items():
+        if their_name not in row or (our_name in ROW_COLUMNS and row[their_name] is None):
+            if our_name in needed:
+                column_names, hint = ", ".join(map(str, row)), suggest_column(our_name, their_name, list(row))
+                raise DataError(f"{where}: has no column {their_name!r}; it has {column_names}{hint}")
             continue
-        value = row[theirs]
+        value = row[their_name]
         if value is None:
-            raise DataError(f"{where}: {theirs!r} is null")
-        checked_row[ours] = CHECKS[ours](value, data, f"{where}: {theirs!r}")
+            raise DataError(f"{where}: {their_name!r} is null")
+        checked_row[our_name] = CHECKS[our_name](value, data, f"{where}: {their_name!r}")
     same_belief = checked_row.get("belief") == checked_row.get("rejected_belief", checked_row.get("belief"))
     if "chosen" in checked_row and checked_row["chosen"] == checked_row["rejected"] and same_belief:
         raise DataError(f"{where}: chosen and rejected are the same, so there is nothing to prefer; remove the row")

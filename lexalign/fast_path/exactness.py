@@ -163,7 +163,7 @@ def compare_batch(model: Any, *, first_prompt: int) -> str | None:
 
 
 def get_window(config: Any) -> int | None:
-    """Tokens that a sliding window of a model's attention spans; None if no row can be longer."""
+    """The number of tokens in the sliding window of a model's attention; None if no row can be longer."""
     window, positions = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
     if not isinstance(window, int) or window <= 0 or (isinstance(positions, int) and window >= positions):
         return None

@@ -42,7 +42,7 @@ class TokenScores(ModelOutput):
 
 
 def install_forward(model: Any, *, packed: bool, alike: int) -> None:
-    """Give a causal language model (the base model, where there is an adapter) the forward of the fast path.
+    """Give a causal language model (the base model, if there is an adapter) the forward of the fast path.
 
     packed: compute each token once (`Layout`); else compute the padded batch. alike: the number of rows that continue one prompt.
     A model whose logits are more than a linear layer of its last states uses its own forward on the padded batch.

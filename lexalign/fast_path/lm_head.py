@@ -168,13 +168,13 @@ class _OnePass(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *others: Any) -> Any:
+    def backward(ctx: Any, gradient: Tensor, *other_gradients: Any) -> Any:
         jacobian, *saved_tensors = ctx.saved_tensors
         if ctx.also is None:
             return jacobian * gradient[:, None].to(jacobian.dtype), *[None] * 6
         # The token `also` has J' = s'·W[also] - pᵀW with the same pᵀW, so J' - J needs two rows of W and no second pass.
         weight, targets, own_logits, also_logits = saved_tensors
-        also_gradient = others[-1]
+        also_gradient = other_gradients[-1]
         hidden_gradient = jacobian * (gradient + also_gradient)[:, None].to(jacobian.dtype)
         row_difference = (also_gradient * ctx.logit_map.slope(also_logits))[:, None] * weight[ctx.also].float()
         row_difference -= (also_gradient * ctx.logit_map.slope(own_logits))[:, None] * weight[targets].float()
@@ -193,11 +193,11 @@ def _score_tile(
     top.fill_(-torch.inf)
     jacobian = rows.new_zeros(rows.shape if keep else 0, dtype=torch.float32)
     target_slope = torch.ones_like(target_logits)
-    for first, tile in _tiles(weight, count):
-        raw = F.linear(rows, tile, None if bias is None else bias[first : first + tile.shape[0]])
-        logits = logit_map(raw.float())
-        is_inside = (targets >= first) & (targets < first + tile.shape[0])
-        indices = (targets - first).clamp(0, tile.shape[0] - 1)[:, None]
+    for first_row, tile in _tiles(weight, count):
+        raw_logits = F.linear(rows, tile, None if bias is None else bias[first_row : first_row + tile.shape[0]])
+        logits = logit_map(raw_logits.float())
+        is_inside = (targets >= first_row) & (targets < first_row + tile.shape[0])
+        indices = (targets - first_row).clamp(0, tile.shape[0] - 1)[:, None]
         target_logits = torch.where(is_inside, logits.gather(1, indices)[:, 0], target_logits)
         if details:
             logit_sum += logits.sum(1)
@@ -232,5 +232,5 @@ def _score_tile(
 def _tiles(weight: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
     """(first row, rows) of the head's weight, so many rows at once that there are at most `TILE` logits."""
     size = max(1, TILE // max(count, 1))
-    for first in range(0, weight.shape[0], size):
-        yield first, weight[first : first + size]
+    for first_row in range(0, weight.shape[0], size):
+        yield first_row, weight[first_row : first_row + size]

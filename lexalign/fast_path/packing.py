@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """N tokens in one row, in groups of a prefix and the branches that continue it. No branch sees another branch.
+    """N tokens in one row, in groups of a prefix and the branches that continue it. No branch attends to another branch.
 
     A group is `(prefix, branches)`, as numbers of tokens; a plain sequence is a group without branches. The groups follow each
     other, and the branches of a group follow its prefix.

@@ -102,9 +102,9 @@ def refuse_unstackable(folder: Path) -> None:
     if config.get("peft_type") != "LORA" or feature_names or config.get("bias", "none") != "none":
         features = ", ".join(feature_names) or f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
         raise ConfigError(f"{folder}: the adapter uses {features}; merge it first with stage=export, and start from the merged model")
-    others = sorted(name for name in read_shapes(folder) if not name.endswith(ENDINGS_A + ENDINGS_B))
-    if others:
-        raise ConfigError(f"{folder}: the adapter holds {others[0]}; merge it first with stage=export, and start from the merged model")
+    extras = sorted(name for name in read_shapes(folder) if not name.endswith(ENDINGS_A + ENDINGS_B))
+    if extras:
+        raise ConfigError(f"{folder}: the adapter holds {extras[0]}; merge it first with stage=export, and start from the merged model")
 
 
 def read_shapes(folder: Path) -> dict[str, list[int]]:

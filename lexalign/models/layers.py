@@ -59,7 +59,7 @@ def find_layers(model: Any) -> AdaptableLayers:
     modules: dict[str, torch.nn.Module] = {}
     experts, routers, other_inputs = [], [], []
     head_name = next((name for name, module in model.named_modules() if module is head), None)
-    has_other_inputs = any(getattr(model.config, f"{kind}_config", None) is not None for kind in ("vision", "audio"))
+    has_other_inputs = any(getattr(model.config, f"{input_kind}_config", None) is not None for input_kind in ("vision", "audio"))
     for name, module in model.named_modules():
         if has_other_inputs and id(module) not in text_ids and module is not head:
             if isinstance(module, ADAPTABLE):

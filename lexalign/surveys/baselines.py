@@ -25,7 +25,7 @@ def measure_baselines(train: Sequence[Combination], held_out: Sequence[Combinati
     """
     options = len(held_out[0].shares)
     overall_shares = pool(train)
-    questions = {row.question: pool([other for other in train if other.question == row.question]) for row in train}
+    questions = {row.question: pool([neighbour for neighbour in train if neighbour.question == row.question]) for row in train}
     predictors: dict[str, Callable[[Combination], list[float] | None]] = {
         "uniform": lambda row: [1 / options] * options,
         "overall": lambda row: overall_shares,
@@ -59,22 +59,24 @@ def fit_log_linear(train: Sequence[Combination]) -> Callable[[Combination], list
 
     def predict(question: str, group: str) -> list[float]:
         scores = [a + b for a, b in zip(by_question[question], by_group[group], strict=True)]
-        highest = max(scores)
-        weights = [math.exp(score - highest) for score in scores]
+        top_score = max(scores)
+        weights = [math.exp(score - top_score) for score in scores]
         return [weight / sum(weights) for weight in weights]
 
     for _ in range(ROUNDS):
         for effects, position in ((by_question, 0), (by_group, 1)):
             for name, effect in effects.items():
                 cells = [(key, cell) for key, cell in counts.items() if key[position] == name]
-                observed = [sum(cell[option] for _, cell in cells) for option in range(len(effect))]
-                expected = [0.0] * len(effect)
+                observed_counts = [sum(cell[option] for _, cell in cells) for option in range(len(effect))]
+                expected_counts = [0.0] * len(effect)
                 for key, cell in cells:
                     shares = predict(*key)
-                    expected = [expected_count + sum(cell) * share for expected_count, share in zip(expected, shares, strict=True)]
+                    expected_counts = [
+                        expected_count + sum(cell) * share for expected_count, share in zip(expected_counts, shares, strict=True)
+                    ]
                 effects[name] = [
                     old_effect + math.log(observed_count / expected_count)
-                    for old_effect, observed_count, expected_count in zip(effect, observed, expected, strict=True)
+                    for old_effect, observed_count, expected_count in zip(effect, observed_counts, expected_counts, strict=True)
                 ]
 
     def predict_row(row: Combination) -> list[float] | None:
@@ -84,7 +86,7 @@ def fit_log_linear(train: Sequence[Combination]) -> Callable[[Combination], list
 
 
 def measure_floor(held_out: Sequence[Combination], *, seed: int) -> float:
-    """The mean distance between the shares and a new sample of as many people. Below it, a prediction cannot be told from the truth."""
+    """The mean distance between the shares and a new sample of as many people. Below it, a prediction is as good as the truth."""
     rng = random.Random(seed)
     distances = []
     for row in held_out:

@@ -23,7 +23,7 @@ class Option:
     text: str
     """The stance in words, which is a belief of the model."""
     responses: list[str]
-    """Sentences that say this stance; `{topic}` is replaced."""
+    """Sentences that express this stance; `{topic}` is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

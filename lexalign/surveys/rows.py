@@ -65,16 +65,18 @@ def make_rows(survey: Survey, combination: Combination, *, pairs: int) -> list[d
     largest = max(range(len(shares)), key=shares.__getitem__)
     shares[largest] = round(shares[largest] + 1 - sum(shares), 6)  # the sum of the rounded shares must be 1
     rows = []
-    for chosen in apportion(combination.shares, pairs):
-        rejected = rng.choice([option for option in range(len(shares)) if option != chosen])
-        texts = [rng.choice(survey.options[option].responses).format(topic=combination.question) for option in (chosen, rejected)]
+    for chosen_option in apportion(combination.shares, pairs):
+        rejected_option = rng.choice([option for option in range(len(shares)) if option != chosen_option])
+        texts = [
+            rng.choice(survey.options[option].responses).format(topic=combination.question) for option in (chosen_option, rejected_option)
+        ]
         rows.append(
             {
                 "prompt": prompt,
                 "chosen": texts[0],
                 "rejected": texts[1],
-                "belief": chosen,
-                "rejected_belief": rejected,
+                "belief": chosen_option,
+                "rejected_belief": rejected_option,
                 "probabilities": shares,
                 "group": combination.group,
             }

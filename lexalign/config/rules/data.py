@@ -43,10 +43,10 @@ def check_columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
     if method is None and stage not in ("evaluate", "export"):
         return  # `check_stage_and_method` reports this
     for key in sorted(key for key in typed if key.startswith("data.columns.")):
-        ours = key.removeprefix("data.columns.")
-        theirs = getattr(data.columns, ours)
-        if ours not in wanted_columns and theirs is not None and method is not None:
-            yield f"{key}={theirs}: is not read by method={method.name}, which reads {', '.join(wanted_columns)}; leave it out"
+        our_name = key.removeprefix("data.columns.")
+        their_name = getattr(data.columns, our_name)
+        if our_name not in wanted_columns and their_name is not None and method is not None:
+            yield f"{key}={their_name}: is not read by method={method.name}, which reads {', '.join(wanted_columns)}; leave it out"
     place = find_data(data.path)
     if data.format == "hub" or place.kind not in ("file", "folder") or data.converter is not None:
         return
@@ -56,14 +56,14 @@ def check_columns(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
         except first_row.UnreadableFile as error:
             yield str(error)
             continue
-        for ours, theirs in wanted_columns.items():
-            if ours in ROW_COLUMNS and f"data.columns.{ours}" not in typed:
+        for our_name, their_name in wanted_columns.items():
+            if our_name in ROW_COLUMNS and f"data.columns.{our_name}" not in typed:
                 continue  # this column is optional in all rows
-            if theirs not in row.columns and (ours in needed_columns or split == data.split):
+            if their_name not in row.columns and (our_name in needed_columns or split == data.split):
                 yield (
-                    f"data.columns.{ours}={theirs}: {row.file} has no column {theirs!r}; it has {', '.join(row.columns)}"
-                    f"{suggest_column(ours, theirs, row.columns)}"
-                    + (f", or data.columns.{ours}=null to do without" if ours not in needed_columns else "")
+                    f"data.columns.{our_name}={their_name}: {row.file} has no column {their_name!r}; it has {', '.join(row.columns)}"
+                    f"{suggest_column(our_name, their_name, row.columns)}"
+                    + (f", or data.columns.{our_name}=null to do without" if our_name not in needed_columns else "")
                 )
 
 

@@ -55,16 +55,16 @@ def find_untrusted_settings(tree: DictConfig, overrides: Sequence[str], sources:
     """
     if not is_searched_elsewhere(overrides, sources):
         return []
-    base = compose_trusted(overrides)
+    trusted_tree = compose_trusted(overrides)
     typed_keys = list_typed_values(overrides)
     where = f"a file of {', '.join(sources.folders) or 'hydra.searchpath'}"
     problems = []
     for key, reason in list_typed_only().items():
         value = select_raw(tree, key)
-        if value is not None and value != select_raw(base, key) and not is_typed(key, typed_keys):
+        if value is not None and value != select_raw(trusted_tree, key) and not is_typed(key, typed_keys):
             problems.append(f"{key}={shorten(value)}: {explain_refusal(key, reason, where)}")
     if tree.get("hydra") is not None:
-        old_values, new_values = (dict(walk_leaves(to_plain(node.get("hydra")), "hydra")) for node in (base, tree))
+        old_values, new_values = (dict(walk_leaves(to_plain(node.get("hydra")), "hydra")) for node in (trusted_tree, tree))
         problems += [
             f"{key}: {explain_refusal(key, 'Hydra can run code and write files', where)}"
             for key, value in new_values.items()
@@ -171,7 +171,7 @@ PLAIN = re.compile(
     rf"\$\{{\s*(?!hydra\.){KEY}\s*\}}|\$\{{\s*hydra[.:]\s*(?:{CHOICES})\s*\}}"
     r"|\$\{\s*(?:now|oc\.select|oc\.dict\.keys|oc\.dict\.values|oc\.deprecated)\s*:[^${}\\]*\}"
 )
-"""Interpolations that may stand in settings: another key, Hydra's choices, or one of these resolvers with a literal argument. Nothing is
+"""Interpolations that settings may use: another key, Hydra's choices, or one of these resolvers with a literal argument. Nothing may be
 nested or escaped."""
 NAME = re.compile(r"\$\{\s*([^:{}]*?)\s*[:}]")
 
