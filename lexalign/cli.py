@@ -1,4 +1,4 @@
-"""The command line: refuse before anything is written, then run one job, or a sweep's."""
+"""The command line: check the settings before anything is written, then run one job or the jobs of a sweep."""
 
 import atexit
 import logging
@@ -33,13 +33,13 @@ from lexalign.training import signals
 
 log = logging.getLogger(__name__)
 SHOWN = 30
-"""Problems printed; of more, the number is said."""
+"""The largest number of problems that are printed. Of further problems, only the number is printed."""
 COMMANDS = {
     "doctor": "lexalign.commands.doctor.main",
     "schema": "lexalign.commands.json_schema.main",
     "explain": "lexalign.commands.explain.main",
 }
-"""First words that are no settings: a function each, of the words after it, that returns the exit code."""
+"""First words that are not settings, each with a function that takes the words after it and returns the exit code."""
 
 
 class JobFailed(Exception):
@@ -52,8 +52,8 @@ def main() -> None:
         sys.exit(get_method(COMMANDS[sys.argv[1]])(sys.argv[2:]))
     if "--explain" in sys.argv:
         words = sys.argv[1:]
-        at = words.index("--explain")
-        sys.exit(get_method(COMMANDS["explain"])([*words[at + 1 : at + 2], *words[:at], *words[at + 2 :]]))
+        index = words.index("--explain")
+        sys.exit(get_method(COMMANDS["explain"])([*words[index + 1 : index + 2], *words[:index], *words[index + 2 :]]))
     signals.exit_on_signals()
     sys.argv[1:] = check_command_line(sys.argv[1:])
     try:
@@ -65,19 +65,21 @@ def main() -> None:
 
 
 def check_command_line(argv: Sequence[str]) -> list[str]:
-    """The words that Hydra is to read. Exits 2 with every problem of every job before anything is written, and 0 where something else
-    than a run was asked for (`cache`, `compare`, `reproduce`, `report`) and is done."""
+    """The words for Hydra. Exits with 2 and every problem of every job before anything is written.
+
+    Exits with 0 after an action that is not a run (`cache`, `compare`, `reproduce`, `report`).
+    """
     guard_streams()
     with pause_garbage_collection():
-        words, instead = check_arguments(argv)
-    for experiment in instead:
+        words, experiments = check_arguments(argv)
+    for experiment in experiments:
         perform_action(experiment)
         sys.exit(0)
     return words
 
 
 def check_arguments(argv: Sequence[str]) -> tuple[list[str], list[Experiment]]:
-    """The words that Hydra is to read, and the jobs that ask for something else than a run. Questions to Hydra pass unchecked."""
+    """The words for Hydra, and the experiments that ask for an action instead of a run. Options such as `--help` are not checked."""
     try:
         register_packages()
         words = arrange_words(argv)
@@ -98,26 +100,26 @@ def check_arguments(argv: Sequence[str]) -> tuple[list[str], list[Experiment]]:
         exit_with_problems(error.problems)
     if experiment.dry_run and find_write_problem(Path(experiment.output_dir)):
         words.append(f"hydra.run.dir='{make_passing_folder()}'")
-    instead = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
-    return words, [experiment] if instead else []
+    has_action = experiment.cache.action != "keep" or experiment.compare or experiment.reproduce or experiment.report
+    return words, [experiment] if has_action else []
 
 
 def make_passing_folder() -> str:
-    """A folder that is gone with this process: Hydra wants one for a dry run too."""
+    """A temporary folder that is removed when this process ends. Hydra needs a folder for a dry run too."""
     folder = tempfile.mkdtemp(prefix="lexalign-dry-run-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def find_sweep_only_settings(overrides: Sequence[str]) -> list[str]:
-    """Problems with settings that a single run would not read."""
+    """Problems with settings that a single run does not read."""
     keys = [get_key(override) for override in overrides]
-    own = [key for key in keys if key.split(".")[0] == "sweep"]
-    return [f"{key}: is for a sweep; type python run.py -m …, or leave it out" for key in own]
+    sweep_keys = [key for key in keys if key.split(".")[0] == "sweep"]
+    return [f"{key}: is for a sweep; type python run.py -m …, or leave it out" for key in sweep_keys]
 
 
 def perform_action(experiment: Experiment) -> None:
-    """What `cache`, `compare`, `report` or `reproduce` asks for; exits 2 where it cannot be done, 1 where a run comes out otherwise."""
+    """Do the action of `cache`, `compare`, `report` or `reproduce`. Exits with 2 if it cannot be done, 1 if a run has another result."""
     if experiment.cache.action != "keep":
         print(cache.manage_cache(experiment))
     if experiment.compare:
@@ -158,37 +160,37 @@ def exit_with_problems(problems: Sequence[str]) -> NoReturn:
 
 
 def run_job(cfg: DictConfig) -> float | None:
-    """Run one job in the folder Hydra made for it; its score, or None where it has none."""
+    """Run one job in the folder that Hydra made for it; return its score, or None if it has none."""
     outlive_terminal()
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
-    multirun = job.mode == RunMode.MULTIRUN
+    is_multirun = job.mode == RunMode.MULTIRUN
     folders = [source.path for source in job.runtime.config_sources if source.provider.startswith(("command-line", "hydra.searchpath"))]
     sources = Sources(tuple(folders))
     try:
         overrides = list(job.overrides.task)
-        composed = compose(overrides, sources)  # not Hydra's own tree: options follow the model
+        composition = compose(overrides, sources)  # not Hydra's own tree, because some options depend on the model
         from lexalign.runs import execute
 
         name = " ".join(part for part in overrides if not part.startswith(("output_dir=", "store=", "tracking", "sweep="))) or "defaults"
-        group = Path(job.sweep.dir).name if multirun else None
-        return execute.execute(composed, RunContext(out_dir=out_dir, name=name, group=group, sources=sources)).score
+        group = Path(job.sweep.dir).name if is_multirun else None
+        return execute.execute(composition, RunContext(out_dir=out_dir, name=name, group=group, sources=sources)).score
     except Stopped as stop:
         print(f"{stop}; what was saved is whole: the same command with output_dir={out_dir} goes on", file=sys.stderr)
         if stop.status == "stopped":
             signals.requeue_job()
-        sys.exit(stop.exit_code)  # a whole multirun, too; after SIGTERM, Slurm may be about to run the job again: that will give the answer
+        sys.exit(stop.exit_code)  # also ends a multirun; after SIGTERM, Slurm may run the job again, and that run gives the result
     except Exception as error:
-        print_error(error, job_name=f"job {out_dir.name}: " if multirun else "", out_dir=out_dir)
+        print_error(error, job_name=f"job {out_dir.name}: " if is_multirun else "", out_dir=out_dir)
         remove_if_empty(out_dir)
-        if not multirun:
+        if not is_multirun:
             sys.exit(error.exit_code if isinstance(error, LexAlignError) else 1)
-        # A fresh exception, because Hydra's launcher keeps it, and the traceback would keep the job's tensors alive.
-        failed = JobFailed(redact(f"{type(error).__name__}: {error}"))
-    raise failed
+        # A new exception, because Hydra's launcher keeps it, and the traceback of the old one would keep the job's tensors in memory.
+        failure = JobFailed(redact(f"{type(error).__name__}: {error}"))
+    raise failure
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder Hydra made for a job that was refused before it wrote anything."""
+    """Remove the folder that Hydra made for a job if the job wrote nothing into it."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -1,6 +1,6 @@
-"""Every change that we make to a library, and every private part of one that we use: why, and when it may go.
+"""All changes to libraries and all uses of their private parts, each with the reason and when it may go.
 
-Nothing heavy is imported before it is asked for.
+Heavy imports happen only inside the functions.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from typing import Any
 def pause_garbage_collection() -> Iterator[None]:
     """During the block, Python does not search for cycles of unused objects.
 
-    Why: among the million objects that torch and its libraries make at import it finds next to none, and it takes a fifth of the time of a
-    start. May go: when Python's collector skips a start by itself.
+    Why: the search finds almost none among the million objects that torch and its libraries make at import, and it takes a fifth of the
+    start time. May go: when Python's collector does this itself.
     """
-    was = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()
 
 
 @contextlib.contextmanager
 def freeze_first_imports() -> Iterator[None]:
-    """During the block, no search either; what it imported is never searched again.
+    """During the block, no search for cycles of unused objects; the objects of its imports are never searched later.
 
-    Of several jobs in one process only the first imports: what later jobs find belongs to them and is not kept. Why and when it may go: as
+    In a process with several jobs, only the first job imports. Objects of later jobs are not frozen. Why and when it may go: see
     `pause_garbage_collection`.
     """
-    imported = "transformers" in sys.modules
+    was_imported = "transformers" in sys.modules
     with pause_garbage_collection():
         yield
-        if not imported:
+        if not was_imported:
             gc.freeze()
 
 
@@ -48,8 +48,8 @@ def freeze_first_imports() -> Iterator[None]:
 def hold_template_clock(day: datetime.date) -> Iterator[None]:
     """Within the block, the function `strftime_now` of chat templates gives this day at noon.
 
-    Reason: transformers gives templates the machine's clock and replaces any function that is passed beside the conversation, so rows
-    tokenised on two days differ without a word. Goes when `apply_chat_template` takes a date.
+    Why: transformers gives templates the machine's clock and replaces any other function with this name, so rows tokenised on two days
+    differ silently. May go: when `apply_chat_template` accepts a date.
     """
     from transformers.utils import chat_template_utils
 
@@ -60,19 +60,19 @@ def hold_template_clock(day: datetime.date) -> Iterator[None]:
         def now(cls, tz: Any = None) -> datetime.datetime:  # type: ignore[override]
             return noon
 
-    before = chat_template_utils.datetime  # type: ignore[attr-defined]
+    original = chat_template_utils.datetime  # type: ignore[attr-defined]
     chat_template_utils.datetime = HeldClock  # type: ignore[attr-defined, misc]
     try:
         yield
     finally:
-        chat_template_utils.datetime = before  # type: ignore[attr-defined, misc]
+        chat_template_utils.datetime = original  # type: ignore[attr-defined, misc]
 
 
 @contextlib.contextmanager
 def hide_wandb() -> Iterator[None]:
     """During the block, W&B looks as if it were not installed.
 
-    Why: transformers imports it wherever it is installed, which costs a second and may open a connection. May go: when transformers
+    Why: transformers imports it if it is installed, which takes a second and may open a connection. May go: when transformers
     imports it for `report_to="wandb"` only.
     """
     is_hidden = "wandb" not in sys.modules
@@ -88,9 +88,9 @@ def hide_wandb() -> Iterator[None]:
 def import_bitsandbytes_lightly() -> None:
     """Import bitsandbytes, as PEFT will, without torch's compiler.
 
-    Why: a decorator in it asks `torch.compile` for functions of its CPU fallback, which loads the whole compiler (a second). It accepts a
-    refusal: the functions then run as they are. On a CPU with bfloat16 instructions it asks for a kernel that we do not let it use
-    (`lexalign.models.loading`), and warns; the warning is left out. May go: when bitsandbytes compiles at the first call (0.50 does not).
+    Why: a decorator in it asks `torch.compile` for functions of its CPU fallback, which loads the whole compiler (a second). It accepts an
+    error, and then does not compile the functions. On a CPU with bfloat16 instructions it warns about a kernel that we do not use
+    (`lexalign.models.loading`); this warning is hidden. May go: when bitsandbytes compiles at the first call (0.50 does not).
     """
     if "bitsandbytes" in sys.modules:
         return
@@ -114,7 +114,7 @@ def import_bitsandbytes_lightly() -> None:
 
 @contextlib.contextmanager
 def replace_hub_client(wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """During the block, the hub's HTTP client is what `wrap` makes of the one that it would use.
+    """During the block, the hub uses the HTTP client that `wrap` returns for its usual client.
 
     Why: huggingface_hub has a public setter for the factory of its client and no public getter, and its own retries differ from call to
     call. Its log of every address, signed ones included, is silenced. May go: when it offers one setting for the retries of all calls.
@@ -122,15 +122,15 @@ def replace_hub_client(wrap: Callable[[Any], Any]) -> Iterator[None]:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
-    former = _http._GLOBAL_CLIENT_FACTORY
+    original = _http._GLOBAL_CLIENT_FACTORY
     messages = logging.getLogger("httpx2")
     level = messages.level
     messages.setLevel(logging.WARNING)
-    set_client_factory(lambda: wrap(former()))
+    set_client_factory(lambda: wrap(original()))
     try:
         yield
     finally:
-        set_client_factory(former)
+        set_client_factory(original)
         messages.setLevel(level)
 
 
@@ -145,7 +145,7 @@ def get_hydra_parser() -> ArgumentParser:
 
 
 def make_hydra_loader(conf: Path, folders: Sequence[str], repository: Callable[[Any], Any]) -> Any:
-    """Hydra's loader of configuration files over `conf` and the folders that come before it; `repository` wraps what reads them.
+    """Hydra's loader of configuration files in `conf` and in the folders with higher priority. `repository` wraps the reader of the files.
 
     Why: Hydra's public compose API reads every file anew for each composition, which takes most of the time of a sweep's check, and has no
     `--config-dir`. May go: when Hydra keeps the files that it has read.
@@ -156,7 +156,7 @@ def make_hydra_loader(conf: Path, folders: Sequence[str], repository: Callable[[
 
     path = create_config_search_path(str(conf))
     for folder in folders:
-        # Where Hydra itself puts it: its own schema must stay the last.
+        # At the same position as in Hydra: its own schema must stay the last.
         path.prepend("command-line", f"file://{Path(folder).resolve()}", anchor=SearchPathQuery(provider="schema"))
     loader = ConfigLoaderImpl(config_search_path=path)
     loader.repository = repository(loader.repository)
@@ -164,9 +164,9 @@ def make_hydra_loader(conf: Path, folders: Sequence[str], repository: Callable[[
 
 
 def apply_hydra_overrides(overrides: Sequence[Any], tree: Any) -> None:
-    """Put the values of parsed overrides into a tree, in place, as Hydra does last.
+    """Set the values of parsed overrides in a tree, in place. Hydra does this as its last step.
 
-    Why: files are merged once for each choice of groups, and the values are put in for each point of a sweep. May go: with
+    Why: files are merged once for each choice of groups, and only the values are set for each point of a sweep. May go: with
     `make_hydra_loader`.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl

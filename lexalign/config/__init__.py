@@ -1,1 +1,1 @@
-"""What was typed becomes a checked `Experiment`: loading, overrides, parsing, targets, schema, rules."""
+"""Make a checked `Experiment` from the typed overrides: loading, overrides, parsing, targets, schema, rules."""

@@ -1,6 +1,6 @@
-"""Names of earlier versions and what they are called now: in manifests, in `config.yaml`, in users' files and on the command line.
+"""Replace names of earlier versions: in manifests, in `config.yaml`, in users' files and on the command line.
 
-A name stays here for as long as a run folder may hold it. Each one that is met is said once, in one line.
+A name stays here as long as a run folder may hold it. Each replacement is reported once, in one line.
 """
 
 import sys
@@ -21,7 +21,7 @@ MODULES = {
     "lexalign.tracking.weights_and_biases": "lexalign.tracking",
     "lexalign.rewards.model": "lexalign.rewards",
 }
-"""Modules that moved with the names of what they hold."""
+"""Modules that were moved. The names in them did not change."""
 PATHS = {"lexalign.stages.align.run": "lexalign.stages.train.run", "lexalign.stages.sft.run": "lexalign.stages.train.run"}
 """Functions and classes that were renamed."""
 TRAINERS = {
@@ -41,23 +41,23 @@ TRAINERS = {
     "lexalign.trainers.soft.ConservativeTrainer": "cdpo_soft",
     "lexalign.trainers.soft.GeometricTrainer": "gdpo_soft",
 }
-"""Trainers of earlier versions, each with a method whose file names its successor."""
+"""Trainers of earlier versions, each with the method whose file names the new trainer."""
 PATH_KEYS = (*targets.KEYS, "target")
-"""Keys whose values are dotted paths; a manifest says target where settings say _target_."""
+"""Keys whose values are dotted paths. A manifest has the key target where settings have _target_."""
 said: set[str] = set()
-"""What this process has said already."""
+"""Lines that this process has already printed."""
 
 
-def say_renamed(renamed: Sequence[str]) -> None:
-    """Say on stderr what goes by another name now, each once in a process."""
-    for line in renamed:
+def say_renamed(notes: Sequence[str]) -> None:
+    """Print on stderr which names are new, each once in a process."""
+    for line in notes:
         if line not in said:
             said.add(line)
             print(line, file=sys.stderr)
 
 
 def rename_override(override: str) -> str:
-    """An override with the key that it has now."""
+    """An override with its current key."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     if name not in KEYS:
@@ -67,8 +67,8 @@ def rename_override(override: str) -> str:
 
 
 def rename_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A tree of settings with the names of now, and a line for each that had another."""
-    renamed: list[str] = []
+    """A tree of settings with the current names, and a line for each old name."""
+    notes: list[str] = []
     method = tree.get("method")
     name = str(method.get("name")) if isinstance(method, Mapping) else None
 
@@ -77,27 +77,27 @@ def rename_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
             return [walk(item, f"{where}[{i}]") for i, item in enumerate(node)]
         if not isinstance(node, Mapping):
             return node
-        fresh: dict[str, Any] = {}
+        new_node: dict[str, Any] = {}
         for key, value in node.items():
             full = f"{where}.{key}" if where else str(key)
             is_old = full in KEYS
             if is_old:
-                renamed.append(f"{full}: is called {KEYS[full]} now")
+                notes.append(f"{full}: is called {KEYS[full]} now")
                 full = KEYS[full]
             key = full.rpartition(".")[2] if is_old else key
-            if key in fresh and not is_old:
-                continue  # what the method's file says, under a user's own value by the earlier name
+            if key in new_node and not is_old:
+                continue  # the user's value with the old name has priority over the value in the method's file
             path = rename_path(value, name) if key in PATH_KEYS and isinstance(value, str) else value
             if path != value:
-                renamed.append(f"{full}={value}: is {path} now")
-            fresh[key] = walk(path, full)
-        return fresh
+                notes.append(f"{full}={value}: is {path} now")
+            new_node[key] = walk(path, full)
+        return new_node
 
-    return walk(tree, ""), renamed
+    return walk(tree, ""), notes
 
 
 def rename_path(path: str, method: str | None) -> str:
-    """The dotted path under which a class or function is found now; the path itself where it has no other."""
+    """The current dotted path of a class or function; the same path if it did not change."""
     if path in PATHS:
         return PATHS[path]
     if path in TRAINERS:
@@ -110,17 +110,17 @@ def rename_path(path: str, method: str | None) -> str:
 
 
 def find_trainer(method: str | None, default: str) -> str:
-    """The `_target_` in the file of a method, or of `default` where there is no such file of ours."""
-    chosen = method if method in CONF_ONLY.list_options("method") else default
-    file = CONF_ONLY.loader.repository.load_config(f"method/{chosen}")
+    """The `_target_` in the file of a method, or of `default` if conf/ has no file for the method."""
+    name = method if method in CONF_ONLY.list_options("method") else default
+    file = CONF_ONLY.loader.repository.load_config(f"method/{name}")
     assert file is not None
     return str(OmegaConf.select(file.config, "method._target_"))
 
 
 def complete_settings(tree: Mapping[str, Any], only: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recorded tree with the settings that did not exist when it was recorded, at today's defaults; and these, by key.
+    """A recorded tree with today's defaults for settings that it lacks, and these settings by key.
 
-    With `only`, a tree of now: no settings but those it holds.
+    With `only`, a current tree, only settings in that tree are added.
     """
     names = {"stage": "name", "method": "name", "adapter": "kind"}
     words = [f"{group}={tree[group][name]}" for group, name in names.items() if name in (tree.get(group) or {})]
@@ -128,24 +128,26 @@ def complete_settings(tree: Mapping[str, Any], only: Mapping[str, Any] | None = 
         default = CONF_ONLY.compose(words)
     except (CompositionError, KeyError):  # a method of the user's own
         default = CONF_ONLY.compose([])
-    added: dict[str, Any] = {}
+    added_settings: dict[str, Any] = {}
 
-    def fill(node: Mapping[str, Any], ours: Mapping[str, Any], wanted: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-        fresh = dict(node)
-        for key, value in ours.items():
+    def fill(node: Mapping[str, Any], defaults: Mapping[str, Any], allowed_keys: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+        new_node = dict(node)
+        for key, value in defaults.items():
             full = f"{where}.{key}" if where else str(key)
-            below = wanted.get(key) if wanted is not None else None
-            if wanted is not None and key not in wanted:
+            allowed_below = allowed_keys.get(key) if allowed_keys is not None else None
+            if allowed_keys is not None and key not in allowed_keys:
                 continue
-            if key not in fresh:
-                fresh[key] = added[full] = value
-            elif isinstance(value, Mapping) and isinstance(fresh[key], Mapping):
-                fresh[key] = fill(fresh[key], value, below if isinstance(below, Mapping) else None, full)
-        return fresh
+            if key not in new_node:
+                new_node[key] = added_settings[full] = value
+            elif isinstance(value, Mapping) and isinstance(new_node[key], Mapping):
+                new_node[key] = fill(new_node[key], value, allowed_below if isinstance(allowed_below, Mapping) else None, full)
+        return new_node
 
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(default, [str(key) for key in default if key != "hydra"]), resolve=False)
-    assert isinstance(plain, dict)
-    method, recorded = plain.get("method"), tree.get("method")
-    own = isinstance(method, Mapping) and isinstance(recorded, Mapping) and method.get("name") != recorded.get("name")
-    left_out = ("experiment", "method") if own else ("experiment",)
-    return fill(tree, {str(key): value for key, value in plain.items() if key not in left_out}, only, ""), added
+    all_defaults = OmegaConf.to_container(OmegaConf.masked_copy(default, [str(key) for key in default if key != "hydra"]), resolve=False)
+    assert isinstance(all_defaults, dict)
+    method, recorded_method = all_defaults.get("method"), tree.get("method")
+    is_own_method = (
+        isinstance(method, Mapping) and isinstance(recorded_method, Mapping) and method.get("name") != recorded_method.get("name")
+    )
+    skipped_keys = ("experiment", "method") if is_own_method else ("experiment",)
+    return fill(tree, {str(key): value for key, value in all_defaults.items() if key not in skipped_keys}, only, ""), added_settings

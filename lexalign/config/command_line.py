@@ -1,4 +1,4 @@
-"""The words of a command line in the order that Hydra reads: its options first, then the settings."""
+"""Arrange the words of a command line as Hydra reads them: its options first, then the settings."""
 
 import re
 import sys
@@ -13,43 +13,43 @@ from lexalign.config.parsing import suggest_nearest
 from lexalign.errors import ConfigError
 
 DASHED = re.compile(r"--?[+~]{0,2}[A-Za-z_][\w./@]*=")
-"""A setting typed like an option: `--seed=1`, as the agent of W&B types it."""
+"""A setting in the form of an option: `--seed=1`, as the agent of W&B writes it."""
 FOLDERS = ("output_dir", "store", "sweep.folder")
-"""Settings that name a folder that is made where it is missing."""
+"""Settings that name a folder that is made if it is missing."""
 REFUSED = {
     "--config-name": "conf/config.yaml is the one root; write an experiment file and type experiment=<name>",
     "--config-path": "conf/config.yaml is the one root; write an experiment file and type experiment=<name>",
     "--experimental-rerun": "would read a pickle, which can run code; type reproduce=<run folder>",
 }
-"""Hydra's options that have no place here, and what to type instead."""
+"""Options of Hydra that are refused, with the advice for each."""
 
 
 def arrange_words(words: Sequence[str]) -> list[str]:
-    """Hydra's options wherever they stood, then the settings; `--seed=1` becomes `seed=1`, `hydra.mode=MULTIRUN` becomes `-m`.
+    """Hydra's options, then the settings. `--seed=1` becomes `seed=1`, `hydra.mode=MULTIRUN` becomes `-m`.
 
-    Says on stderr what it reads in another way than it was typed. Raises ConfigError with every word that is neither.
+    Prints on stderr which words it changed. Raises ConfigError with every word that is neither an option nor a setting.
     """
-    known = get_hydra_parser()._option_string_actions
+    actions = get_hydra_parser()._option_string_actions
     options: list[str] = []
     settings: list[str] = []
-    dashed: list[str] = []
+    dashed_settings: list[str] = []
     problems: list[str] = []
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
+    words_left = list(words)
+    while words_left:
+        word = words_left.pop(0)
         name, equals, _ = word.partition("=")
         if not word.startswith("-") or word == "-":
             settings.append(word)
-        elif name in known:
-            problem = take_option(word, known[name], waiting, options)
+        elif name in actions:
+            problem = take_option(word, actions[name], words_left, options)
             problems += [problem] if problem else []
         elif DASHED.match(word):
-            dashed.append(word)
+            dashed_settings.append(word)
             settings.append(word.lstrip("-"))
         else:
-            problems.append(explain_unknown_option(word, waiting, known))
-    if dashed:
-        print(f"{', '.join(dashed)}: read as {', '.join(word.lstrip('-') for word in dashed)}", file=sys.stderr)
+            problems.append(explain_unknown_option(word, words_left, actions))
+    if dashed_settings:
+        print(f"{', '.join(dashed_settings)}: read as {', '.join(word.lstrip('-') for word in dashed_settings)}", file=sys.stderr)
     settings = [rename_override(expand_home(word)) for word in read_mode(settings, options, problems)]
     if problems:
         raise ConfigError(problems)
@@ -60,23 +60,23 @@ def arrange_words(words: Sequence[str]) -> list[str]:
 
 
 def expand_home(setting: str) -> str:
-    """`output_dir=~/runs` with the home folder in place of the ~, as a shell does for other words."""
+    """`output_dir=~/runs` with the home folder instead of the ~, as a shell does for other words."""
     key, _, value = setting.partition("=")
     return f"{key}={Path(value).expanduser()}" if key in FOLDERS and value.startswith("~") else setting
 
 
 def take_option(word: str, action: Action, waiting: list[str], options: list[str]) -> str | None:
-    """Move an option with its value to `options`; the problem where it has none or has no place here."""
-    refused = next((name for name in action.option_strings if name in REFUSED), None)
+    """Move an option with its value to `options`; return a problem if the value is missing or wrong, or the option is refused."""
+    refused_option = next((name for name in action.option_strings if name in REFUSED), None)
     takes_value = action.nargs != 0
     value = [waiting.pop(0)] if takes_value and "=" not in word and waiting and is_value(waiting[0], action) else []
-    if refused is not None:
-        return f"{refused}: {REFUSED[refused]}"
+    if refused_option is not None:
+        return f"{refused_option}: {REFUSED[refused_option]}"
     if takes_value and "=" not in word and not value and action.nargs != "?":
-        what = f"one of {', '.join(action.choices)}" if action.choices else "a value"
-        return f"{word}: needs {what} after it"
-    if action.choices and (given := value[0] if value else word.partition("=")[2]) and given not in action.choices:
-        return f"{word}: {given} is not one of {', '.join(action.choices)}"
+        value_text = f"one of {', '.join(action.choices)}" if action.choices else "a value"
+        return f"{word}: needs {value_text} after it"
+    if action.choices and (choice := value[0] if value else word.partition("=")[2]) and choice not in action.choices:
+        return f"{word}: {choice} is not one of {', '.join(action.choices)}"
     options.extend([word, *value])
     return None
 
@@ -87,7 +87,7 @@ def is_value(word: str, action: Action) -> bool:
 
 
 def explain_unknown_option(word: str, waiting: list[str], known: Mapping[str, Action]) -> str:
-    """What to type instead of an option that does not exist; takes its value from `waiting`."""
+    """The message for an option that does not exist. Removes its value from `waiting`."""
     key = word.lstrip("-")
     if waiting and not waiting[0].startswith("-") and "=" not in waiting[0]:
         return f"{word} {waiting[0]}: settings are typed without dashes; type {key}={waiting.pop(0)}"

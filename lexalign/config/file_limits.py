@@ -1,4 +1,4 @@
-"""Limits of a YAML file: its size, its depth, and what its aliases grow to."""
+"""Limits of a YAML file: its size, its depth, and its number of values after its aliases are expanded."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ def find_file_problem(path: Path) -> str | None:
                 return f"{path}:{event.start_mark.line + 1}: is nested more than {MOST_DEPTH} deep"
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
-        return None  # Hydra says what is wrong with it
+        return None  # Hydra reports the error
     if root is None:
         return None
     sizes: dict[int, float] = {}
 
     def measure(node: yaml.Node) -> float:
         if id(node) not in sizes:
-            sizes[id(node)] = float("inf")  # an alias of a node within itself never ends
+            sizes[id(node)] = float("inf")  # an alias inside its own node has no end
             parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             sizes[id(node)] = 1 + (sum(map(measure, parts)) if isinstance(node, yaml.CollectionNode) else 0)
         return sizes[id(node)]

@@ -1,4 +1,4 @@
-"""What this machine has, found without importing torch."""
+"""Find the hardware of this machine without importing torch."""
 
 import ctypes
 import importlib.metadata
@@ -13,12 +13,12 @@ from lexalign.errors import RendezvousFailed
 
 SLURM = "slurm"
 PORTS = range(20000, 30000)
-"""Where the nodes of a job of Slurm's meet, by its number: below the ports that systems hand out themselves."""
+"""Ports where the nodes of a Slurm job meet. The job number chooses the port. Systems assign only higher ports themselves."""
 
 
 @cache
 def load_cuda_driver() -> ctypes.CDLL | None:
-    """The driver, ready to be asked; None without one."""
+    """The initialized CUDA driver; None if there is none."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
@@ -31,13 +31,13 @@ def load_cuda_driver() -> ctypes.CDLL | None:
 
 @cache
 def count_cuda_devices() -> int:
-    """CUDA devices that the driver shows to this process (0 without a driver, or with CUDA_VISIBLE_DEVICES empty)."""
+    """The number of CUDA devices that the driver shows to this process (0 without a driver, or with CUDA_VISIBLE_DEVICES empty)."""
     driver, count = load_cuda_driver(), ctypes.c_int(0)
     return count.value if driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def get_cuda_memory() -> float:
-    """Bytes of the smallest CUDA device's memory. Only where there is one."""
+    """Bytes of memory of the smallest CUDA device. There must be a device."""
     driver, sizes = load_cuda_driver(), []
     assert driver is not None
     for number in range(count_cuda_devices()):
@@ -57,34 +57,34 @@ def is_torch_cpu_build() -> bool:
     return "+cpu" in importlib.metadata.version("torch")
 
 
-def resolve_device(wanted: str) -> str:
+def resolve_device(setting: str) -> str:
     """The device that `hardware.device` means on this machine."""
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     if count_cuda_devices() and not is_torch_cpu_build():
         return "cuda"
     return "mps" if has_mps() else "cpu"
 
 
 def count_local_processes(chosen: Hardware) -> int:
-    """`hardware.processes`; auto = one for each CUDA device, which is none at all where there are none."""
+    """`hardware.processes`; auto = one for each CUDA device, so 0 if there are no devices."""
     if chosen.strategy in ("single", "auto"):
         return 1
     return count_cuda_devices() if chosen.processes == "auto" else chosen.processes
 
 
 def get_world_size(chosen: Hardware) -> int:
-    """The processes of a run on all its nodes."""
+    """The number of processes of a run on all its nodes."""
     return count_local_processes(chosen) * chosen.nodes
 
 
 def is_sharded(chosen: Hardware) -> bool:
-    """Whether each process is to hold a part of the weights, rather than all of them."""
+    """Whether each process holds only a part of the weights."""
     return chosen.strategy == "fsdp" or (chosen.strategy == "deepspeed" and chosen.zero == 3)
 
 
 def get_sharding(chosen: Hardware) -> str | None:
-    """What to type for a run that shares a checkpoint's state out in the same way; None where each process has all of it."""
+    """The overrides of a run that shards a checkpoint in the same way; None if each process has the whole state."""
     if get_world_size(chosen) == 1 or chosen.strategy not in ("fsdp", "deepspeed"):
         return None
     if chosen.strategy == "fsdp":
@@ -94,15 +94,15 @@ def get_sharding(chosen: Hardware) -> str | None:
 
 
 def get_node_rank(chosen: Hardware) -> int | None:
-    """`hardware.node`, or what Slurm says; None where nobody says it."""
+    """`hardware.node`, or the node number from Slurm; None if both are missing."""
     if chosen.nodes == 1:
         return 0
-    said = os.environ.get("SLURM_NODEID")
-    return chosen.node if chosen.node is not None else int(said) if said else None
+    slurm_rank = os.environ.get("SLURM_NODEID")
+    return chosen.node if chosen.node is not None else int(slurm_rank) if slurm_rank else None
 
 
 def resolve_rendezvous(chosen: Hardware) -> str | None:
-    """`hardware.rendezvous` as host:port. Raises RendezvousFailed where it is to be Slurm's and this is no job of Slurm's."""
+    """`hardware.rendezvous` as host:port. Raises RendezvousFailed if it is `slurm` and this is not a Slurm job."""
     if chosen.rendezvous != SLURM:
         return chosen.rendezvous
     job, nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NODELIST")
@@ -111,12 +111,12 @@ def resolve_rendezvous(chosen: Hardware) -> str | None:
             "hardware.rendezvous=slurm: this process is in no job of Slurm's; type sweep=slurm with -m, start it by srun, or name node 0: "
             "hardware.rendezvous=node0:29500"
         )
-    listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    return f"{listed.stdout.split()[0]}:{PORTS.start + int(job) % len(PORTS)}"
+    hostnames = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return f"{hostnames.stdout.split()[0]}:{PORTS.start + int(job) % len(PORTS)}"
 
 
 def count_cores() -> int:
-    """CPU cores this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -127,10 +127,10 @@ def get_processor_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    model_names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(model_names, platform.processor() or platform.machine())
 
 
 def get_user_cache() -> Path:
-    """The user's folder for what can be made again."""
+    """The user's folder for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lexalign"

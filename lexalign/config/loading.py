@@ -1,4 +1,4 @@
-"""The files below conf/ (and in the user's `--config-dir`) as Hydra reads them: trees, groups and their options."""
+"""Read the files below conf/ (and in the user's `--config-dir`) with Hydra: trees, groups and their options."""
 
 import copy
 import pickle
@@ -27,24 +27,24 @@ from lexalign.config.parsing import suggest_nearest
 from lexalign.config.paths import CONF
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
-"""Hydra's launchers that come with an extra of ours."""
+"""Hydra's launchers and the extra that installs each."""
 PARSER = OverridesParser.create()
 MISSING_OPTION = re.compile(r"Could not (?:find|load|override) '([\w/@-]+)/([\w.-]+)'")
 
 
 class CompositionError(Exception):
-    """Hydra cannot make a tree of these overrides and files; the message says why, in one line."""
+    """Hydra cannot make a tree from these overrides and files. The message gives the reason in one line."""
 
 
 class CachedRepository(CachingConfigRepository):
-    """Reads each file once in a process: a command line is composed several times over, and a sweep many times.
+    """Reads each file once in a process, because a command line is composed several times, and a sweep many times.
 
-    Hydra changes what it reads, so each file is held as bytes and unpacked anew each time.
+    Hydra changes the trees that it reads, so each file is kept as bytes and unpacked each time.
     """
 
-    def __init__(self, delegate: IConfigRepository, kept: dict[str, bytes], folders: tuple[str, ...]):
+    def __init__(self, delegate: IConfigRepository, contents: dict[str, bytes], folders: tuple[str, ...]):
         super().__init__(delegate)
-        self.kept = kept
+        self.kept = contents
         self.folders = folders
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -64,7 +64,7 @@ class CachedRepository(CachingConfigRepository):
 
 @cache
 def get_loader(folders: tuple[str, ...]) -> Any:
-    """Hydra's own loader over conf/ and the folders that come before it; it reads each file once in a process."""
+    """Hydra's loader for conf/ and the folders that have priority over it. It reads each file once in a process."""
     setup_globals()
     register_packages()
     return make_hydra_loader(CONF, folders, lambda repository: CachedRepository(repository, {}, folders))
@@ -72,42 +72,44 @@ def get_loader(folders: tuple[str, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where configuration files are read from: `folders` (those of `--config-dir`) come before conf/."""
+    """The places of configuration files. `folders` (those of `--config-dir`) have priority over conf/."""
 
     folders: tuple[str, ...] = ()
 
     @property
     def loader(self) -> Any:
-        """Hydra's own loader over these files; it reads each of them once in a process."""
+        """Hydra's loader for these files. It reads each of them once in a process."""
         return get_loader(self.folders)
 
     def list_folders(self) -> list[Path]:
-        """Every folder that configuration files are read from."""
+        """All folders with configuration files."""
         return [*map(Path, self.folders), CONF, *find_package_folders().values()]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Hydra's tree for these overrides, its own `hydra` node included; to be read only. Raises `CompositionError`.
+        """Hydra's tree for these overrides, with its own `hydra` node. Do not change the tree. Raises `CompositionError`.
 
-        Files are merged once for each choice of groups, which is most of the time; the values are put in afterwards, as Hydra does.
+        Files are merged once for each choice of groups, which takes most of the time. The values are set afterwards, as in Hydra.
         """
         values = [override for override in overrides if is_plain_value(override, self)]
         try:
             base = merge_files(tuple(override for override in overrides if override not in values), self)
-            return self.apply_overrides([read for value in values for read in PARSER.parse_overrides([value])], base) if values else base
+            return (
+                self.apply_overrides([parsed for value in values for parsed in PARSER.parse_overrides([value])], base) if values else base
+            )
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise CompositionError(self.explain_error(error)) from error
 
     def apply_overrides(self, overrides: Sequence[Override], tree: DictConfig) -> DictConfig:
-        """A tree with the values of overrides put in, which is what Hydra does last; raises `CompositionError`."""
-        changed = copy.deepcopy(tree)
+        """A copy of a tree with the values of overrides, which Hydra sets last; raises `CompositionError`."""
+        new_tree = copy.deepcopy(tree)
         try:
-            apply_hydra_overrides(overrides, changed)
+            apply_hydra_overrides(overrides, new_tree)
         except (HydraException, OmegaConfBaseException) as error:
             raise CompositionError(self.explain_error(error)) from error
-        return changed
+        return new_tree
 
     def explain_error(self, error: Exception) -> str:
-        """Hydra's message in one line, with what there is to choose from where a choice does not exist."""
+        """Hydra's message in one line. If a choice does not exist, it lists the options."""
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
             return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: is not YAML ({error.problem})"
         if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -115,22 +117,22 @@ class Sources:
         message = str(error).strip() or type(error).__name__
         if choice := MISSING_OPTION.search(message):
             return self.describe_missing_option(choice[1], choice[2])
-        first, *more = (line.strip() for line in message.splitlines())
-        return f"{first} {more[0]}" if first.endswith(":") and more else first
+        first_line, *other_lines = (line.strip() for line in message.splitlines())
+        return f"{first_line} {other_lines[0]}" if first_line.endswith(":") and other_lines else first_line
 
     def describe_missing_option(self, group: str, value: str) -> str:
-        """The problem with an option that a group does not have."""
+        """The message for an option that a group does not have."""
         if group == "hydra/launcher" and value in EXTRAS:
             return f"{group}={value}: is not installed; type: pip install 'lexalign[{EXTRAS[value]}]'"
         options = self.list_options(group)
         return f"{group}={value}: there is no such {group}; there are {', '.join(options) or 'none'}{suggest_nearest(value, options)}"
 
     def is_group(self, name: str) -> bool:
-        """Whether a key names a group of files rather than a setting."""
+        """Whether a key names a group of files, not a setting."""
         return bool(self.loader.repository.group_exists(name))
 
     def list_options(self, group: str) -> list[str]:
-        """Names of a group's options, those in its folders included (`tiny/sft`)."""
+        """Names of a group's options, including those in its folders (`tiny/sft`)."""
         repository = self.loader.repository
 
         def walk(folder: str) -> Iterator[str]:
@@ -143,7 +145,7 @@ class Sources:
         return sorted(set(walk("")))
 
     def find_owners(self, key: str) -> list[str]:
-        """The methods that have a setting of this key (`method.beta`) in their file."""
+        """The methods whose file has a setting with this key (`method.beta`)."""
         name = key.removeprefix("method.")
         repository = self.loader.repository
         files = {option: repository.load_config(f"method/{option}") for option in self.list_options("method")}
@@ -152,24 +154,26 @@ class Sources:
 
 
 CONF_ONLY = Sources()
-"""The files of conf/ alone."""
+"""Only the files of conf/."""
 
 
 @lru_cache(maxsize=16)
 def merge_files(overrides: tuple[str, ...], sources: Sources) -> DictConfig:
-    """Hydra's own composition."""
+    """Compose files and overrides with Hydra."""
     return sources.loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
 
 @cache
 def is_plain_value(override: str, sources: Sources) -> bool:
-    """Whether an override sets a setting that is there, to one value, and chooses no file."""
+    """Whether an override only sets one value of an existing setting: it adds nothing, and chooses no file."""
     try:
-        (read,) = PARSER.parse_overrides([override])
+        (parsed,) = PARSER.parse_overrides([override])
     except HydraException:
         return False
-    is_own = not (read.is_add() or read.is_delete() or read.is_sweep_override() or read.package or read.key_or_group.startswith("hydra"))
-    return is_own and not sources.is_group(read.key_or_group)
+    is_own = not (
+        parsed.is_add() or parsed.is_delete() or parsed.is_sweep_override() or parsed.package or parsed.key_or_group.startswith("hydra")
+    )
+    return is_own and not sources.is_group(parsed.key_or_group)
 
 
 def list_keys(tree: DictConfig) -> list[str]:
@@ -185,10 +189,10 @@ def list_keys(tree: DictConfig) -> list[str]:
 
 
 def resolve_tree(tree: DictConfig, problems: list[str]) -> dict[str, Any]:
-    """The tree without Hydra's node, interpolations resolved; a broken one is added to `problems`."""
-    own = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
+    """The tree without Hydra's node, with resolved interpolations. A broken interpolation is added to `problems`."""
+    own_tree = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
     try:
-        return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(own_tree, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         problems.append(f"{error.full_key}: {str(error).splitlines()[0]}")
-        return OmegaConf.to_container(own, resolve=False)  # type: ignore[return-value]
+        return OmegaConf.to_container(own_tree, resolve=False)  # type: ignore[return-value]

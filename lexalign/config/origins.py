@@ -1,4 +1,4 @@
-"""Where the value of a setting comes from: the command line, an experiment file, tuned values, the method's file, or the default."""
+"""Find the origin of a setting's value: the command line, an experiment file, tuned values, the method's file, or the default."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ DECIDING = (
     "train.learning_rate", "train.epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation_steps", "train.max_length",
     "method.beta", "method.loss_on", "adapter.kind", "adapter.rank", "data.eval_split", "data.eval_fraction",
 )  # fmt: skip
-"""What decides the result of a training run more than anything else."""
+"""Settings with the largest effect on the result of a training run."""
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A setting's value and where it was set."""
+    """The value of a setting and the place where it was set."""
 
     key: str
     value: Any
     where: str
-    """`typed`, or a choice as one types it (`experiment=tiny/sft`, `tuned=tiny_lora`, `method=gdpo`), or `default`."""
+    """`typed`, or a choice in the form of the command line (`experiment=tiny/sft`, `tuned=tiny_lora`, `method=gdpo`), or `default`."""
 
     def __str__(self) -> str:
         return f"{self.key}={format_value(self.value)} ({self.where})"
@@ -37,22 +37,22 @@ class Origin:
 
 def find_origins(keys: Sequence[str], overrides: Sequence[str], sources: Sources) -> list[Origin]:
     """The origin of each of these settings that the experiment has. The overrides must compose."""
-    adjusted, _ = follow_model(overrides, sources)
-    tree = sources.compose(adjusted)
-    files = list_files(adjusted, sources)
-    typed = {get_key(override) for override in overrides}
+    final_overrides, _ = follow_model(overrides, sources)
+    tree = sources.compose(final_overrides)
+    files = list_files(final_overrides, sources)
+    typed_keys = {get_key(override) for override in overrides}
     origins = []
     for key in keys:
         if not has_key(tree, key):
             continue
-        is_typed = any(key == name or key.startswith(f"{name}.") for name in typed if not sources.is_group(name))
+        is_typed = any(key == name or key.startswith(f"{name}.") for name in typed_keys if not sources.is_group(name))
         where = "typed" if is_typed else next((file for file, node in reversed(files) if has_key(node, key)), DEFAULT)
         origins.append(Origin(key=key, value=OmegaConf.select(tree, key), where=where))
     return origins
 
 
 def list_files(overrides: Sequence[str], sources: Sources) -> list[tuple[str, Any]]:
-    """The files of a composition in the order in which they are merged: how each is chosen, and what it sets below its package."""
+    """The files of a composition in the order of merging: the choice of each, and the values that it sets."""
     loader = sources.loader
     groups = [override for override in overrides if sources.is_group(get_key(override))]
     try:
@@ -75,7 +75,7 @@ def list_files(overrides: Sequence[str], sources: Sources) -> list[tuple[str, An
 
 
 def has_key(node: Any, key: str) -> bool:
-    """Whether a tree sets a dotted key, be it to null."""
+    """Whether a tree sets a dotted key, also to null."""
     *parents, name = key.split(".")
     try:
         holder = OmegaConf.select(node, ".".join(parents)) if parents else node
@@ -85,13 +85,13 @@ def has_key(node: Any, key: str) -> bool:
 
 
 def explain(key: str, overrides: Sequence[str], sources: Sources) -> str | None:
-    """One setting in a few lines: its value, where it was set, and what the other files that set it say; None for no setting."""
+    """A text about one setting: its value, its origin, and the values in other files; None if there is no such setting."""
     origins = find_origins([key], overrides, sources)
     if not origins:
         return None
     lines = [str(origins[0])]
-    adjusted, notes = follow_model(overrides, sources)
-    for file, node in reversed(list_files(adjusted, sources)):
+    final_overrides, notes = follow_model(overrides, sources)
+    for file, node in reversed(list_files(final_overrides, sources)):
         if file != origins[0].where and has_key(node, key):
             lines.append(f"  {file} says {format_value(OmegaConf.select(node, key))}")
     return "\n".join([*lines, *(f"  {note}" for note in notes)])

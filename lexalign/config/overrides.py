@@ -1,4 +1,4 @@
-"""What was typed: overrides as Hydra's grammar reads them, and the keys they set."""
+"""Read typed overrides with Hydra's grammar, and find the keys that they set."""
 
 import re
 from collections import Counter
@@ -13,30 +13,30 @@ from lexalign.config.loading import CONF_ONLY, Sources
 
 
 def parse_overrides(overrides: Sequence[str], sources: Sources = CONF_ONLY) -> list[Override]:
-    """The overrides that can be read; the others are left to `lexalign.config.compose.load_tree`, which names them."""
+    """The overrides that can be read. `lexalign.config.compose.load_tree` reports the others."""
     parser = OverridesParser.create(config_loader=sources.loader)
-    read = []
+    parsed = []
     for override in overrides:
         try:
-            read += parser.parse_overrides([override])  # unlike parse_override, gives glob(…) the loader it asks
+            parsed += parser.parse_overrides([override])  # unlike parse_override, this gives glob(…) its loader
         except HydraException:
             continue
-    return read
+    return parsed
 
 
 def get_key(override: str) -> str:
-    """The dotted key an override sets."""
+    """The dotted key that an override sets."""
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
 def get_extensions(overrides: Sequence[str]) -> list[str]:
-    """Packages named by `extensions=[…]` on the command line."""
+    """The packages in `extensions=[…]` on the command line."""
     lists = [value for o in parse_overrides(overrides) if o.key_or_group == "extensions" and isinstance(value := o.value(), list)]
     return [str(name) for names in lists for name in names]
 
 
 def list_typed_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """Dotted keys of the settings and names of the groups that the user typed: an ignored one among them is an error."""
+    """Dotted keys of the settings and names of the groups that the user typed. A typed key that is ignored is an error."""
 
     def leaves(key: str, value: Any) -> Iterator[str]:
         if isinstance(value, Mapping):
@@ -49,18 +49,18 @@ def list_typed_keys(overrides: Sequence[str]) -> frozenset[str]:
 
 
 def keep_last(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides without those whose key is typed once more further on, as a script with "$@" types it; and a note on each such key."""
-    last = {get_key(override): at for at, override in enumerate(overrides)}
+    """The last override of each key, and a note on each repeated key. A script with "$@" may repeat keys."""
+    last_positions = {get_key(override): index for index, override in enumerate(overrides)}
     notes = []
-    for key in last:
+    for key in last_positions:
         words = [override for override in overrides if get_key(override) == key]
         if len(words) > 1:
             notes.append(f"{key}: is typed {len(words)} times ({', '.join(words)}); the last one is taken")
-    return [override for at, override in enumerate(overrides) if last[get_key(override)] == at], notes
+    return [override for index, override in enumerate(overrides) if last_positions[get_key(override)] == index], notes
 
 
 def find_repeated(overrides: Sequence[str]) -> list[str]:
-    """Problems with keys that were typed twice: all but the last value would be ignored."""
+    """Problems with keys that were typed more than once: only the last value would count."""
     counts = Counter(get_key(override) for override in overrides)
     return [
         f"{key}: is given {count} times ({', '.join(o for o in overrides if get_key(o) == key)}); leave all but one out"
@@ -70,12 +70,13 @@ def find_repeated(overrides: Sequence[str]) -> list[str]:
 
 
 def find_switched_off(overrides: Sequence[str]) -> dict[str, str]:
-    """Overrides of settings of `evaluate` beside `evaluate=false` (or true), each with what is wrong: one would undo the other."""
-    switches = [read for override in overrides for read in parse_overrides([override]) if read.key_or_group == "evaluate"]
-    switch = next((str(read.input_line) for read in switches if isinstance(read.value(), bool)), None)
-    below = [override for override in overrides if switch and get_key(override).startswith("evaluate.")]
+    """Overrides of settings of `evaluate` that are typed with `evaluate=false` (or true), each with its problem: they contradict it."""
+    switches = [parsed for override in overrides for parsed in parse_overrides([override]) if parsed.key_or_group == "evaluate"]
+    switch = next((str(parsed.input_line) for parsed in switches if isinstance(parsed.value(), bool)), None)
+    settings_below = [override for override in overrides if switch and get_key(override).startswith("evaluate.")]
     return {
-        o: f"{get_key(o)}: {switch} stands for all of evaluate; type evaluate.enabled beside it instead, or leave one out" for o in below
+        o: f"{get_key(o)}: {switch} stands for all of evaluate; type evaluate.enabled beside it instead, or leave one out"
+        for o in settings_below
     }
 
 
@@ -85,26 +86,26 @@ def name_key(problem: str) -> str:
 
 
 def drop_wrong(overrides: Sequence[str], problems: Sequence[str]) -> list[str]:
-    """The overrides whose keys no problem names; empty where that leaves all of them."""
-    wrong = {name_key(problem) for problem in problems}
+    """The overrides whose keys no problem names; empty if these are all overrides."""
+    wrong_keys = {name_key(problem) for problem in problems}
 
     def overlap(a: str, b: str) -> bool:
         return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
 
-    rest = [override for override in overrides if not any(overlap(get_key(override), key) for key in wrong)]
-    return rest if len(rest) < len(overrides) else []
+    right_overrides = [override for override in overrides if not any(overlap(get_key(override), key) for key in wrong_keys)]
+    return right_overrides if len(right_overrides) < len(overrides) else []
 
 
 def find_wrong_choice(override: Override, sources: Sources) -> str | None:
-    """What is wrong with a choice in a group, or None."""
-    group, typed = override.key_or_group, str(override.input_line)
+    """The problem with a choice in a group, or None."""
+    group, typed_text = override.key_or_group, str(override.input_line)
     if override.is_delete():
-        return f"{typed}: a group cannot be taken away; leave it out, or choose one of {', '.join(sources.list_options(group))}"
+        return f"{typed_text}: a group cannot be taken away; leave it out, or choose one of {', '.join(sources.list_options(group))}"
     if override.is_add():
-        return f"{typed}: every group has its place already; type {typed.lstrip('+')}"
+        return f"{typed_text}: every group has its place already; type {typed_text.lstrip('+')}"
     value = override.value()
     if value is None:
-        return f"{typed}: leave {group} out, or choose one of {', '.join(sources.list_options(group))}"
+        return f"{typed_text}: leave {group} out, or choose one of {', '.join(sources.list_options(group))}"
     if not isinstance(value, str):
-        return f"{typed}: choose one {group}, or sweep over several with -m {group}=a,b"
+        return f"{typed_text}: choose one {group}, or sweep over several with -m {group}=a,b"
     return None if value in sources.list_options(group) else sources.describe_missing_option(group, value)

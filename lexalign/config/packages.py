@@ -1,10 +1,10 @@
-"""Configuration files that installed packages bring along, through the entry points of the group `lexalign.configs`.
+"""Configuration files of installed packages, through the entry points of the group `lexalign.configs`.
 
     [project.entry-points."lexalign.configs"]
     mylab = "mylab.conf"
 
-The value names the folder of the files as a module. The package is not imported for it: code that the files name as `_target_` is still
-only run where `extensions=[mylab]` is typed.
+The value names the folder of the files as a module. The package is not imported for this. Code that the files name as `_target_` still
+runs only if `extensions=[mylab]` is typed.
 """
 
 import importlib.metadata
@@ -23,7 +23,7 @@ GROUP = "lexalign.configs"
 
 
 class PackageConfigs(SearchPathPlugin):
-    """Shows Hydra the folders of `find_package_folders`, after conf/."""
+    """Adds the folders of `find_package_folders` to Hydra's search path, after conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for name, folder in find_package_folders().items():
@@ -32,26 +32,28 @@ class PackageConfigs(SearchPathPlugin):
 
 @cache
 def register_packages() -> None:
-    """Have Hydra read the files of packages too; to be called before it composes. Raises ConfigError as `find_package_folders` does."""
+    """Make Hydra read the files of packages too. Call this before Hydra composes. Raises ConfigError as `find_package_folders` does."""
     if find_package_folders():
         Plugins.instance().register(PackageConfigs)
 
 
 @cache
 def find_package_folders() -> dict[str, Path]:
-    """The folder of each entry point, by its name. Raises ConfigError where a folder is missing, or two sources have a file of one name."""
+    """The folder of each entry point, by its name. Raises ConfigError if a folder is missing, or two sources share a file name."""
     folders: dict[str, Path] = {}
     problems: list[str] = []
     owners = dict.fromkeys(list_files(CONF), "lexalign") if importlib.metadata.entry_points(group=GROUP) else {}
     for point in sorted(importlib.metadata.entry_points(group=GROUP)):
-        said = f"the package {point.dist.name if point.dist else point.name} brings configurations from {point.value}"
+        source_text = f"the package {point.dist.name if point.dist else point.name} brings configurations from {point.value}"
         folder = find_folder(point.value)
         if folder is None:
-            problems.append(f"{said}: there is no such folder; install the package again, or uninstall it")
+            problems.append(f"{source_text}: there is no such folder; install the package again, or uninstall it")
             continue
         for name in list_files(folder):
             if name in owners:
-                problems.append(f"{said}: {name} is also a file of {owners[name]}, and one of them would be ignored; it has to be renamed")
+                problems.append(
+                    f"{source_text}: {name} is also a file of {owners[name]}, and one of them would be ignored; it has to be renamed"
+                )
             owners[name] = point.name
         folders[point.name] = folder
     if problems:
@@ -65,8 +67,8 @@ def list_files(folder: Path) -> list[str]:
 
 
 def find_folder(module: str) -> Path | None:
-    """The folder that a dotted name stands for; None where there is none. The package is not imported."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    """The folder of a dotted name; None if there is none. The package is not imported."""
+    package, *submodules = module.split(".")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     places = spec.submodule_search_locations if spec is not None else None
-    return next((folder for place in places or () if (folder := Path(place, *rest)).is_dir()), None)
+    return next((folder for place in places or () if (folder := Path(place, *submodules)).is_dir()), None)

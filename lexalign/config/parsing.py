@@ -1,7 +1,7 @@
-"""A plain tree of settings into frozen dataclasses, every problem collected instead of raised one by one.
+"""Parse a plain tree of settings into frozen dataclasses. All problems are collected, not raised one by one.
 
-The dataclasses are the one home of types and ranges; this module only knows how to hold a value against them. Standard library
-only, so that a refusal costs no heavy import.
+Types and ranges are defined only in the dataclasses; this module checks values against them. It uses only the standard library, so that
+an error message needs no heavy import.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ MISSING = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Bounds of a number: `above`/`below` exclude their end, `least`/`most` include it."""
+    """Bounds of a number: `above` and `below` exclude the bound, `least` and `most` include it."""
 
     above: float | None = None
     least: float | None = None
@@ -27,9 +27,9 @@ class Range:
     most: float | None = None
 
     def broken_by(self, value: float) -> str | None:
-        """What is wrong with `value`, or None."""
-        wants = []
-        ok = True
+        """The condition that `value` breaks, or None."""
+        conditions = []
+        is_within = True
         for bound, word, holds in (
             (self.above, "above", lambda b: value > b),
             (self.least, "at least", lambda b: value >= b),
@@ -37,22 +37,22 @@ class Range:
             (self.most, "at most", lambda b: value <= b),
         ):
             if bound is not None:
-                wants.append(f"{word} {bound}")
-                ok = ok and holds(bound)
-        return None if ok else " and ".join(wants)
+                conditions.append(f"{word} {bound}")
+                is_within = is_within and holds(bound)
+        return None if is_within else " and ".join(conditions)
 
 
 @dataclass(frozen=True)
 class MayBeEmpty:
-    """Marks a text that may be empty; any other is a path or a name, and empty where a variable of the shell was not set."""
+    """Marks a text that may be empty. Other texts are paths or names, and are empty only if a shell variable was not set."""
 
 
 @dataclass(frozen=True)
 class TypedOnly:
-    """Marks a setting that a file of a stranger may not set: it must be typed, or stand in a file below conf/."""
+    """Marks a setting that an untrusted file may not set: it must be typed, or be in a file below conf/."""
 
     because: str
-    """What it can do, as in: it names an address that rows are sent to."""
+    """The reason, for example: it names an address that rows are sent to."""
 
 
 def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
@@ -61,7 +61,7 @@ def suggest_nearest(word: str, options: typing.Iterable[str]) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-# What our settings are called elsewhere: in the toolkit this grew from, in transformers, TRL, PEFT and the other frameworks.
+# Names of our settings in other programs: in the earlier toolkit, in transformers, TRL, PEFT and other frameworks.
 OTHER_NAMES = {
     "lr": "train.learning_rate",
     "num_epochs": "train.epochs",
@@ -108,7 +108,7 @@ OTHER_NAMES = {
 
 
 def describe_unknown_key(full: str, known: typing.Sequence[str]) -> str:
-    """The problem with a key that is no setting: what it is called here, or the nearest name."""
+    """The message for a key that is not a setting, with our name for it or the nearest name."""
     parent, _, name = full.rpartition(".")
     siblings = [key for key in known if key.rpartition(".")[0] == parent]
     if name in OTHER_NAMES and OTHER_NAMES[name] != full:
@@ -117,12 +117,12 @@ def describe_unknown_key(full: str, known: typing.Sequence[str]) -> str:
 
 
 def get_field_key(field: dataclasses.Field) -> str:
-    """The key a field has in YAML: Hydra's `_target_` is `target` here."""
+    """The key of a field in YAML: Hydra's `_target_` is the field `target`."""
     return "_target_" if field.name == "target" else field.name
 
 
 def to_plain(value: Any) -> Any:
-    """The tree of settings that `parse` would make `value` of: dictionaries, lists and scalars."""
+    """The tree of settings that `parse` would turn into `value`: dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {get_field_key(field): to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -133,9 +133,9 @@ def to_plain(value: Any) -> Any:
 def parse(cls: type[Parsed], node: Any, where: str, problems: list[str], choices: Mapping[str, type] | None = None) -> Parsed | None:
     """`node` as a `cls`, or None after adding every problem to `problems`.
 
-    `where` is the dotted key of `node`; `choices` maps dotted keys to the dataclass to use there instead of the declared one.
+    `where` is the dotted key of `node`; `choices` maps dotted keys to the dataclass that replaces the declared one.
     """
-    before = len(problems)
+    count_before = len(problems)
     if not isinstance(node, Mapping):
         problems.append(f"{where}={format_value(node)}: expected a group of settings, found {name_kind(node)}")
         return None
@@ -153,28 +153,28 @@ def parse(cls: type[Parsed], node: Any, where: str, problems: list[str], choices
             problems.append(f"{full}: missing; give it with {full}=…")
         else:
             values[field.name] = convert(hint, value, full, problems, choices)
-    return cls(**values) if len(problems) == before else None
+    return cls(**values) if len(problems) == count_before else None
 
 
 def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Mapping[str, type] | None = None) -> Any:
-    """`value` as the type `hint`; adds to `problems` and returns None where it does not fit."""
+    """`value` as the type `hint`. Adds to `problems` if it does not fit."""
     origin = get_origin(hint)
     if hint is Any:
         return value
     if origin is typing.Annotated:
-        inner, *rules = get_args(hint)
+        inner_hint, *rules = get_args(hint)
         if value == "" and MayBeEmpty() in rules:
             return value
-        before = len(problems)
-        converted = convert(inner, value, where, problems, choices)
+        count_before = len(problems)
+        converted = convert(inner_hint, value, where, problems, choices)
         for rule in rules:
             if (
                 isinstance(rule, Range)
-                and len(problems) == before
+                and len(problems) == count_before
                 and isinstance(converted, (int, float))
-                and (wants := rule.broken_by(converted))
+                and (rule_text := rule.broken_by(converted))
             ):
-                problems.append(f"{where}={format_value(value)}: must be {wants}")
+                problems.append(f"{where}={format_value(value)}: must be {rule_text}")
         return converted
     if origin in (Union, types.UnionType):
         return convert_union(hint, value, where, problems, choices)
@@ -196,32 +196,32 @@ def convert(hint: Any, value: Any, where: str, problems: list[str], choices: Map
                 f"{where}={format_value(value)}: expected names with values, as in {where}={{name: value}}, found {name_kind(value)}"
             )
             return None
-        return {key: to_plain(inner) for key, inner in value.items()}
+        return {key: to_plain(inner_hint) for key, inner_hint in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value, where, problems, choices)
     return convert_scalar(hint, value, where, problems)
 
 
 def convert_union(hint: Any, value: Any, where: str, problems: list[str], choices: Mapping[str, type] | None) -> Any:
-    """The first member of a union that fits; the problem of the closest one otherwise."""
+    """`value` as the first member of a union that fits. If none fits, adds the problem of the closest member."""
     members = [member for member in get_args(hint) if member is not type(None)]
     if value is None:
         if len(members) == len(get_args(hint)):
             problems.append(f"{where}: must not be null")
         return None
     if value == "None" and len(members) < len(get_args(hint)):
-        # Also what a sweep of W&B makes of a null in its YAML.
+        # A sweep of W&B also writes this for a null in its YAML.
         problems.append(f'{where}=None: is Python\'s word; type {where}=null ("null", with the quotes, in the YAML of wandb sweep)')
         return None
     attempts: list[list[str]] = []
     for member in members:
-        tried: list[str] = []
-        converted = convert(member, value, where, tried, choices)
-        if not tried:
+        problems_of_member: list[str] = []
+        converted = convert(member, value, where, problems_of_member, choices)
+        if not problems_of_member:
             return converted
-        attempts.append(tried)
+        attempts.append(problems_of_member)
     if isinstance(value, str) and get_origin(members[0]) is list and len(members) > 1:
-        # A string was meant as the word or as the only item of the list.
+        # The string may be meant as the word, or as the only item of a list.
         problems.append(f"{attempts[1][0]}; or a list, as in {where}=[{value}]")
     else:
         problems.extend(attempts[0])
@@ -229,7 +229,7 @@ def convert_union(hint: Any, value: Any, where: str, problems: list[str], choice
 
 
 def convert_scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
-    """A bool, int, float or str, without the conversions that hide a mistake ("true" is no number, 0.5 no count)."""
+    """A bool, int, float or str, without conversions that hide a mistake ("true" is not a number, 0.5 is not a count)."""
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
             problems.append(f"{where}={value}: must be a finite number")
@@ -240,18 +240,18 @@ def convert_scalar(hint: type, value: Any, where: str, problems: list[str]) -> A
     if type(value) is hint:
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    quoted = f"; quote it to have text: {where}='\"{value}\"'" if hint is str and isinstance(value, (int, float)) else ""
-    problems.append(f"{where}={format_value(value)}: expected {names.get(hint, hint.__name__)}, found {name_kind(value)}{quoted}")
+    advice = f"; quote it to have text: {where}='\"{value}\"'" if hint is str and isinstance(value, (int, float)) else ""
+    problems.append(f"{where}={format_value(value)}: expected {names.get(hint, hint.__name__)}, found {name_kind(value)}{advice}")
     return None
 
 
 def join_key(where: str, key: Any) -> str:
-    """Dotted key of a setting below `where`."""
+    """The dotted key of a setting below `where`."""
     return f"{where}.{key}" if where else str(key)
 
 
 def format_value(value: Any) -> str:
-    """A value as it would be typed on the command line."""
+    """A value in the form of the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):

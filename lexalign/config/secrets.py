@@ -1,4 +1,4 @@
-"""Find secrets and redact them. Settings that hold a secret are refused; what a run writes or prints is redacted.
+"""Find secrets and redact them. Settings that hold a secret are refused. Everything that a run writes or prints is redacted.
 
 Every file is written through `artifacts.files`, every message through `RedactingFormatter`, and every other print through the streams of
 `guard_streams`: all of them call `redact`.
@@ -39,9 +39,9 @@ LOGIN = r"(?<=://)(?:[^/\s:@]*:[^/\s@]+|[^/\s:@]{16,})(?=@)"
 """User and password, or a token, in an address."""
 PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 SHAPED = re.compile(rf"{START}({TOKEN}|[0-9a-f]{{40}}(?![0-9a-f]))|{LOGIN}|{PRIVATE_KEY}")
-"""What a setting may not hold. Forty hex digits are a W&B key; only a revision may be such a commit."""
+"""Patterns that a setting may not hold. Forty hex digits are a W&B key; only a revision may be such a commit."""
 IN_MESSAGES = re.compile(rf"{START}({TOKEN})|{LOGIN}|{PRIVATE_KEY}")
-"""What is redacted by its shape in a text. Commits are not secret."""
+"""Patterns that are redacted in a text. Commits are not secret."""
 NAMES = re.compile(
     r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?(?:_?\d+)?$"
     r"|(?:^|[_.-])(?:PAT|PASS|PWD|PW|AUTH|DSN|CREDS?|BEARER|COOKIE|JWT|SALT)(?:_?\d+)?$"
@@ -89,16 +89,16 @@ def list_secrets() -> list[str]:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     file = Path(os.environ.get("HF_TOKEN_PATH", home / "token"))
     try:
-        stored = file.read_text(encoding="utf-8").strip()
+        hub_token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        stored = ""
-    suspects = tuple((name, value) for name, value in os.environ.items() if len(value) >= SHORTEST)
-    return list(_list_secrets(suspects, stored, frozenset(_registered)))
+        hub_token = ""
+    variables = tuple((name, value) for name, value in os.environ.items() if len(value) >= SHORTEST)
+    return list(_list_secrets(variables, hub_token, frozenset(_registered)))
 
 
 @functools.lru_cache(maxsize=8)
-def _list_secrets(variables: tuple[tuple[str, str], ...], stored: str, registered: frozenset[str]) -> tuple[str, ...]:
-    values = {stored, *registered}
+def _list_secrets(variables: tuple[tuple[str, str], ...], hub_token: str, registered_secrets: frozenset[str]) -> tuple[str, ...]:
+    values = {hub_token, *registered_secrets}
     for name, value in variables:
         if NAMES.search(name) and not NOT_NAMES.search(name):
             values |= split_secret(value)
@@ -137,7 +137,7 @@ def find_address_secrets(name: str, value: str) -> set[str]:
 
 
 def list_spellings(secret: str) -> set[str]:
-    """Return the forms in which a secret can stand in a text: as it is, quoted in Python or JSON, or in an address."""
+    """Return the forms of a secret in a text: unchanged, quoted in Python or JSON, or in an address."""
     return {
         secret,
         repr(secret)[1:-1],
@@ -154,12 +154,12 @@ def _make_pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def redact(text: str) -> str:
-    """Return a text without the secrets of this process and without what is shaped like a token."""
+    """Return a text without the secrets of this process and without parts that look like a token."""
     return make_redactor()(text)
 
 
 def make_redactor() -> Callable[[str], str]:
-    """Return `redact` for many texts: the secrets are looked up once."""
+    """Return `redact` for many texts. It looks up the secrets once."""
     pattern = _make_pattern(tuple(list_secrets()))
 
     def redact(text: str) -> str:
@@ -187,9 +187,9 @@ def redact_tree(node: Any) -> Any:
 
 
 def escape_control(text: str) -> str:
-    """Return a text whose control characters are visible (\\x1b), so that it can neither steer a terminal nor reorder what is shown.
+    """Return a text whose control characters are visible (\\x1b), so that it cannot control a terminal or reorder the shown text.
 
-    Line breaks and tabs stay. Escaped are the categories Cc (C0, C1), Cs, Zl, Zp, and the marks that change the direction of writing.
+    Line breaks and tabs stay. The categories Cc (C0, C1), Cs, Zl, Zp, and marks that change the writing direction are escaped.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -211,7 +211,7 @@ def clean(text: str) -> str:
 
 
 def clean_line(text: str) -> str:
-    """As `clean`, in one line: a line break in a foreign text must not look like a line of ours."""
+    """Return the text of `clean` in one line: a line break in a foreign text must not look like a line of ours."""
     return clean(text).replace("\n", "\\n")
 
 
@@ -223,7 +223,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 class RedactingStream:
-    """A text stream that redacts what is written to it. All else is the stream's own."""
+    """A text stream that redacts the text that is written to it. Everything else comes from the wrapped stream."""
 
     def __init__(self, stream: Any):
         self._stream = stream

@@ -1,8 +1,7 @@
-"""Dotted paths to code in a configuration: which ones may be named, and whether they lead anywhere. Nothing is imported to find out.
+"""Check dotted paths to code in a configuration: whether they are allowed, and whether they exist. The checks import nothing.
 
-A configuration file is data that people share, so it must not be able to run more than the classes and functions that this package, and
-the packages the user typed, were written to offer. What a module merely imports from elsewhere
-(`lexalign.artifacts.fingerprint.subprocess`) is not.
+People share configuration files, so a file may only run classes and functions that this package, or a package that the user typed, offers.
+Names that a module only imports from other packages (`lexalign.artifacts.fingerprint.subprocess`) are not offered.
 """
 
 import ast
@@ -19,48 +18,50 @@ from omegaconf import DictConfig, OmegaConf
 from lexalign.config.parsing import suggest_nearest
 
 Arguments = dict[str, bool]
-"""Name -> whether it must be given."""
+"""Name -> whether the argument is required."""
 
 
-def find_wrong_arguments(path: str, given: list[str], where: str) -> list[str]:
-    """Problems with the arguments given to the class at a dotted path; empty where its source does not tell what it takes."""
+def find_wrong_arguments(path: str, names: list[str], where: str) -> list[str]:
+    """Problems with the arguments of the class at a dotted path; empty if its source does not show its arguments."""
     definition = find_definition(path)
     if definition is None:
         return []
     node, module = definition
     if not isinstance(node, ast.ClassDef):
         return [f"{where}._target_={path}: is a function; name a class"]
-    wanted = list_arguments(node, module)
-    if wanted is None:
+    arguments = list_arguments(node, module)
+    if arguments is None:
         return []
-    unknown = [
-        f"{where}.{name}: {node.name} takes no such argument; it takes {', '.join(wanted) or 'none'}{suggest_nearest(name, wanted)}"
-        for name in given
-        if name not in wanted
+    problems = [
+        f"{where}.{name}: {node.name} takes no such argument; it takes {', '.join(arguments) or 'none'}{suggest_nearest(name, arguments)}"
+        for name in names
+        if name not in arguments
     ]
-    return unknown + [f"{where}.{name}: is missing; {node.name} needs it" for name, must in wanted.items() if must and name not in given]
+    return problems + [
+        f"{where}.{name}: is missing; {node.name} needs it" for name, is_needed in arguments.items() if is_needed and name not in names
+    ]
 
 
-def find_definition(path: str, followed: tuple[str, ...] = ()) -> tuple[ast.ClassDef | ast.FunctionDef, str] | None:
-    """The definition a dotted path leads to, through imports of the same package, and its module; None where it is not to be found."""
+def find_definition(path: str, visited: tuple[str, ...] = ()) -> tuple[ast.ClassDef | ast.FunctionDef, str] | None:
+    """The definition at a dotted path, also through imports, and its module; None if there is none."""
     module, _, name = path.rpartition(".")
     file = find_module_file(module) if module else None
     tree = parse_file(file) if file is not None else None
-    if file is None or tree is None or path in followed:
+    if file is None or tree is None or path in visited:
         return None
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return node, module
-    for imported in ast.walk(tree):
-        if isinstance(imported, ast.ImportFrom):
-            for alias in imported.names:
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
                 if (alias.asname or alias.name) == name:
-                    return find_definition(f"{find_source_module(imported, module, file)}.{alias.name}", (*followed, path))
+                    return find_definition(f"{find_source_module(statement, module, file)}.{alias.name}", (*visited, path))
     return None
 
 
 def find_source_module(node: ast.ImportFrom, module: str, file: Path) -> str:
-    """The module that `from … import` names, where it stands in `module`."""
+    """The module that a `from … import` in `module` names."""
     if not node.level:
         return str(node.module)
     parts = module.split(".")[: len(module.split(".")) - node.level + (file.name == "__init__.py")]
@@ -69,7 +70,7 @@ def find_source_module(node: ast.ImportFrom, module: str, file: Path) -> str:
 
 @cache
 def parse_file(file: Path) -> ast.Module | None:
-    """A file's syntax; None where it has none (importing it will say where)."""
+    """The syntax tree of a file; None if it has a syntax error (an import will report it)."""
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError:
@@ -77,47 +78,47 @@ def parse_file(file: Path) -> ast.Module | None:
 
 
 def list_arguments(node: ast.ClassDef, module: str) -> Arguments | None:
-    """What a class takes: the parameters of its `__init__`, or its fields as a dataclass; None where that cannot be told."""
+    """The arguments of a class: the parameters of its `__init__`, or its fields as a dataclass; None if they are unknown."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return list_parameters(item.args)
-    inherited: Arguments = {}
+    arguments: Arguments = {}
     for base in node.bases:
         definition = find_definition(f"{module}.{base.id}") if isinstance(base, ast.Name) else None
         if isinstance(base, ast.Name) and base.id == "object":
             continue
-        own = list_arguments(*definition) if definition is not None and isinstance(definition[0], ast.ClassDef) else None  # type: ignore[arg-type]
-        if own is None:
+        base_arguments = list_arguments(*definition) if definition is not None and isinstance(definition[0], ast.ClassDef) else None  # type: ignore[arg-type]
+        if base_arguments is None:
             return None
-        inherited |= own
+        arguments |= base_arguments
     if any("dataclass" in ast.dump(decorator) for decorator in node.decorator_list):
-        inherited |= {
+        arguments |= {
             item.target.id: item.value is None
             for item in node.body
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and "ClassVar" not in ast.dump(item.annotation)
         }
-    return inherited
+    return arguments
 
 
 def list_parameters(args: ast.arguments) -> Arguments | None:
-    """The parameters of an `__init__`; None where it takes any."""
+    """The parameters of an `__init__`; None if it accepts any."""
     if args.kwarg is not None or args.vararg is not None:
         return None
-    places = [*args.posonlyargs, *args.args][1:]
-    arguments = {place.arg: at < len(places) - len(args.defaults) for at, place in enumerate(places)}
-    return arguments | {place.arg: default is None for place, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
+    parameters = [*args.posonlyargs, *args.args][1:]
+    arguments = {parameter.arg: index < len(parameters) - len(args.defaults) for index, parameter in enumerate(parameters)}
+    return arguments | {parameter.arg: default is None for parameter, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)}
 
 
 OWN_PACKAGE = "lexalign"
 KEYS = ("_target_", "settings_class", "converter")
 HYDRA_PARTS = re.compile(r"hydra\._internal\.core_plugins\.|hydra\.experimental\.callbacks\.|hydra_plugins\.|lexalign\.")
 OWN_PLUGINS = ("hydra_plugins.lexalign.Local", "hydra_plugins.lexalign.Points")
-"""In `lexalign/sweeps/plugins`."""
+"""Our plugins for Hydra, in `lexalign/sweeps/plugins`."""
 LOGGING_PARTS = re.compile(r"logging\.(handlers\.)?(\w*Handler|Formatter|Filter)")
 
 
 def find_target_problems(node: Any, packages: Sequence[str], where: str = "") -> list[str]:
-    """Problems with every path to code outside `packages`, or to nothing, wherever it stands."""
+    """Problems with all paths in a tree to code outside `packages`, or to code that does not exist."""
     if isinstance(node, Mapping):
         problems = []
         for key, value in node.items():
@@ -139,11 +140,11 @@ OFFERED = {
     "settings_class": r"lexalign\.(?:config\.schema\.(?:\w+\.)?\w*Method|trainers\.(?:\w+\.)?\w+(?:Method|Settings))",
     "converter": r"lexalign\.data\.(?:chat_)?converters\.\w+(?:\.\w+)?",
 }
-"""What of this package a configuration may name, by the key that names it."""
+"""Patterns of the paths in this package that a configuration may name, by the key."""
 
 
 def explain_not_offered(key: str, path: Any) -> str | None:
-    """What is wrong with a path into this package: it leads to something that is not made to be named there. None for other packages."""
+    """The problem with a path in this package that this key may not name; None if it may, and for other packages."""
     if str(path).split(".")[0] != OWN_PACKAGE:
         return None
     room = ".".join(str(path).split(".")[:2])
@@ -155,7 +156,7 @@ def explain_not_offered(key: str, path: Any) -> str | None:
 
 
 def explain_wrong_target(path: Any, packages: Sequence[str], *, classes_only: bool = False) -> str | None:
-    """What is wrong with a dotted path to a class or function, or None."""
+    """The problem with a dotted path to a class or function; None if there is none."""
     parts = str(path).split(".")
     if len(parts) < 2 or parts[0] not in packages or not all(part.isidentifier() for part in parts):
         return f"code is only taken from {' and '.join(packages)}; name your own package on the command line: 'extensions=[mypackage]'"
@@ -168,28 +169,28 @@ def explain_wrong_target(path: Any, packages: Sequence[str], *, classes_only: bo
 
 
 def find_module_file(module: str) -> Path | None:
-    """The file of a module; None where there is none. Importing a parent package to look into it would run it."""
-    top, *rest = module.split(".")
+    """The file of a module; None if there is none. Nothing is imported, because an import would run the parent package."""
+    package, *submodules = module.split(".")
     try:
-        spec = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(package)
     except ValueError:
         return None
     if spec is None:
         return None
     if spec.submodule_search_locations is None:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") and not rest else None
-    stems = [Path(folder, *rest) for folder in spec.submodule_search_locations]
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") and not submodules else None
+    stems = [Path(folder, *submodules) for folder in spec.submodule_search_locations]
     files = [file for stem in stems for file in (stem / "__init__.py", stem.parent / f"{stem.name}.py")]
     return next((file for file in files if file.is_file()), None)
 
 
 @cache
 def list_offered(file: Path, *, package: str, classes_only: bool) -> frozenset[str] | None:
-    """The names a module offers: what it defines and what it imports from its own package; None where that cannot be read off it."""
+    """The names that a module defines, or imports from its own package; None if the source does not show them."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError:
-        return None  # importing it will say where
+        return None  # an import will report it
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not classes_only):
@@ -200,7 +201,7 @@ def list_offered(file: Path, *, package: str, classes_only: bool) -> frozenset[s
 
 
 def find_hydra_problems(node: DictConfig | None) -> list[str]:
-    """Problems with what a file would have Hydra itself run: callbacks, launchers, log handlers, variables of the environment."""
+    """Problems with code that a file would make Hydra run: callbacks, launchers, log handlers, environment variables."""
     if node is None:
         return []
     problems = []
@@ -219,19 +220,19 @@ def find_hydra_problems(node: DictConfig | None) -> list[str]:
             for i, item in enumerate(value):
                 walk(item, f"{where}[{i}]")
 
-    plain = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(plain, dict)
-    walk(plain, "hydra")
+    hydra_settings = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(hydra_settings, dict)
+    walk(hydra_settings, "hydra")
     for part in ("launcher", "sweeper"):
-        chosen = plain.get(part) or {}
-        if chosen.get("_target_") in OWN_PLUGINS:
+        plugin = hydra_settings.get(part) or {}
+        if plugin.get("_target_") in OWN_PLUGINS:
             problems += [
                 f"hydra.{part}.{key}: is not read; {IGNORED.get(f'{part}.{key}', 'the settings of a sweep are below sweep')}"
-                for key in chosen
+                for key in plugin
                 if key != "_target_"
             ]
-    problems += find_ignored_settings(plain)
-    for name in plain.get("job", {}).get("env_set") or {}:
+    problems += find_ignored_settings(hydra_settings)
+    for name in hydra_settings.get("job", {}).get("env_set") or {}:
         problems.append(f"hydra.job.env_set.{name}: settings may not change the environment; set {name} in your shell")
     return problems
 
@@ -243,13 +244,13 @@ IGNORED = {
     "job.chdir": "paths are read from the folder where you type the command; leave it out",
     "sweeper.params": "type what varies behind -m, as in -m seed=0,1",
 }
-"""Hydra's own settings that a run or a sweep of ours does not read, and what to type instead."""
+"""Settings of Hydra that our runs and sweeps do not read, with the advice for each."""
 DEFAULTS = {"mode": None, "sweep.dir": "${output_dir}", "sweep.subdir": "${hydra.job.num}", "job.chdir": False}
-"""What these are in conf/ and in Hydra's own files."""
+"""Values of these settings in conf/ and in Hydra's own files."""
 
 
 def find_ignored_settings(plain: Mapping[Any, Any]) -> list[str]:
-    """Problems with Hydra's settings that were changed, by a file or by what was typed, and would be ignored."""
+    """Problems with changed settings of Hydra that would be ignored."""
     problems = []
     for key, default in DEFAULTS.items():
         part, _, name = key.rpartition(".")
@@ -260,13 +261,15 @@ def find_ignored_settings(plain: Mapping[Any, Any]) -> list[str]:
 
 
 def is_hydra_part(path: Any) -> bool:
-    """Whether Hydra may instantiate it: a class defined in one of its plugins or in this package."""
-    top = str(path).split(".")[0]
-    return str(path) in OWN_PLUGINS or bool(HYDRA_PARTS.match(str(path))) and explain_wrong_target(path, [top], classes_only=True) is None
+    """Whether Hydra may instantiate a class: it must be in one of Hydra's plugins or in this package."""
+    package = str(path).split(".")[0]
+    return (
+        str(path) in OWN_PLUGINS or bool(HYDRA_PARTS.match(str(path))) and explain_wrong_target(path, [package], classes_only=True) is None
+    )
 
 
 def find_extension_problems(packages: Sequence[str]) -> list[str]:
-    """Problems with the packages the user typed."""
+    """Problems with the packages that the user typed."""
     return [
         f"extensions=[{name}]: there is no package {name} to import; put its parent folder on PYTHONPATH, or install it"
         for name in packages
@@ -275,7 +278,7 @@ def find_extension_problems(packages: Sequence[str]) -> list[str]:
 
 
 def get_settings_class(plain: Mapping[str, Any], packages: Sequence[str], problems: list[str]) -> dict[str, type]:
-    """The dataclass that the method's `settings_class` names, for `parse` to use in place of the general one."""
+    """The dataclass that the method's `settings_class` names. `parse` uses it instead of the general one."""
     method = plain.get("method")
     if not isinstance(method, Mapping) or explain_wrong_target(method.get("settings_class"), packages) is not None:
         return {}

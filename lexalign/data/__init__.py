@@ -1,1 +1,1 @@
-"""Rows: where they are, what they must look like, how they become tokens."""
+"""Rows: their files, their checks, and their tokens."""

@@ -1,4 +1,4 @@
-"""What each of our columns must hold: one check a column, `(value, data, where) -> value`, raising DataError that begins with `where`."""
+"""One check for each of our columns: `(value, data, where) -> value`. A check raises DataError that begins with `where`."""
 
 import json
 import math
@@ -15,12 +15,12 @@ LABELS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def check_text(value: Any, data: Data, where: str) -> str:
-    """A text, or one assistant turn with nothing but a text."""
+    """A text, or the text of one assistant turn that has only a text."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "assistant":
         turn = check_turn(value[0], f"{where} turn 1")
-        if extra := [name for name in turn if name not in ("role", "content")]:
+        if other_fields := [name for name in turn if name not in ("role", "content")]:
             raise DataError(
-                f"{where} has {' and '.join(extra)}, which is read in data.columns.messages only; give such rows as conversations"
+                f"{where} has {' and '.join(other_fields)}, which is read in data.columns.messages only; give such rows as conversations"
             )
         value = turn["content"]
     if isinstance(value, list):
@@ -34,7 +34,7 @@ def check_text(value: Any, data: Data, where: str) -> str:
 
 
 def check_whole_text(text: str, where: str) -> str:
-    """The text; raises DataError where it is too long for a row, or holds half a character (JSON may, no tokenizer can read it)."""
+    """The text; raises DataError if it is too long for a row, or holds half a character (JSON allows it, no tokenizer can read it)."""
     if len(text) > LONGEST:
         raise DataError(f"{where} holds {len(text):,} characters, more than {LONGEST:,}; split it into rows")
     try:
@@ -45,7 +45,7 @@ def check_whole_text(text: str, where: str) -> str:
 
 
 def check_prompt(value: Any, data: Data, where: str) -> str | list[Turn]:
-    """A prompt as text, or as turns: a list, or that list as JSON text, as CSV files hold it."""
+    """A prompt as text, or as a list of turns. The list may be JSON text, as CSV files hold it."""
     if not isinstance(value, list) and not (isinstance(value, str) and looks_like_turns(value)):
         return check_text(value, data, where)
     turns = check_turns(value, where)
@@ -63,13 +63,15 @@ def check_messages(value: Any, data: Data, where: str) -> list[Turn]:
 
 
 def check_belief(value: Any, data: Data, where: str) -> int:
-    """The belief's index. It may be given as its index, its text in `data.beliefs`, as written before a response, or as {id, text}."""
+    """The index of a belief. The value may be the index, the text in `data.beliefs`, the text before a response, or {id, text}."""
     texts = data.beliefs or []
     if isinstance(value, dict) and set(value) == {"id", "text"}:
-        by_id, by_text = (check_belief(value[name], data, f"{where}: {name}") for name in ("id", "text"))
-        if by_id != by_text:
-            raise DataError(f"{where} has the id {value['id']} ({texts[by_id]}) and the text {value['text']!r}; they must name one belief")
-        return by_id
+        index_of_id, index_of_text = (check_belief(value[name], data, f"{where}: {name}") for name in ("id", "text"))
+        if index_of_id != index_of_text:
+            raise DataError(
+                f"{where} has the id {value['id']} ({texts[index_of_id]}) and the text {value['text']!r}; they must name one belief"
+            )
+        return index_of_id
     if isinstance(value, str) and value in texts:
         return texts.index(value)
     if isinstance(value, str) and value.strip().isdecimal():
@@ -78,14 +80,14 @@ def check_belief(value: Any, data: Data, where: str) -> int:
         if 0 <= value < len(texts):
             return value
         raise DataError(f"{where} is {value}, but data.beliefs has the indices 0 to {len(texts) - 1}")
-    written = [data.belief_format.format(index=index, text=text) for index, text in enumerate(texts)]
-    if isinstance(value, str) and value in written:
-        return written.index(value)
+    belief_texts = [data.belief_format.format(index=index, text=text) for index, text in enumerate(texts)]
+    if isinstance(value, str) and value in belief_texts:
+        return belief_texts.index(value)
     raise DataError(f"{where} is {value!r}, which is not in data.beliefs ({', '.join(texts)})")
 
 
 def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
-    """Shares of the beliefs: as many as there are beliefs, none negative, sum 1."""
+    """Shares of the beliefs: one for each belief, none negative, with the sum 1."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -93,8 +95,8 @@ def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
             raise DataError(f"{where} is text, expected a list of shares") from None
     count = len(data.beliefs or ())
     if not isinstance(value, list) or len(value) != count:
-        what = f"{len(value)} shares" if isinstance(value, list) else type(value).__name__
-        raise DataError(f"{where} holds {what}, expected {count}, one for each of data.beliefs")
+        contents = f"{len(value)} shares" if isinstance(value, list) else type(value).__name__
+        raise DataError(f"{where} holds {contents}, expected {count}, one for each of data.beliefs")
     for share in value:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share) or share < 0:
             raise DataError(f"{where} holds {share!r}, which is no share")
@@ -104,7 +106,7 @@ def check_probabilities(value: Any, data: Data, where: str) -> list[float]:
 
 
 def check_group(value: Any, data: Data, where: str) -> str:
-    """The name of a group; a number is taken as its name."""
+    """The name of a group; a whole number becomes its text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return check_text(value, data, where)
@@ -124,9 +126,9 @@ def check_soft_label(value: Any, data: Data, where: str) -> float:
 
 def check_label(value: Any, data: Data, where: str) -> bool:
     """Whether a completion is desirable."""
-    found = LABELS.get(value.strip().lower()) if isinstance(value, str) else value
-    if found in (0, 1) and isinstance(found, int):
-        return bool(found)
+    label = LABELS.get(value.strip().lower()) if isinstance(value, str) else value
+    if label in (0, 1) and isinstance(label, int):
+        return bool(label)
     raise DataError(f"{where} is {value!r}, expected true or false (or 1 or 0): whether the completion is desirable")
 
 

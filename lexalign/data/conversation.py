@@ -1,4 +1,4 @@
-"""Which tokens of a conversation are trained: the assistant's turns, by the template's own marks or by prefixes of the conversation."""
+"""Find the trained tokens of a conversation: the assistant's turns, by the template's marks or by prefixes of the conversation."""
 
 from __future__ import annotations
 
@@ -14,86 +14,90 @@ if TYPE_CHECKING:
 
 
 def weigh_conversation(renderer: Renderer, turns: Turns, row: dict[str, Any], trains: str) -> tuple[list[int], list[float]]:
-    """The ids of a whole conversation, and the weight of each: 0 for what is only read, else 1 or the turn's own weight.
+    """The ids of a whole conversation, and the weight of each id: 0 if it is not trained, else 1 or the weight of its turn.
 
     `trains` is `assistant` (every turn of the assistant), `last_turn` or `all`. The turns are found by the template's generation marks
-    where it has some and every turn is trained, else by prefixes: a turn begins where the conversation leaves what the template writes
-    before it, and ends with the token that ends a turn.
+    if it has marks and every turn is trained, else by prefixes. A turn begins where the conversation first differs from the text that the
+    template writes before the turn, and ends with the token that ends a turn.
     """
     arguments = renderer.get_template_arguments(row)
     text = renderer.template.write(turns, **arguments)
     ids = renderer.ids(text)
-    answers = [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
-    wanted = answers if trains != "last_turn" else answers[-1:]
+    answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+    trained_turns = answers if trains != "last_turn" else answers[-1:]
     spans = find_spans(renderer, turns, ids, answers, arguments)
-    for at in wanted:
-        start, end = spans[at]
+    for index in trained_turns:
+        start, end = spans[index]
         region = renderer.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-        renderer.checks.check_answer(turns[at], region, renderer.describe_place(row, turns[at]))
-    renderer.checks.check_context(turns, text, row, but=set(wanted))
+        renderer.checks.check_answer(turns[index], region, renderer.describe_place(row, turns[index]))
+    renderer.checks.check_context(turns, text, row, but=set(trained_turns))
     if trains == "all":
         return ids, [1.0] * len(ids)
     if trains == "assistant" and renderer.template.has_marks(arguments["tools"]):
-        marked, mask = renderer.template.mark(turns, **arguments)
+        marked_ids, mask = renderer.template.mark(turns, **arguments)
         if any(mask):
-            assert marked == ids, "the ids of a conversation do not depend on whether its marks are asked for"
-            return ids, weigh_marks(turns, mask, {at: spans[at][0] for at in answers})
+            assert marked_ids == ids, "the ids of a conversation do not depend on whether its marks are asked for"
+            return ids, weigh_marks(turns, mask, {index: spans[index][0] for index in answers})
     weights = [0.0] * len(ids)
-    for at in wanted:
-        start, end = spans[at]
-        weights[start:end] = [float(turns[at].get("weight", 1.0))] * (end - start)
+    for index in trained_turns:
+        start, end = spans[index]
+        weights[start:end] = [float(turns[index].get("weight", 1.0))] * (end - start)
     return ids, weights
 
 
 def find_spans(
     renderer: Renderer, turns: Turns, ids: list[int], answers: list[int], arguments: dict[str, Any]
 ) -> dict[int, tuple[int, int]]:
-    """Where each assistant turn begins and ends among the ids; raises DataError where a turn's end cannot be told."""
+    """The start and the end of each assistant turn in the ids; raises DataError if the end of a turn cannot be found."""
     from lexalign.data.rendering import count_common
 
-    before = {at: renderer.ids(renderer.template.write(turns[:at], answer_next=True, **arguments)) if at else [] for at in answers}
-    starts = {at: count_common(before[at], ids) for at in answers}
-    for at in answers:
-        if starts[at] < len(before[at]) and at == answers[-1]:
-            lost = renderer.tokenizer.decode(before[at][starts[at] :])
-            renderer.changes.add("prompt_differs", f"{arguments['where']}: {lost!r} is not in the conversation")
+    ids_before = {
+        index: renderer.ids(renderer.template.write(turns[:index], answer_next=True, **arguments)) if index else [] for index in answers
+    }
+    starts = {index: count_common(ids_before[index], ids) for index in answers}
+    for index in answers:
+        if starts[index] < len(ids_before[index]) and index == answers[-1]:
+            lost_text = renderer.tokenizer.decode(ids_before[index][starts[index] :])
+            renderer.changes.add("prompt_differs", f"{arguments['where']}: {lost_text!r} is not in the conversation")
     spans = {}
-    for at, following in zip(answers, [*answers[1:], None], strict=True):
-        limit = len(ids) if following is None else starts[following]
-        upto = ids if at == len(turns) - 1 else renderer.ids(renderer.template.write(turns[: at + 1], **arguments))
-        end = count_common(upto, ids)
-        if end < len(upto):  # what follows changes how the turn is written
-            end = find_end(renderer, ids, upto, starts[at], end, limit)
-        if not starts[at] < end <= limit:
+    for index, next_index in zip(answers, [*answers[1:], None], strict=True):
+        limit = len(ids) if next_index is None else starts[next_index]
+        ids_up_to = ids if index == len(turns) - 1 else renderer.ids(renderer.template.write(turns[: index + 1], **arguments))
+        end = count_common(ids_up_to, ids)
+        if end < len(ids_up_to):  # the later turns change the text of this turn
+            end = find_end(renderer, ids, ids_up_to, starts[index], end, limit)
+        if not starts[index] < end <= limit:
             where = arguments["where"] or "a conversation"
-            raise DataError(f"{where}: the chat template does not let turn {at + 1} be told from the others; type method.loss_on=last_turn")
-        spans[at] = starts[at], starts[at] + len(renderer.cut_after_end(ids[starts[at] : end]))
+            raise DataError(
+                f"{where}: the chat template does not let turn {index + 1} be told from the others; type method.loss_on=last_turn"
+            )
+        spans[index] = starts[index], starts[index] + len(renderer.cut_after_end(ids[starts[index] : end]))
     return spans
 
 
-def find_end(renderer: Renderer, ids: list[int], upto: list[int], start: int, parted: int, limit: int) -> int:
-    """Where a turn ends that begins at `start`, where the conversation leaves, at `parted`, what the template writes up to this turn."""
-    ended = next((place for place in range(start, parted) if ids[place] in renderer.end_tokens), None)
-    if ended is not None:
-        return ended + 1
-    if parted < limit and ids[parted] in renderer.special_tokens and upto[parted] in renderer.end_tokens:
-        return parted + 1  # another special token ends a turn that is not the last
-    ended = next((place for place in range(parted, limit) if ids[place] in renderer.end_tokens), None)
-    return parted if ended is None else ended + 1
+def find_end(renderer: Renderer, ids: list[int], ids_up_to: list[int], start: int, split_point: int, limit: int) -> int:
+    """The end of the turn that begins at `start`. At `split_point` the conversation first differs from the text up to this turn."""
+    end_position = next((position for position in range(start, split_point) if ids[position] in renderer.end_tokens), None)
+    if end_position is not None:
+        return end_position + 1
+    if split_point < limit and ids[split_point] in renderer.special_tokens and ids_up_to[split_point] in renderer.end_tokens:
+        return split_point + 1  # another special token ends a turn that is not the last
+    end_position = next((position for position in range(split_point, limit) if ids[position] in renderer.end_tokens), None)
+    return split_point if end_position is None else end_position + 1
 
 
 def weigh_marks(turns: Turns, mask: list[int], starts: dict[int, int]) -> list[float]:
-    """The weight of each token inside the template's marks: that of the turn which begins last before its run of marked tokens ends.
+    """The weight of each token inside the template's marks: the weight of the last turn that begins before the end of the marked run.
 
-    Marks may begin before the turn's text does, where they enclose the assistant's header.
+    Marks may begin before the text of the turn, if they enclose the assistant's header.
     """
     order = sorted(starts, key=starts.__getitem__)
-    places = [starts[at] for at in order]
-    weights, begin = [0.0] * len(mask), 0
-    for marked, run in itertools.groupby(mask):
-        end = begin + len(list(run))
-        if marked:
-            turn = turns[order[max(0, bisect_right(places, end - 1) - 1)]]
-            weights[begin:end] = [float(turn.get("weight", 1.0))] * (end - begin)
-        begin = end
+    positions = [starts[index] for index in order]
+    weights, start = [0.0] * len(mask), 0
+    for is_marked, tokens in itertools.groupby(mask):
+        end = start + len(list(tokens))
+        if is_marked:
+            turn = turns[order[max(0, bisect_right(positions, end - 1) - 1)]]
+            weights[start:end] = [float(turn.get("weight", 1.0))] * (end - start)
+        start = end
     return weights

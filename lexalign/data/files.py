@@ -1,4 +1,4 @@
-"""The files of a data set on this disk, and their rows with the place each came from. Standard library, but for parquet (pyarrow)."""
+"""The files of a data set on this disk, and their rows, each with its place. Only parquet needs a library (pyarrow)."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from lexalign.config.paths import describe_path
 from lexalign.errors import DataError
 
 LONGEST = 1 << 24
-"""Characters of the longest line of a jsonl file and of the longest text of any: no row of a model's is as long, a lost newline is."""
+"""Largest number of characters in a line of a jsonl file, and in a text of any file. A longer line shows that a line break is missing."""
 SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 FOREIGN = {
     b"\x1f\x8b": "is gzip-compressed; unpack it first",
@@ -21,35 +21,35 @@ FOREIGN = {
     b"\xfe\xff": "is UTF-16; save it as UTF-8",
     b"PAR1": "is Parquet; name it .parquet",
 }
-"""What files begin with that are not the text their ending promises."""
+"""First bytes of files whose content does not fit their suffix, with the message for each."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def find_split_file(place: Path, split: str, wanted: str) -> tuple[Path, str]:
-    """The file of a split and its format; raises DataError where there is none, or more than one."""
+def find_split_file(place: Path, split: str, data_format: str) -> tuple[Path, str]:
+    """The file of a split and its format; raises DataError if there is none, or more than one."""
     if place.is_dir():
-        suffixes = [suffix for suffix, name in SUFFIXES.items() if wanted in ("auto", name)]
-        named = [path for suffix in suffixes if (path := place / f"{split}{suffix}").exists() or path.is_symlink()]
-        for path in named:
+        suffixes = [suffix for suffix, name in SUFFIXES.items() if data_format in ("auto", name)]
+        paths = [path for suffix in suffixes if (path := place / f"{split}{suffix}").exists() or path.is_symlink()]
+        for path in paths:
             if not path.is_file():
                 raise DataError(f"{path}: is {describe_path(path)}, not a file with rows")
-        if len(named) != 1:
-            there = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none of a known format"
-            what = " and ".join(path.name for path in named) if named else f"no {split}{' or '.join(suffixes)}, but {there}"
-            raise DataError(f"{place}: holds {what}; there must be one file for the split {split!r}")
-        return named[0], SUFFIXES[named[0].suffix]
+        if len(paths) != 1:
+            file_names = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in SUFFIXES)) or "none of a known format"
+            contents = " and ".join(path.name for path in paths) if paths else f"no {split}{' or '.join(suffixes)}, but {file_names}"
+            raise DataError(f"{place}: holds {contents}; there must be one file for the split {split!r}")
+        return paths[0], SUFFIXES[paths[0].suffix]
     if split != "train":
         raise DataError(f"{place}: is one file, so it has no split {split!r}; give a folder with {split}.jsonl, or data.eval_split=null")
-    known = SUFFIXES.get(place.suffix)
-    if wanted == "auto" and known is None:
+    file_format = SUFFIXES.get(place.suffix)
+    if data_format == "auto" and file_format is None:
         raise DataError(f"{place}: the ending tells no format; type data.format=jsonl (or json, csv, parquet)")
-    if wanted not in ("auto", known) and known is not None:
-        raise DataError(f"{place}: data.format={wanted}, but the ending says {known}; type data.format=auto")
-    return place, known if wanted == "auto" else wanted  # type: ignore[return-value]
+    if data_format not in ("auto", file_format) and file_format is not None:
+        raise DataError(f"{place}: data.format={data_format}, but the ending says {file_format}; type data.format=auto")
+    return place, file_format if data_format == "auto" else data_format  # type: ignore[return-value]
 
 
 def read_rows(path: Path, kind: str) -> Rows:
-    """Each row with where it stands (`file:line`); raises DataError naming the line that cannot be read."""
+    """Each row with its place (`file:line`); raises DataError that names the line that cannot be read."""
     readers = {"jsonl": read_jsonl, "json": read_json, "csv": read_csv, "parquet": read_parquet}
     try:
         with path.open("rb") as file:
@@ -76,19 +76,19 @@ def find_undecodable(path: Path) -> str:
 
 
 def make_unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; raises ValueError where a key stands twice, of which Python would keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object; raises ValueError if a key occurs twice, because Python would keep only the last one."""
+    json_object = dict(pairs)
+    if len(json_object) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return found
+    return json_object
 
 
 JSON = json.JSONDecoder(object_pairs_hook=make_unique_object)
 
 
 def explain_json_error(error: Exception) -> str:
-    """Why a text is not JSON."""
+    """The reason why a text is not JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON ({error.msg} at column {error.colno})"
     return f"cannot be read as JSON ({'too deeply nested' if isinstance(error, RecursionError) else str(error).partition(';')[0]})"
@@ -115,7 +115,7 @@ def read_jsonl(path: Path) -> Rows:
 
 
 def describe_row(line: str, number: int) -> str:
-    """What a line that holds no row looks like."""
+    """A hint about a line that holds no row."""
     if "\0" in line:
         return "; it holds NUL bytes, as UTF-16 does: save it as UTF-8"
     if number == 1 and line.lstrip().startswith("["):
@@ -143,15 +143,15 @@ def read_json(path: Path) -> Rows:
 
 def read_csv(path: Path) -> Rows:
     """Comma-separated values with a header line."""
-    csv.field_size_limit(LONGEST)  # the module's own limit, 128 KiB, is less than a long document
+    csv.field_size_limit(LONGEST)  # the default limit of the module, 128 KiB, is too small for a long document
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
-        begin = 1
+        first_line = 1
         try:
             names = next(reader, None)
             if names is not None:
                 check_header(names, f"{path}:1")
-            begin = reader.line_num + 1
+            first_line = reader.line_num + 1
             for fields in reader:
                 where = f"{path}:{reader.line_num}"
                 if not fields:
@@ -160,21 +160,21 @@ def read_csv(path: Path) -> Rows:
                 if len(fields) != len(names):
                     raise DataError(f"{where}: the row has {len(fields)} fields, the header {len(names)}; quote texts that hold commas")
                 yield where, dict(zip(names, fields, strict=True))
-                begin = reader.line_num + 1
+                first_line = reader.line_num + 1
         except csv.Error as error:
-            lost = reader.line_num > begin or "unexpected end" in str(error)
-            advice = "; a quote that opens in this row may never be closed" if lost else ""
-            raise DataError(f"{path}:{begin}: is not CSV ({error}){advice}") from error
+            is_unclosed = reader.line_num > first_line or "unexpected end" in str(error)
+            advice = "; a quote that opens in this row may never be closed" if is_unclosed else ""
+            raise DataError(f"{path}:{first_line}: is not CSV ({error}){advice}") from error
 
 
 def check_header(names: list[str], where: str) -> None:
-    """Raises DataError for a header that names no columns."""
+    """Raise DataError for a header that names no columns."""
     if not any(name.strip() for name in names):
         raise DataError(f"{where}: the header is empty; write the names of the columns into the first line")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: the header has {', '.join(map(repr, twice))} more than once; rename the columns")
-    if len(names) == 1 and (mark := next((mark for mark in "\t;|" if mark in names[0]), None)):
-        raise DataError(f"{where}: the header is one field, {names[0]!r}; separate the columns with commas, not {mark!r}")
+    if repeated_names := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: the header has {', '.join(map(repr, repeated_names))} more than once; rename the columns")
+    if len(names) == 1 and (separator := next((separator for separator in "\t;|" if separator in names[0]), None)):
+        raise DataError(f"{where}: the header is one field, {names[0]!r}; separate the columns with commas, not {separator!r}")
 
 
 def read_parquet(path: Path) -> Rows:
@@ -186,12 +186,12 @@ def read_parquet(path: Path) -> Rows:
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{path}: has the columns {', '.join(map(repr, twice))} more than once; rename them")
+        if repeated_names := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{path}: has the columns {', '.join(map(repr, repeated_names))} more than once; rename them")
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", row
     except (arrow.ArrowException, OSError) as error:
-        after = f" after row {number}" if number else ""
-        raise DataError(f"{path}: is not Parquet, or damaged{after} ({' '.join(str(error).split())})") from error
+        position_note = f" after row {number}" if number else ""
+        raise DataError(f"{path}: is not Parquet, or damaged{position_note} ({' '.join(str(error).split())})") from error

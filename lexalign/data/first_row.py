@@ -1,4 +1,4 @@
-"""The first row of a data set on this disk: enough to refuse a wrong column before anything is loaded."""
+"""Read the first row of a data set on this disk, to refuse a wrong column before anything is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from lexalign.errors import DataError
 
 
 class UnreadableFile(Exception):
-    """The message says what is wrong with the file."""
+    """A file cannot be read. The message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class FirstRow:
 
 
 def read_first_row(data: Data, place: Location, split: str) -> FirstRow:
-    """The first row of a split; raises `Unreadable`."""
+    """The first row of a split; raises `UnreadableFile`."""
     assert place.path is not None
     try:
         path, kind = find_split_file(place.path, split, data.format)

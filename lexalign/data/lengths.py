@@ -1,6 +1,6 @@
-"""What only the tokenizer can tell of the rows: their lengths against `train.max_length`, and texts that hold its control tokens.
+"""Checks of rows that need the tokenizer: their lengths against `train.max_length`, and control tokens in their texts.
 
-What would be cut is counted, what would teach nothing is left out and counted, and a text that the model would read as a command is named.
+Rows that will be cut are counted. Rows that would teach nothing are left out and counted. Texts with control tokens are reported.
 """
 
 import logging
@@ -27,21 +27,21 @@ class Lengths:
 
 
 class RowLengths(NamedTuple):
-    """What the tokenizer tells of a row."""
+    """Token counts of a row."""
 
     prompt: int
-    """Tokens that are read before the first response."""
+    """Number of tokens before the first response."""
     longest: int
-    """Tokens of its longest sequence."""
+    """Number of tokens in its longest sequence."""
     total: int
-    """Tokens of all its sequences."""
+    """Number of tokens in all its sequences."""
     largest: int
-    """The largest id among them."""
+    """The largest token id in its sequences."""
 
 
 Measure = Callable[[list[Row]], list[RowLengths]]
 Look = Callable[[list[Row], list[RowLengths]], None]
-"""Looks at the lengths of a split before rows are left out; raises DataError where the model cannot read them."""
+"""Checks the lengths of a split before rows are left out; raises DataError if the model cannot read them."""
 
 
 def fit_lengths(
@@ -53,39 +53,41 @@ def fit_lengths(
     setting: str = "train.max_length",
     look: Look | None = None,
 ) -> Lengths:
-    """Drop rows whose prompt alone fills `max_length`; count these and the ones that will be cut. Raises DataError if none is left.
+    """Drop rows whose prompt alone fills `max_length`. Count these rows and the rows that will be cut. Raises DataError if none is left.
 
-    `measured` gives the `lengths` of rows, one by one or remembered; `setting` is what the user types to change `max_length`. `drawn` is
-    the room that answers of the model's own take after each prompt; then a row's completion is not trained, and does not count.
+    `measured` returns the lengths of rows. `setting` is the setting that the user types to change `max_length`. `drawn` is the number of
+    tokens that the model may write after each prompt. If it is not 0, a row's completion is not trained and does not count.
     """
-    found = Lengths()
-    room = max_length - drawn
-    full = f"{setting}={max_length}" + (f" less method.max_new_tokens={drawn}" if drawn else "")
+    lengths = Lengths()
+    prompt_limit = max_length - drawn
+    limit_text = f"{setting}={max_length}" + (f" less method.max_new_tokens={drawn}" if drawn else "")
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
-        kept, cut = [], 0
-        trained = [take_prompt(row) for row in rows] if drawn else rows
-        measurements = measured(trained)
+        kept_rows, cut_count = [], 0
+        trained_rows = [take_prompt(row) for row in rows] if drawn else rows
+        measurements = measured(trained_rows)
         if look is not None:
-            look(trained, measurements)
+            look(trained_rows, measurements)
         for row, (prompt, longest, total, _) in zip(rows, measurements, strict=True):
-            if prompt >= room:
+            if prompt >= prompt_limit:
                 continue
-            kept.append(row)
-            cut += longest > max_length
+            kept_rows.append(row)
+            cut_count += longest > max_length
             if name == "train":
-                found.total += min(total, max_length) if "chosen" not in row else total
-                found.longest = max(found.longest, min(longest + drawn, max_length))
-        dropped = len(rows) - len(kept)
-        splits.counts[f"{name}_rows_dropped_prompt_too_long"] = dropped
-        splits.counts[f"{name}_rows_cut"] = cut
-        if dropped:
-            log.warning("%d of %d %s rows are left out: the prompt alone fills %s", dropped, len(rows), name, full)
-        if cut:
-            log.warning("%d of %d %s rows are longer than %s=%d and will be cut at the end", cut, len(rows), name, setting, max_length)
-        if rows and not kept:
-            raise DataError(f"every {name} row's prompt fills {full}; raise it")
-        rows[:] = kept
-    return found
+                lengths.total += min(total, max_length) if "chosen" not in row else total
+                lengths.longest = max(lengths.longest, min(longest + drawn, max_length))
+        dropped_count = len(rows) - len(kept_rows)
+        splits.counts[f"{name}_rows_dropped_prompt_too_long"] = dropped_count
+        splits.counts[f"{name}_rows_cut"] = cut_count
+        if dropped_count:
+            log.warning("%d of %d %s rows are left out: the prompt alone fills %s", dropped_count, len(rows), name, limit_text)
+        if cut_count:
+            log.warning(
+                "%d of %d %s rows are longer than %s=%d and will be cut at the end", cut_count, len(rows), name, setting, max_length
+            )
+        if rows and not kept_rows:
+            raise DataError(f"every {name} row's prompt fills {limit_text}; raise it")
+        rows[:] = kept_rows
+    return lengths
 
 
 def take_prompt(row: Row) -> Row:
@@ -96,29 +98,29 @@ def take_prompt(row: Row) -> Row:
 
 
 def count_drawn_tokens(experiment: Experiment) -> int:
-    """Tokens that the model itself may add to each prompt while it is trained."""
+    """The number of tokens that the model may write after each prompt in training."""
     return experiment.method.max_new_tokens if isinstance(experiment.method, RewardMethod) else 0
 
 
 def note_control_tokens(splits: Splits, tokenizer: Any) -> None:
-    """Count and say the rows whose texts hold a special token of the tokenizer (`</s>`, `<|im_start|>`), which is not read as text.
+    """Count and report the rows whose texts hold a special token of the tokenizer (`</s>`, `<|im_start|>`), which is not read as text.
 
-    A `text` column is left alone: it is trained as it stands, and may have been put through a chat template on purpose.
+    The `text` column is not checked: it is trained unchanged, and may have been written with a chat template on purpose.
     """
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    known = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
-    if not known:
+    added_tokens = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    control_tokens = sorted({*tokenizer.all_special_tokens, *added_tokens}, key=len, reverse=True)
+    if not control_tokens:
         return
-    pattern = re.compile("|".join(map(re.escape, known)))
+    pattern = re.compile("|".join(map(re.escape, control_tokens)))
     for name, rows in (("train", splits.train), ("held_out", splits.held_out)):
-        found = [(number, row_found) for number, row in enumerate(rows, 1) if (row_found := find_first_match(row, pattern))]
-        splits.counts[f"{name}_rows_with_control_tokens"] = len(found)
-        if found:
-            number, (column, token) = found[0]
+        matches = [(number, match) for number, row in enumerate(rows, 1) if (match := find_first_match(row, pattern))]
+        splits.counts[f"{name}_rows_with_control_tokens"] = len(matches)
+        if matches:
+            number, (column, token) = matches[0]
             log.warning(
                 "%d of %d %s rows hold a control token of the tokenizer in their text, and the model will read it as one; "
                 "take it out (first: %r holds %r in row %d of them)",
-                *(len(found), len(rows), name, column, token, number),
+                *(len(matches), len(rows), name, column, token, number),
             )
 
 
@@ -135,35 +137,35 @@ def list_texts(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def measure_one_by_one(encoder: Renderer) -> Measure:
-    """Measures rows by rendering each, and says what the chat template did to them."""
+    """A function that renders each row to measure it, and reports how the chat template changed the rows."""
 
     def measure(rows: list[Row]) -> list[RowLengths]:
-        before, encoder.changes = encoder.changes, TemplateChanges()
-        found = measure_rows(rows, encoder)
+        earlier_changes, encoder.changes = encoder.changes, TemplateChanges()
+        lengths = measure_rows(rows, encoder)
         settle_changes(encoder, encoder.changes, len(rows))
-        before.merge(encoder.changes)
-        encoder.changes = before
-        return found
+        earlier_changes.merge(encoder.changes)
+        encoder.changes = earlier_changes
+        return lengths
 
     return measure
 
 
 def measure_rows(rows: list[Row], encoder: Renderer) -> list[RowLengths]:
     """`measure_lengths` of each row; a row that the template refuses is counted in the renderer's changes and has no length."""
-    found = []
+    lengths = []
     for row in rows:
         try:
-            found.append(measure_lengths(row, encoder))
+            lengths.append(measure_lengths(row, encoder))
         except TemplateRefusal as refusal:
             encoder.changes.add("refused", str(refusal))
-            found.append(RowLengths(0, 0, 0, 0))
-    return found
+            lengths.append(RowLengths(0, 0, 0, 0))
+    return lengths
 
 
 def settle_changes(encoder: Renderer, changes: TemplateChanges, rows: int) -> None:
-    """Say what the chat template did to some rows; raises DataError where it refuses some, or loses text that may not be lost.
+    """Report how the chat template changed rows. Raises DataError if it refuses rows, or loses text that must be kept.
 
-    Where most answers were trained behind less than the generation prompt, the renderer asks for answers behind the same from here on.
+    If most answers follow less than the generation prompt in training, the renderer cuts the generation prompt in the same way from now on.
     """
     if problems := changes.list_problems(allow=encoder.data.allow_template_changes):
         raise DataError("\n".join(problems))
@@ -177,6 +179,6 @@ def measure_lengths(row: Row, encoder: Renderer) -> RowLengths:
     sequences = encoder.render_row(row)
     counts = [len(sequence.ids) for sequence in sequences]
     largest = max((max(sequence.ids, default=0) for sequence in sequences), default=0)
-    # A conversation has no prompt to fill the room: where none of its answers is left, the trainer counts it as untrained.
+    # A conversation has no prompt that could fill the limit. If the cut leaves no answer, the trainer counts the row as untrained.
     prompt = 0 if "messages" in row else len(sequences[0].context)
     return RowLengths(prompt=prompt, longest=max(counts), total=sum(counts), largest=largest)

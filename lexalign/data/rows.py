@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 class PlacedRow(dict[str, Any]):
-    """A row that knows the place it stands at, for messages; equal to the plain row, and written as one."""
+    """A row with its place in the data, for messages. It is equal to the plain row and is written like a plain row."""
 
     where: str | None = None
 
@@ -38,7 +38,7 @@ HUB_WORKERS, HUB_RETRIES = 4, 5
 
 @dataclass(kw_only=True)
 class Splits:
-    """Rows to train on and rows held out, in our columns, and what happened on the way."""
+    """Rows to train on and rows held out, in our columns, with counts of the rows that were left out or changed."""
 
     train: list[Row]
     held_out: list[Row]
@@ -60,8 +60,8 @@ def load_rows(experiment: Experiment) -> Splits:
     elif data.eval_fraction is not None:
         train, held_out = hold_out(train, data.eval_fraction)
         if not train:
-            what_to_type = "data.eval_fraction=null" + ("" if experiment.method is None else " evaluate.enabled=false")
-            raise DataError(f"{data.path}: all rows share one prompt, so none can be held out; type {what_to_type}")
+            advice = "data.eval_fraction=null" + ("" if experiment.method is None else " evaluate.enabled=false")
+            raise DataError(f"{data.path}: all rows share one prompt, so none can be held out; type {advice}")
     elif experiment.method is None:
         train, held_out = [], train  # no split is named to be held out: all rows are measured
     if experiment.stage.name == "align":
@@ -72,8 +72,8 @@ def load_rows(experiment: Experiment) -> Splits:
     for rows in (train, held_out):
         counts["shares_estimated"] += estimate_shares(rows, len(data.beliefs or ()))
     if counts["shares_estimated"]:
-        estimated = counts["shares_estimated"]
-        log.warning("Target shares of %d prompts are estimated from their beliefs' frequencies: no column gives them", estimated)
+        estimated_count = counts["shares_estimated"]
+        log.warning("Target shares of %d prompts are estimated from their beliefs' frequencies: no column gives them", estimated_count)
     counts["train_rows"], counts["held_out_rows"] = len(train), len(held_out)
     if counts["left_out_by_converter"]:
         log.warning("%d rows were left out by data.converter=%s", counts["left_out_by_converter"], data.converter)
@@ -86,13 +86,13 @@ def read_split(experiment: Experiment, split: str, counts: Counter[str]) -> Iter
     """The checked rows of one split, at most `data.limit`."""
     data = experiment.data
     columns = list_wanted_columns(experiment)
-    needed = list_needed_columns(experiment)
-    convert = get_method(data.converter) if data.converter else None
+    needed_columns = list_needed_columns(experiment)
+    converter = get_method(data.converter) if data.converter else None
     tally = SplitChecks()
-    for number, (where, raw) in enumerate(convert_rows(open_source(data, split), convert, counts), 1):
-        row = check_row(raw, columns, needed, data, where)
+    for number, (where, raw_row) in enumerate(convert_rows(open_source(data, split), converter, counts), 1):
+        row = check_row(raw_row, columns, needed_columns, data, where)
         tally.see(row, where)
-        tally.see_unread(raw, columns.values())
+        tally.see_unread(raw_row, columns.values())
         yield row
         if number == data.limit:
             break
@@ -100,7 +100,7 @@ def read_split(experiment: Experiment, split: str, counts: Counter[str]) -> Iter
 
 
 def open_source(data: Data, split: str) -> Iterator[tuple[str, Row]]:
-    """Raw rows with the place each stands at: files of this disk, or a hub data set."""
+    """Raw rows, each with its place, from files on this disk or from a hub data set."""
     assert data.path is not None
     place = None if data.format == "hub" else find_data(data.path)
     if place is None or place.kind == "hub":
@@ -112,16 +112,16 @@ def open_source(data: Data, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def read_hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
-    """Rows of a hub data set: its files fetched and checked by `lexalign.hub`, read by the datasets library (which runs no code of theirs).
+    """Rows of a hub data set. `lexalign.hub` fetches and checks its files. The datasets library reads them and runs none of their code.
 
-    From the folder, because offline the library would not look in the hub's cache.
+    The library reads the folder, because it does not look in the hub's cache when it is offline.
     """
     import datasets
 
     from lexalign.hub import fetch
 
     assert data.path is not None
-    fetched = fetch(
+    snapshot = fetch(
         repo=data.path,
         kind="dataset",
         revision=data.revision,
@@ -132,107 +132,111 @@ def read_hub_rows(data: Data, split: str) -> Iterator[tuple[str, Row]]:
         retries=HUB_RETRIES,
     )
     try:
-        found = datasets.load_dataset(str(fetched.folder), name=data.subset, split=split)
+        dataset = datasets.load_dataset(str(snapshot.folder), name=data.subset, split=split)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{data.path} (split {split!r}): {message}; check data.subset and data.split") from error
-    for number, row in enumerate(found, 1):
-        yield f"{data.path}@{fetched.commit[:8]} {split} row {number}", row
+    for number, row in enumerate(dataset, 1):
+        yield f"{data.path}@{snapshot.commit[:8]} {split} row {number}", row
 
 
-def convert_rows(stored: Iterator[tuple[str, Row]], convert: Converter | None, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
-    """The rows as the converter makes them of the stored ones; raises DataError naming the row where it fails."""
-    for where, raw in stored:
-        if convert is None:
-            yield where, raw
+def convert_rows(stored_rows: Iterator[tuple[str, Row]], converter: Converter | None, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
+    """The rows that the converter makes from the stored rows; raises DataError that names the row where it fails."""
+    for where, raw_row in stored_rows:
+        if converter is None:
+            yield where, raw_row
             continue
         try:
-            made = convert(raw)
+            result = converter(raw_row)
         except Exception as error:
             raise DataError(f"{where}: the converter failed: {type(error).__name__}: {error}") from error
-        if isinstance(made, list):
-            made = ConvertedRows(rows=made)
-        if isinstance(made, ConvertedRows):
-            counts["left_out_by_converter"] += made.left_out
-            counts["shares_rescaled"] += made.rescaled
-            yield from ((f"{where} ({number} of {len(made.rows)})", row) for number, row in enumerate(made.rows, 1))
-        elif made is None:
+        if isinstance(result, list):
+            result = ConvertedRows(rows=result)
+        if isinstance(result, ConvertedRows):
+            counts["left_out_by_converter"] += result.left_out
+            counts["shares_rescaled"] += result.rescaled
+            yield from ((f"{where} ({number} of {len(result.rows)})", row) for number, row in enumerate(result.rows, 1))
+        elif result is None:
             counts["left_out_by_converter"] += 1
-        elif isinstance(made, dict):
-            yield where, made
+        elif isinstance(result, dict):
+            yield where, result
         else:
-            raise DataError(f"{where}: the converter returned {type(made).__name__}; it must return a row, a list of rows, or None")
+            raise DataError(f"{where}: the converter returned {type(result).__name__}; it must return a row, a list of rows, or None")
 
 
 def check_row(row: Row, columns: dict[str, str], needed: list[str], data: Data, where: str) -> Row:
-    """One row in our columns; raises DataError naming the place and the field."""
-    found = PlacedRow()
-    found.where = where
-    for ours, theirs in columns.items():
-        if theirs not in row or (ours in ROW_COLUMNS and row[theirs] is None):
-            if ours in needed:
-                there, hint = ", ".join(map(str, row)), suggest_column(ours, theirs, list(row))
-                raise DataError(f"{where}: has no column {theirs!r}; it has {there}{hint}")
+    """One row in our columns; raises DataError that names the place and the field."""
+    checked_row = PlacedRow()
+    checked_row.where = where
+    for our_name, their_name in columns.items():
+        if their_name not in row or (our_name in ROW_COLUMNS and row[their_name] is None):
+            if our_name in needed:
+                column_names, hint = ", ".join(map(str, row)), suggest_column(our_name, their_name, list(row))
+                raise DataError(f"{where}: has no column {their_name!r}; it has {column_names}{hint}")
             continue
-        value = row[theirs]
+        value = row[their_name]
         if value is None:
-            raise DataError(f"{where}: {theirs!r} is null")
-        found[ours] = CHECKS[ours](value, data, f"{where}: {theirs!r}")
-    same_belief = found.get("belief") == found.get("rejected_belief", found.get("belief"))
-    if "chosen" in found and found["chosen"] == found["rejected"] and same_belief:
+            raise DataError(f"{where}: {their_name!r} is null")
+        checked_row[our_name] = CHECKS[our_name](value, data, f"{where}: {their_name!r}")
+    same_belief = checked_row.get("belief") == checked_row.get("rejected_belief", checked_row.get("belief"))
+    if "chosen" in checked_row and checked_row["chosen"] == checked_row["rejected"] and same_belief:
         raise DataError(f"{where}: chosen and rejected are the same, so there is nothing to prefer; remove the row")
-    return found
+    return checked_row
 
 
 def refuse_one_label(rows: list[Row], data: Data) -> None:
-    """Raise DataError where every row has the same label: what is good shows only beside what is not."""
+    """Raise DataError if every row has the same label: kto learns from the difference between the two labels."""
     labels = {row["label"] for row in rows if "label" in row}
     if len(labels) == 1:
-        there, lacking, instead = (
+        label_name, missing_label, advice = (
             ("desirable", "undesirable", "stage=sft data.columns.label=null, which learns from good answers alone")
             if labels == {True}
             else ("undesirable", "desirable", "data with both")
         )
-        first = f", as far as data.limit={data.limit} goes" if data.limit else ""
+        limit_note = f", as far as data.limit={data.limit} goes" if data.limit else ""
         raise DataError(
-            f"{data.path}: every row to train on is {there} ({data.columns.label}={str(labels.pop()).lower()}){first}; "
-            f"kto needs both kinds: add {lacking} rows, or type {instead}"
+            f"{data.path}: every row to train on is {label_name} ({data.columns.label}={str(labels.pop()).lower()}){limit_note}; "
+            f"kto needs both kinds: add {missing_label} rows, or type {advice}"
         )
 
 
 def get_prompt_key(row: Row) -> str:
-    """What a row is known by when rows are held out: its prompt; of a conversation the turns before the last answer; else its text."""
-    shown = row.get("prompt", row.get("text"))
-    if shown is None:
+    """The key of a row when rows are held out: its prompt, the turns before the last answer of a conversation, or its text."""
+    prompt = row.get("prompt", row.get("text"))
+    if prompt is None:
         turns = row["messages"]
-        last = max(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
-        shown = turns[:last]
-        if len(shown) == 1 and set(shown[0]) == {"role", "content"} and shown[0]["role"] == "user":
-            return shown[0]["content"]  # the same question as a prompt of plain text
-    return shown if isinstance(shown, str) else json.dumps(shown, sort_keys=True)
+        last_answer = max(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
+        prompt = turns[:last_answer]
+        if len(prompt) == 1 and set(prompt[0]) == {"role", "content"} and prompt[0]["role"] == "user":
+            return prompt[0]["content"]  # the same question as a prompt of plain text
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
 def get_question_key(row: Row) -> tuple[str, str]:
-    """What shares belong to: a prompt, asked of a group (empty where the data name none)."""
+    """The key that shares belong to: a prompt and a group (an empty string where the data name no group)."""
     return get_prompt_key(row), row.get("group", "")
 
 
 def hold_out(rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and rows held out, by prompt: a prompt's own digest decides, so the choice outlives seed and order."""
+    """Rows to train on and rows held out, by prompt. The digest of the prompt decides, so the choice depends on no seed and no order."""
     prompts = sorted({get_prompt_key(row) for row in rows}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
-    held = set(prompts[: max(1, round(fraction * len(prompts)))])
-    return [row for row in rows if get_prompt_key(row) not in held], [row for row in rows if get_prompt_key(row) in held]
+    held_out_prompts = set(prompts[: max(1, round(fraction * len(prompts)))])
+    return [row for row in rows if get_prompt_key(row) not in held_out_prompts], [
+        row for row in rows if get_prompt_key(row) in held_out_prompts
+    ]
 
 
 def estimate_shares(rows: list[Row], count: int) -> int:
-    """Give rows with a belief but without shares the frequencies of their prompt's beliefs (in their group), and in `share_rows` the number
-    of rows they were counted from; the number of such prompts."""
-    lacking = [row for row in rows if "belief" in row and "probabilities" not in row]
+    """Set the shares of rows that have a belief but no shares, and return the number of their prompts.
+
+    The shares are the frequencies of the beliefs of the same prompt (and group). `share_rows` is the number of rows that were counted.
+    """
+    unshared_rows = [row for row in rows if "belief" in row and "probabilities" not in row]
     tally: dict[tuple[str, str], Counter[int]] = {}
-    for row in lacking:
+    for row in unshared_rows:
         tally.setdefault(get_question_key(row), Counter())[row["belief"]] += 1
-    for row in lacking:
-        seen = tally[get_question_key(row)]
-        row["probabilities"] = [seen[index] / seen.total() for index in range(count)]
-        row["share_rows"] = seen.total()
+    for row in unshared_rows:
+        frequencies = tally[get_question_key(row)]
+        row["probabilities"] = [frequencies[index] / frequencies.total() for index in range(count)]
+        row["share_rows"] = frequencies.total()
     return len(tally)

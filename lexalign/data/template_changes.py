@@ -1,4 +1,4 @@
-"""What a chat template did to the rows beside rendering them: counted by kind, with one example of each. No torch."""
+"""Changes that a chat template made to the text of rows, counted by kind, with one example of each. No torch."""
 
 import logging
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ KINDS = {
 }
 """The kinds of change, in words."""
 FORBIDDEN = ("dropped", "unseen")
-"""Kinds that lose what the user wants to have trained: refused unless data.allow_template_changes=true."""
+"""Kinds that lose text of the row. They are refused unless data.allow_template_changes=true."""
 
 
 class TemplateRefusal(DataError):
-    """The chat template refuses a row: the message says where the row stands, and why, which is `reason`."""
+    """The chat template refuses a row. The message names the place of the row and the reason, which is also in `reason`."""
 
     def __init__(self, where: str, reason: str):
         super().__init__(f"{where}: the chat template refuses it ({reason})")
@@ -39,7 +39,7 @@ class TemplateRefusal(DataError):
 
 @dataclass(kw_only=True)
 class TemplateChanges:
-    """Counts by kind of change and the first example of each; plain values, so that it is stored beside cached tokens."""
+    """Counts by kind of change and the first example of each. The values are plain, so that they can be stored with cached tokens."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -74,13 +74,13 @@ class TemplateChanges:
         return [(kind, self.counts[kind]) for kind in KINDS if self.counts.get(kind)]
 
     def report(self, what: str) -> None:
-        """Say on the terminal what occurred; what loses text is a warning."""
+        """Log the changes. Changes that lose text, and some others, are warnings."""
         for kind, sentence in zip([kind for kind, _ in self.sorted_counts()], self.describe(), strict=True):
-            loud = kind in (*FORBIDDEN, "prompt_differs", "trimmed", "keys_unread")
-            log.log(logging.WARNING if loud else logging.INFO, "Chat template, %s: %s", what, sentence)
+            is_warning = kind in (*FORBIDDEN, "prompt_differs", "trimmed", "keys_unread")
+            log.log(logging.WARNING if is_warning else logging.INFO, "Chat template, %s: %s", what, sentence)
 
     def list_problems(self, *, allow: bool) -> list[str]:
-        """Why these rows cannot be trained; nothing where all changes are allowed."""
+        """The reasons why these rows cannot be trained. Allowed changes are no reason."""
         problems = []
         if count := self.counts.get("refused"):
             problems.append(
@@ -98,7 +98,7 @@ class TemplateChanges:
 
 
 def count_times(count: int) -> str:
-    """How often, in words."""
+    """A number of times in words."""
     return "once" if count == 1 else f"{count:,} times"
 
 
@@ -108,5 +108,5 @@ def count_rows(count: int) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text as an example shows it."""
+    """A text as an example shows it: quoted, and cut after `SHOWN` characters."""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")

@@ -1,4 +1,4 @@
-"""Turns of a conversation as people store them into the turns that chat templates take. Nothing is left out without a word. No torch."""
+"""Convert stored turns of a conversation to the turns that chat templates take. Nothing is left out silently. No torch."""
 
 import json
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from lexalign.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Names under which data hold what an assistant thought before it answered; the first is the one templates read."""
+"""Names of the field that holds the assistant's reasoning before its answer. Templates read the first name."""
 Turn = dict[str, Any]
 
 
-def parse_json(value: str, where: str, wanted: str) -> Any:
-    """A value that a CSV file holds as JSON text; raises DataError naming what was wanted."""
+def parse_json(value: str, where: str, expected: str) -> Any:
+    """The value of a JSON text, as CSV files hold it; raises DataError that names the expected kind of value."""
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise DataError(f"{where} is text, expected {wanted}") from None
+        raise DataError(f"{where} is text, expected {expected}") from None
 
 
 def looks_like_turns(text: str) -> bool:
@@ -39,39 +39,43 @@ def check_turns(value: Any, where: str) -> list[Turn]:
         raise DataError(f"{where} is no list of turns with role and content")
     turns: list[Turn] = []
     for number, turn in enumerate(value, 1):
-        checked = check_turn(turn, f"{where} turn {number}")
-        if turns and checked["role"] == turns[-1]["role"] != "tool":
-            raise DataError(f"{where} turns {number - 1} and {number} are both {checked['role']}'s")
-        turns.append(checked)
+        checked_turn = check_turn(turn, f"{where} turn {number}")
+        if turns and checked_turn["role"] == turns[-1]["role"] != "tool":
+            raise DataError(f"{where} turns {number - 1} and {number} are both {checked_turn['role']}'s")
+        turns.append(checked_turn)
     return turns
 
 
 def check_turn(turn: Any, where: str) -> Turn:
-    """One turn: role, content as text, and whatever else it says; values that are null say nothing."""
-    said = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, Mapping) else {}
-    role = said.get("role")
+    """One turn: role, content as text, and its other fields. Fields that are null are ignored."""
+    fields = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, Mapping) else {}
+    role = fields.get("role")
     if role not in ROLES:
-        hint = "; data.converter=lexalign.data.chat_converters.sharegpt (data=sharegpt) reads from and value" if "from" in said else ""
+        hint = "; data.converter=lexalign.data.chat_converters.sharegpt (data=sharegpt) reads from and value" if "from" in fields else ""
         raise DataError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}{hint}")
-    named = f"{where} ({role})"
-    checked: Turn = {"role": role, "content": check_content(said.get("content"), named)}
-    checked |= {name: value for name, value in said.items() if name not in (*checked, *REASONING, "weight", "train", "tool_calls")}
+    place = f"{where} ({role})"
+    checked_turn: Turn = {"role": role, "content": check_content(fields.get("content"), place)}
+    checked_turn |= {
+        name: value for name, value in fields.items() if name not in (*checked_turn, *REASONING, "weight", "train", "tool_calls")
+    }
     for name in REASONING:
-        if name in said and (text := check_content(said[name], f"{named}: {name}")).strip():
-            checked["reasoning_content"] = text
-    if calls := said.get("tool_calls"):
-        checked["tool_calls"] = check_tool_calls(calls, named)
-    if {"weight", "train"} & set(said):
-        checked["weight"] = check_weight(said, named)
-    if role != "assistant" and (extra := [name for name in ("reasoning_content", "tool_calls", "weight") if name in checked]):
-        raise DataError(f"{named} has {' and '.join(extra)}, which only an assistant's turn has")
-    if not checked["content"].strip() and not ({"tool_calls", "reasoning_content"} & set(checked)):
-        raise DataError(f"{named} has no text")
-    return checked
+        if name in fields and (text := check_content(fields[name], f"{place}: {name}")).strip():
+            checked_turn["reasoning_content"] = text
+    if calls := fields.get("tool_calls"):
+        checked_turn["tool_calls"] = check_tool_calls(calls, place)
+    if {"weight", "train"} & set(fields):
+        checked_turn["weight"] = check_weight(fields, place)
+    if role != "assistant" and (
+        misplaced_fields := [name for name in ("reasoning_content", "tool_calls", "weight") if name in checked_turn]
+    ):
+        raise DataError(f"{place} has {' and '.join(misplaced_fields)}, which only an assistant's turn has")
+    if not checked_turn["content"].strip() and not ({"tool_calls", "reasoning_content"} & set(checked_turn)):
+        raise DataError(f"{place} has no text")
+    return checked_turn
 
 
 def check_content(value: Any, where: str) -> str:
-    """The text of a turn. Several parts of text become one, a line each; a part that is no text is refused by its type."""
+    """The text of a turn. Several parts of text are joined with line breaks. Raises DataError for a part that is not text."""
     from lexalign.data.checks import check_whole_text
 
     if value is None:
@@ -91,7 +95,7 @@ def check_content(value: Any, where: str) -> str:
 
 
 def check_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """The calls of a turn, arguments as objects: JSON text, as OpenAI's API gives them, is read."""
+    """The tool calls of a turn, with arguments as objects. Arguments as JSON text (OpenAI's API) are parsed."""
     if isinstance(value, str):
         value = parse_json(value, f"{where}: tool_calls", "a list of tool calls")
     if not isinstance(value, list):
@@ -104,16 +108,16 @@ def check_tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             arguments = parse_json(arguments or "{}", f"{where}: the arguments of tool call {number}", "a JSON object")
-        others = {name: inner for name, inner in call.items() if name not in ("function", "name", "arguments") and inner is not None}
-        calls.append({"type": "function", **others, "function": {**function, "arguments": drop_nulls(arguments)}})
+        other_fields = {name: field for name, field in call.items() if name not in ("function", "name", "arguments") and field is not None}
+        calls.append({"type": "function", **other_fields, "function": {**function, "arguments": drop_nulls(arguments)}})
     return calls
 
 
 def drop_nulls(value: Any) -> Any:
     """A value without the null entries that Parquet and Arrow give every object of a column whose objects differ."""
     if isinstance(value, Mapping):
-        return {name: drop_nulls(inner) for name, inner in value.items() if inner is not None}
-    return [drop_nulls(inner) for inner in value] if isinstance(value, list) else value
+        return {name: drop_nulls(item) for name, item in value.items() if item is not None}
+    return [drop_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def check_weight(turn: Mapping[str, Any], where: str) -> float:
@@ -150,7 +154,7 @@ def check_template_arguments(value: Any, where: str) -> dict[str, Any]:
         value = parse_json(value, where, "an object with the arguments of the chat template")
     if not isinstance(value, Mapping):
         raise DataError(f"{where} is {type(value).__name__}, expected an object with the arguments of the chat template")
-    taken = sorted({"messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "conversation"} & set(value))
-    if taken:
-        raise DataError(f"{where} holds {', '.join(taken)}, which the program gives the template itself; take it out")
+    reserved_names = sorted({"messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "conversation"} & set(value))
+    if reserved_names:
+        raise DataError(f"{where} holds {', '.join(reserved_names)}, which the program gives the template itself; take it out")
     return drop_nulls(dict(value))

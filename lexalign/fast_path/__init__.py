@@ -1,1 +1,1 @@
-"""The fast path: log-probabilities of responses with no prompt computed twice and no position scored that trains nothing."""
+"""The fast path: log-probabilities of responses, without computing a prompt twice and without scoring positions that train nothing."""

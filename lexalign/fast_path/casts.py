@@ -1,4 +1,4 @@
-"""Casts of mixed precision, made once where autocast makes one at each use: a frozen weight's for good, an activation's for its readers."""
+"""Cache casts of mixed precision, which autocast repeats at each use: of frozen weights, and of the last activation."""
 
 import weakref
 
@@ -11,30 +11,30 @@ _last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
 
 
 def get_compute_dtype(x: Tensor) -> torch.dtype:
-    """The type of numbers that a matrix product of `x` is computed in: autocast's, or its own."""
+    """The number type of a matrix product with `x`: the type of autocast, or else of `x`."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @torch.no_grad()
 def cast_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight in another type, without gradient. That of a frozen weight is kept, as long as the weight is there and unchanged."""
+    """A weight in another type, without gradient. The cast of a frozen weight is kept while the weight exists and does not change."""
     if weight.dtype == dtype:
         return weight
     if weight.requires_grad:
         return weight.to(dtype)
-    with torch.inference_mode(False):  # what is kept may be needed where there is a gradient
-        now = (weight.device, weight.data_ptr(), weight._version, dtype)
-        then, cast = _weights.get(weight, (None, None))
-        if then != now or cast is None:
+    with torch.inference_mode(False):  # a later use of the kept cast may need a gradient
+        state = (weight.device, weight.data_ptr(), weight._version, dtype)
+        old_state, cast = _weights.get(weight, (None, None))
+        if old_state != state or cast is None:
             cast = weight.detach().to(dtype)
-            _weights[weight] = now, cast
+            _weights[weight] = state, cast
     return cast
 
 
 @torch.no_grad()
 def cast_activation(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """An activation (…, h) in another type as rows (M, h), without gradient; the layers that read one activation in turn share one cast."""
+    """An activation (…, h) in another type as rows (M, h), without gradient. Layers that read the same activation share one cast."""
     global _last
     if x.dtype == dtype or x.is_inference():
         return x.reshape(-1, x.shape[-1]).to(dtype)

@@ -1,7 +1,7 @@
-"""The last layer where its output is read: behind its keys and values no position looks at another, so the others need not be computed.
+"""Compute the last layer only at positions whose output is read. After the keys and values, a position needs no other position.
 
-What is left out at the positions that predict no response token: that layer's output projection and feed-forward part, the last norm, and
-on a CPU the look of a prompt at itself.
+Positions that predict no response token skip the output projection and the feed-forward part of that layer and the last norm. On a CPU
+they also skip the attention of a prompt to itself.
 """
 
 import types
@@ -18,41 +18,42 @@ from lexalign.fast_path.packing import Layout
 
 
 def shorten_last_layer(model: Any) -> None:
-    """Let the last layer of a causal language model give only the positions that a layout names as read, where its code is Llama's."""
+    """Make the last layer of a causal language model return only the positions that a layout reads, if its code is the same as Llama's."""
     layers = getattr(model.base_model, "layers", None)
     if layers is not None and known_code.is_same_code(type(layers[-1]).forward, LlamaDecoderLayer.forward):
         layers[-1].forward = types.MethodType(_forward, layers[-1])
 
 
 def is_short(model: Any) -> bool:
-    """Whether `shorten` found the last layer to be one it knows."""
+    """Whether `shorten_last_layer` has changed the last layer."""
     layers = getattr(model.base_model, "layers", None)
     return layers is not None and getattr(layers[-1].forward, "__func__", None) is _forward
 
 
 def _forward(layer: Any, hidden_states: Tensor, *, layout: Any = None, **kwargs: Any) -> Tensor:
-    """hidden_states (1, N, h) to (1, K, h) at the layout's K `read` positions; without any, what the layer's class computes."""
+    """hidden_states (1, N, h) to (1, K, h) at the K `read` positions of the layout; without them, the result of the layer's class."""
     if layout is None or layout.read is None:
-        more = {} if layout is None else {"layout": layout}
-        return type(layer).forward(layer, hidden_states, **more, **kwargs)
-    normed = layer.input_layernorm(hidden_states)
-    picking = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, given: (given[0].index_select(1, layout.read),))
+        layout_arguments = {} if layout is None else {"layout": layout}
+        return type(layer).forward(layer, hidden_states, **layout_arguments, **kwargs)
+    normed_states = layer.input_layernorm(hidden_states)
+    hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda _, inputs: (inputs[0].index_select(1, layout.read),))
     try:
-        attended, _ = layer.self_attn(normed, layout=replace(layout, unread=find_unread(layout)), **kwargs)
+        attention_output, _ = layer.self_attn(normed_states, layout=replace(layout, unread=find_unread(layout)), **kwargs)
     finally:
-        picking.remove()
-    states = hidden_states.index_select(1, layout.read) + attended
+        hook.remove()
+    states = hidden_states.index_select(1, layout.read) + attention_output
     return states + layer.mlp(layer.post_attention_layernorm(states))
 
 
 def find_unread(layout: Layout) -> tuple[int, ...] | None:
-    """`Layout.unread` of its `read` positions; None off the CPU, where it would wait for the device."""
+    """`Layout.unread` for its `read` positions; None on other devices than the CPU, where it would wait for the device."""
     assert layout.read is not None
     if layout.read.device.type != "cpu":
         return None
-    read, sizes = layout.read.tolist(), [sum((prefix, *branches)) for prefix, branches in layout.groups]
+    positions_read, sizes = layout.read.tolist(), [sum((prefix, *branches)) for prefix, branches in layout.groups]
     starts = [0, *accumulate(sizes)][:-1]
-    firsts = [bisect_left(read, start) for start in starts]
+    first_reads = [bisect_left(positions_read, start) for start in starts]
     return tuple(
-        min(read[first] - start, size) if first < len(read) else size for first, start, size in zip(firsts, starts, sizes, strict=True)
+        min(positions_read[first_read] - start, size) if first_read < len(positions_read) else size
+        for first_read, start, size in zip(first_reads, starts, sizes, strict=True)
     )

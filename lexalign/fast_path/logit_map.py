@@ -1,7 +1,7 @@
-"""What stands between a model's last hidden states and its logits: a linear head with a scale and a soft cap, or more than that.
+"""Find the map from a model's last hidden states to its logits: a linear head with a scale and a soft cap, or more than that.
 
-Configurations name scale and cap in many ways, and some heads have a layer of their own before them. So each reading of the configuration
-is tried: it is taken where it gives the model's own logits.
+Configurations name scale and cap in many ways, and some heads have another layer before them. So each possible reading of the configuration
+is tried on the model. The first reading that gives the model's own logits is used.
 """
 
 import inspect
@@ -18,15 +18,15 @@ DIVISORS = ("logits_scaling",)
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_soft_cap", "final_logit_softcap")
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 LOW_PRECISION = 0.02
-"""Largest difference of two logits, as a share of the largest logit."""
+"""Largest allowed difference of two logits, as a share of the largest logit."""
 TRIED = 6
-"""Tokens of the row on which a reading is tried."""
+"""Number of tokens in the row on which a reading is tried."""
 
 
 def get_logit_map(model: Any) -> LogitMap | None:
-    """The scale and the soft cap of a causal language model's logits; None where the logits are not a linear layer of its last states.
+    """The scale and the soft cap of a causal language model's logits; None if the logits are not a linear layer of its last states.
 
-    A model whose weights are not whole in this process is not tried: its configuration is believed.
+    If the weights are not whole in this process, nothing is tried and the first reading is used.
     """
     readings = read_config(model)
     if not is_whole(model):
@@ -34,37 +34,37 @@ def get_logit_map(model: Any) -> LogitMap | None:
     try:
         hidden, logits = compute_states_and_logits(model)
         head = model.get_output_embeddings()
-        raw = head(hidden).float()
+        raw_logits = head(hidden).float()
     except (TypeError, RuntimeError, ValueError, AttributeError, AssertionError, KeyError, IndexError):
         return None
-    allowed = TOLERANCE.get(casts.get_compute_dtype(hidden), LOW_PRECISION) * max(1.0, float(logits.abs().max()))
-    return next((reading for reading in readings if is_close(reading(raw), logits, allowed)), None)
+    tolerance = TOLERANCE.get(casts.get_compute_dtype(hidden), LOW_PRECISION) * max(1.0, float(logits.abs().max()))
+    return next((reading for reading in readings if is_close(reading(raw_logits), logits, tolerance)), None)
 
 
 def is_whole(model: Any) -> bool:
-    """Whether all weights are there and whole in this process, so that a forward can be tried: neither shared out nor without memory."""
+    """Whether this process holds all weights whole, so that a forward can be tried: none is sharded and none is a meta tensor."""
     return not any(weight.is_meta or weight.numel() == 0 or hasattr(weight, "placements") for weight in model.parameters())
 
 
-def is_close(logits: Tensor, wanted: Tensor, allowed: float) -> bool:
-    """Whether two tensors have one shape and differ nowhere by more than is allowed."""
-    return logits.shape == wanted.shape and bool((logits - wanted).abs().max() <= allowed)
+def is_close(logits: Tensor, expected: Tensor, allowed: float) -> bool:
+    """Whether two tensors have the same shape and differ by at most `allowed` everywhere."""
+    return logits.shape == expected.shape and bool((logits - expected).abs().max() <= allowed)
 
 
 def read_config(model: Any) -> list[LogitMap]:
-    """What the configuration may mean, the likeliest first."""
+    """The possible readings of the configuration, the most probable first."""
     config = model.config.get_text_config()
-    named = [value for name in SCALES if isinstance(value := getattr(config, name, None), (int, float)) and value]
+    scales = [value for name in SCALES if isinstance(value := getattr(config, name, None), (int, float)) and value]
     for divisor in (value for name in DIVISORS if isinstance(value := getattr(config, name, None), (int, float)) and value):
-        named += [divisor, 1 / divisor] if config.model_type == "hyperclovax" else [1 / divisor, divisor]
+        scales += [divisor, 1 / divisor] if config.model_type == "hyperclovax" else [1 / divisor, divisor]
     caps = [value for name in CAPS if isinstance(value := getattr(config, name, None), (int, float)) and value]
-    readings = [LogitMap(scale=float(scale), cap=cap) for scale in (*named, 1.0) for cap in (*caps, None)]
+    readings = [LogitMap(scale=float(scale), cap=cap) for scale in (*scales, 1.0) for cap in (*caps, None)]
     return list(dict.fromkeys(readings))
 
 
 @torch.no_grad()
 def compute_states_and_logits(model: Any) -> tuple[Tensor, Tensor]:
-    """The last hidden states (1, n, h) of a few made-up tokens, and the logits (1, n, V) of the model's own forward, in evaluation mode."""
+    """The last hidden states (1, n, h) of a few arbitrary tokens, and the logits (1, n, V) of its own forward, in evaluation mode."""
     was_training = model.training
     embeddings = model.get_input_embeddings().weight
     ids = (torch.arange(TRIED, device=embeddings.device) * 7 + 3)[None] % embeddings.shape[0]
@@ -77,9 +77,9 @@ def compute_states_and_logits(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def compute_own_logits(model: Any, *, last: int | None = None, **inputs: Any) -> Any:
-    """What the model's own forward gives, whatever forward was installed: `logits` (R, T, V), or those of at least the `last` positions.
+    """The result of the forward of the model's class, with `logits` (R, T, V), or those of at least the `last` positions.
 
-    Not every model heeds `logits_to_keep`: the reader counts from the end.
+    Some models ignore `logits_to_keep`, so callers must count positions from the end.
     """
     forward = type(model).forward
     if last is not None and "logits_to_keep" in inspect.signature(forward).parameters:

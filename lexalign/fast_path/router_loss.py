@@ -1,4 +1,4 @@
-"""The auxiliary loss of a mixture of experts, over the tokens of the padded batch whatever layout it was computed in."""
+"""The auxiliary loss of a mixture of experts, over the tokens of the padded batch in every layout."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -14,27 +14,29 @@ CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
 
 @dataclass(frozen=True, kw_only=True)
 class RouterLoss:
-    """How a model's own code balances its experts (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6)."""
+    """The loss with which a model's own code balances its experts (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6)."""
 
     function: Callable[..., Tensor]
-    """transformers' `load_balancing_loss_func` as the model's module has it."""
+    """The `load_balancing_loss_func` of the model's module in transformers."""
     coefficient: float
-    """The configuration's `router_aux_loss_coef`."""
+    """The `router_aux_loss_coef` of the configuration."""
     experts: int
     chosen: int
-    """Experts of one token."""
+    """Number of experts of one token."""
 
     def compute(self, router_logits: Sequence[Tensor], slots: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """The loss before it is multiplied: router logits (N, E) of each layer, `slots` (R, T) where each token of the batch was computed
-        (None: as it stands), attention mask (R, T) or None."""
-        layers = [logits.reshape(-1, logits.shape[-1]) for logits in router_logits]
+        """The loss without its coefficient, from the router logits (N, E) of each layer and the attention mask (R, T) or None.
+
+        `slots` (R, T) says where each token of the batch was computed; None means in the order of the batch.
+        """
+        layer_logits = [logits.reshape(-1, logits.shape[-1]) for logits in router_logits]
         if slots is not None:
-            layers = [logits.index_select(0, slots.flatten()) for logits in layers]
-        return self.function(tuple(layers), self.experts, self.chosen, attention_mask)
+            layer_logits = [logits.index_select(0, slots.flatten()) for logits in layer_logits]
+        return self.function(tuple(layer_logits), self.experts, self.chosen, attention_mask)
 
 
 def find_router_loss(model: Any) -> RouterLoss | None:
-    """The auxiliary loss of a causal language model; None where it has no experts, or its own code does not balance them."""
+    """The auxiliary loss of a causal language model; None if it has no experts, or if its code does not balance them."""
     config = model.config.get_text_config()
     coefficient = getattr(config, "router_aux_loss_coef", None)
     function = getattr(sys.modules.get(type(model).__module__), "load_balancing_loss_func", None)
@@ -46,11 +48,11 @@ def find_router_loss(model: Any) -> RouterLoss | None:
 
 
 def read_count(model: Any, config: Any, names: Sequence[str]) -> int | None:
-    """The first of these numbers that the model or its configuration has."""
+    """The first of these numbers in the model or its configuration."""
     values = (getattr(holder, name, None) for holder in (model, config) for name in names)
     return next((int(value) for value in values if isinstance(value, int) and value), None)
 
 
 def is_wanted(model: Any) -> bool:
-    """Whether a step is being trained, in which the auxiliary loss counts: not while measuring, nor for a reference."""
+    """Whether the model is in a training step, where the auxiliary loss counts. It does not count in measurements or for a reference."""
     return model.training and torch.is_grad_enabled()

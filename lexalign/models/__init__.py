@@ -1,1 +1,1 @@
-"""Models and adapters: loaded from wherever `model.path` leads, and saved as an artifact."""
+"""Models and adapters: loaded from `model.path`, and saved as an artifact."""

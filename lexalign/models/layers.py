@@ -1,4 +1,4 @@
-"""Which layers of a model an adapter goes on: those that `adapter.target_modules` names, or with auto those that text passes through."""
+"""Choose the layers that get an adapter: those that `adapter.target_modules` names, or with auto the layers that text passes through."""
 
 import logging
 from collections import Counter
@@ -19,28 +19,28 @@ log = logging.getLogger(__name__)
 LINEAR = (torch.nn.Linear, Conv1D)
 ADAPTABLE = (*LINEAR, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 ROUTERS = {"router", "gate", "gating", "wg", "shared_expert_gate"}
-"""What families call the layer that chooses a token's experts."""
+"""Names of the layer that chooses a token's experts, in different model families."""
 MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 FUSED_BY_MAMBA = {"out_proj", "conv1d"}
-"""Layers that these families' kernels read past an adapter; PEFT refuses them."""
+"""Layers whose weights these families' kernels read directly, without an adapter; PEFT refuses them."""
 RENAMED = ("gate_proj", "up_proj", "down_proj", "gate", "w1", "w2", "w3")
-"""Names that PEFT takes for those of experts in families whose experts were single layers once, wherever in the model they occur."""
+"""Names that PEFT treats as experts everywhere in models of families whose experts once were single layers."""
 
 
 @dataclass(kw_only=True)
 class TargetLayers:
-    """Full names of what gets an adapter."""
+    """Full names of the modules and weights that get an adapter."""
 
     modules: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
-    """Weights that are adapted within their module: experts held in one tensor, routers, and layers that PEFT would take for experts."""
+    """Weights that are adapted inside their module: experts in one tensor, routers, and layers that PEFT would treat as experts."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Linear layers that auto leaves out, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptableLayers:
-    """What of a model PEFT can adapt: modules by full name; experts and routers by the full name of their weight."""
+    """The parts of a model that PEFT can adapt: modules by full name, experts and routers by the full name of their weight."""
 
     modules: dict[str, torch.nn.Module]
     experts: list[str]
@@ -53,15 +53,15 @@ class AdaptableLayers:
 def find_layers(model: Any) -> AdaptableLayers:
     """All layers that can be adapted."""
     decoder = model.get_decoder()
-    text = {id(module) for module in decoder.modules()}
+    text_ids = {id(module) for module in decoder.modules()}
     head = model.get_output_embeddings()
     has_experts = read_count(model, model.config.get_text_config(), EXPERTS) is not None
     modules: dict[str, torch.nn.Module] = {}
     experts, routers, other_inputs = [], [], []
     head_name = next((name for name, module in model.named_modules() if module is head), None)
-    sees_more = any(getattr(model.config, f"{kind}_config", None) is not None for kind in ("vision", "audio"))
+    has_other_inputs = any(getattr(model.config, f"{input_kind}_config", None) is not None for input_kind in ("vision", "audio"))
     for name, module in model.named_modules():
-        if sees_more and id(module) not in text and module is not head:
+        if has_other_inputs and id(module) not in text_ids and module is not head:
             if isinstance(module, ADAPTABLE):
                 other_inputs.append(name)
             continue
@@ -70,64 +70,68 @@ def find_layers(model: Any) -> AdaptableLayers:
         elif isinstance(module, ADAPTABLE):
             modules[name] = module
         elif has_experts and ("expert" in name or "Expert" in type(module).__name__):
-            own = module.named_parameters(recurse=False)
-            experts += [f"{name}.{part}" for part, weight in own if weight.dim() == 3 and weight.is_floating_point()]
+            parameters = module.named_parameters(recurse=False)
+            experts += [f"{name}.{part}" for part, weight in parameters if weight.dim() == 3 and weight.is_floating_point()]
     return AdaptableLayers(modules=modules, experts=experts, routers=routers, head=head_name, other_inputs=other_inputs)
 
 
 def is_router(name: str, module: torch.nn.Module) -> bool:
     """Whether a module of a mixture of experts chooses experts."""
-    kind = type(module).__name__
-    return "Router" in kind or "Gating" in kind or bool(ROUTERS & set(name.split("."))) and "expert" not in name.rpartition(".")[0]
+    class_name = type(module).__name__
+    return (
+        "Router" in class_name or "Gating" in class_name or bool(ROUTERS & set(name.split("."))) and "expert" not in name.rpartition(".")[0]
+    )
 
 
 def choose_layers(model: Any, targets: list[str] | str, *, dropout: float) -> TargetLayers:
-    """The layers that get an adapter; raises ConfigError for a name that no layer has, or of a layer that cannot have one."""
+    """The layers that get an adapter; raises ConfigError for a name that no layer has, or whose layer cannot have an adapter."""
     layers = find_layers(model)
-    chosen = choose_all_linear(model, layers, dropout=dropout) if isinstance(targets, str) else TargetLayers()
+    target_layers = choose_all_linear(model, layers, dropout=dropout) if isinstance(targets, str) else TargetLayers()
     for target in [] if isinstance(targets, str) else targets:
-        choose_named(model, layers, chosen, target, dropout=dropout)
-    return move_renamed(model, layers, chosen)
+        choose_named(model, layers, target_layers, target, dropout=dropout)
+    return move_renamed(model, layers, target_layers)
 
 
 def choose_all_linear(model: Any, layers: AdaptableLayers, *, dropout: float) -> TargetLayers:
-    """Every linear layer that text passes through, experts too; not the head, nor routers."""
-    chosen = TargetLayers()
-    linear = {name: module for name, module in layers.modules.items() if isinstance(module, LINEAR) and name != layers.head}
-    bypassed_layers = find_bypassed(model, linear)
-    for name, module in linear.items():
+    """Every linear layer that text passes through, including experts, without the head and the routers."""
+    target_layers = TargetLayers()
+    linear_layers = {name: module for name, module in layers.modules.items() if isinstance(module, LINEAR) and name != layers.head}
+    bypassed_layers = find_bypassed(model, linear_layers)
+    for name, module in linear_layers.items():
         if is_fused_by_mamba(model, name) or name in bypassed_layers:
-            chosen.left_out["whose weights are read past an adapter by the model's own code"] += 1
+            target_layers.left_out["whose weights are read past an adapter by the model's own code"] += 1
         elif not computes_linearly(module):
-            chosen.left_out["that compute more than a linear layer does"] += 1
+            target_layers.left_out["that compute more than a linear layer does"] += 1
         else:
-            chosen.modules.append(name)
+            target_layers.modules.append(name)
     if dropout:
-        chosen.left_out["of experts, whose adapters cannot drop out (adapter.dropout=0 takes them)"] += len(layers.experts)
+        target_layers.left_out["of experts, whose adapters cannot drop out (adapter.dropout=0 takes them)"] += len(layers.experts)
     else:
-        chosen.parameters += layers.experts
-    chosen.left_out["that choose experts (routers; name them to train them)"] += len(layers.routers)
-    chosen.left_out["that read images or sound"] += sum(isinstance(model.get_submodule(name), LINEAR) for name in layers.other_inputs)
-    return chosen
+        target_layers.parameters += layers.experts
+    target_layers.left_out["that choose experts (routers; name them to train them)"] += len(layers.routers)
+    target_layers.left_out["that read images or sound"] += sum(
+        isinstance(model.get_submodule(name), LINEAR) for name in layers.other_inputs
+    )
+    return target_layers
 
 
 def computes_linearly(module: torch.nn.Module) -> bool:
-    """Whether a linear layer computes as its class says; a quantized one does so in its own way."""
+    """Whether a linear layer computes only a linear map. Quantized layers of bitsandbytes do."""
     forward = type(module).forward
     return forward in (torch.nn.Linear.forward, Conv1D.forward) or type(module).__module__.startswith("bitsandbytes")
 
 
 @torch.no_grad()
-def find_bypassed(model: Any, linear: Mapping[str, torch.nn.Module]) -> set[str]:
-    """The layers that are not called when text passes through the model, because its code reads their weights itself, or not at all.
+def find_bypassed(model: Any, linear_layers: Mapping[str, torch.nn.Module]) -> set[str]:
+    """The layers that are not called when text passes through the model, because its code reads their weights directly or never.
 
-    A short text is sent through in training mode. Single experts are left out of this: none may be chosen for it. Without weights that are
-    whole in this process nothing can be tried.
+    A short text is sent through the model in training mode. Single experts are not judged, because the text may not choose them. The set
+    is empty if the weights are not whole in this process, or if the forward fails.
     """
     if not is_whole(model):
         return set()
     called_layers: set[str] = set()
-    hooks = [module.register_forward_hook(lambda *_, name=name: called_layers.add(name)) for name, module in linear.items()]
+    hooks = [module.register_forward_hook(lambda *_, name=name: called_layers.add(name)) for name, module in linear_layers.items()]
     was_training, device = model.training, model.get_input_embeddings().weight.device
     model.train()
     try:
@@ -139,11 +143,11 @@ def find_bypassed(model: Any, linear: Mapping[str, torch.nn.Module]) -> set[str]
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return {name for name in linear if name not in called_layers and "expert" not in name}
+    return {name for name in linear_layers if name not in called_layers and "expert" not in name}
 
 
 def choose_named(model: Any, layers: AdaptableLayers, chosen: TargetLayers, target: str, *, dropout: float) -> None:
-    """Add the layers that one name stands for."""
+    """Add the layers that one target name means."""
     modules = [name for name in layers.modules if is_named(name, target)]
     weights = [name for name in layers.experts + layers.routers if is_named(name, target) or is_named(name.rpartition(".")[0], target)]
     if not modules and not weights:
@@ -152,13 +156,13 @@ def choose_named(model: Any, layers: AdaptableLayers, chosen: TargetLayers, targ
                 f"adapter.target_modules: {target!r} is only in the part of the model that reads images or sound; rows are text"
             )
         names = sorted(
-            {name.rpartition(".")[2] for name in (*layers.modules, *layers.experts)} | {w.split(".")[-2] for w in layers.routers}
+            {name.rpartition(".")[2] for name in (*layers.modules, *layers.experts)} | {router.split(".")[-2] for router in layers.routers}
         )
         raise ConfigError(
             f"adapter.target_modules: the model has no linear layer {target!r}; it has {', '.join(names)}{suggest_nearest(target, names)}"
         )
-    linear = {name: module for name in modules if isinstance(module := layers.modules[name], LINEAR) and name != layers.head}
-    if any(is_fused_by_mamba(model, name) for name in modules) or find_bypassed(model, linear):
+    linear_layers = {name: module for name in modules if isinstance(module := layers.modules[name], LINEAR) and name != layers.head}
+    if any(is_fused_by_mamba(model, name) for name in modules) or find_bypassed(model, linear_layers):
         kind = model.config.get_text_config().model_type
         raise ConfigError(f"adapter.target_modules: {target!r} cannot have an adapter in {kind}, whose code reads past it; leave it out")
     if dropout and weights:
@@ -170,7 +174,7 @@ def choose_named(model: Any, layers: AdaptableLayers, chosen: TargetLayers, targ
 
 
 def is_named(name: str, target: str) -> bool:
-    """Whether a full name is a target, or ends in it."""
+    """Whether a full name is a target, or ends with it."""
     return name == target or name.endswith(f".{target}")
 
 
@@ -180,8 +184,10 @@ def is_fused_by_mamba(model: Any, name: str) -> bool:
 
 
 def move_renamed(model: Any, layers: AdaptableLayers, chosen: TargetLayers) -> TargetLayers:
-    """In a model with fused experts, adapt the weight of a layer whose name PEFT would take for the experts'; a quantized weight cannot be
-    adapted so, and is left out."""
+    """In a model with fused experts, adapt the weight instead of the layer if PEFT would treat the layer's name as the name of experts.
+
+    A quantized weight cannot be adapted in this way, and is left out.
+    """
     if not layers.experts:
         return chosen
     renamed_layers = [name for name in chosen.modules if name.rpartition(".")[2] in RENAMED]
@@ -195,7 +201,7 @@ def move_renamed(model: Any, layers: AdaptableLayers, chosen: TargetLayers) -> T
 
 
 def report_layers(chosen: TargetLayers) -> None:
-    """Say what auto left out, and which weights are adapted within their module."""
+    """Log the layers that auto left out, and the number of weights that are adapted inside their module."""
     for reason, count in chosen.left_out.items():
         if count:
             log.info("Adapter: %d layers left out %s", count, reason)

@@ -1,4 +1,4 @@
-"""What a model has room for: tokens it has embeddings of, and positions it can tell apart."""
+"""Limits of a model: the tokens that have embeddings, and the positions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import torch
 
 LEARNED = ("wpe", "position_embeddings", "embed_positions", "position_embedding", "embedding_positions")
-"""What families call their table of learned positions."""
+"""Names of the table of learned positions, in different model families."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLimits:
-    """The bounds of what a model reads."""
+    """The limits on the ids and positions of a model."""
 
     vocabulary: int
-    """Ids from 0 on that have an embedding."""
+    """The number of ids, from 0 on, that have an embedding."""
     learned_positions: int | None
-    """Positions of a table that was learned: a longer row cannot be read at all. None where positions are computed."""
+    """The number of positions in a learned table: a longer row cannot be read. None if positions are computed."""
     trained_positions: int | None
-    """Positions that the model was made for, as its configuration says: longer rows are read, but as it never was trained."""
+    """The number of positions in the model's configuration: longer rows can be read, but the model was not trained for them."""
 
     @classmethod
     def read(cls, model: Any) -> "ModelLimits":
@@ -31,7 +31,7 @@ class ModelLimits:
 
 
 def read_learned_positions(model: Any) -> int | None:
-    """The positions in a model's table of learned ones; None where it computes them."""
+    """The number of positions in a model's learned table; None if it computes positions."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding) and name.rsplit(".", 1)[-1] in LEARNED:
             return module.num_embeddings - int(getattr(module, "offset", 0))

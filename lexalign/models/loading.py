@@ -1,4 +1,4 @@
-"""Models and tokenizers from wherever `model.path` leads, ready to train."""
+"""Load the model and the tokenizer that `model.path` names, ready to train."""
 
 import logging
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """A model to start from.
 
-    `inherited` is the adapter of an earlier run: merged into `model` where the weights are kept as they are; for a quantized base it
-    stays an adapter (merging would round it away) and is the one that is trained on.
+    `inherited` is the adapter of an earlier run. On a base that is not quantized it is merged into `model`. On a quantized base it stays an
+    adapter (merging would lose it to rounding), and its training continues.
     """
 
     model: PreTrainedModel | PeftModel
@@ -38,7 +38,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """The files a model is made of: a base, and perhaps one adapter on it."""
+    """The files of a model: a base, and optionally one adapter on it."""
 
     place: Location
     revision: str | None
@@ -47,7 +47,7 @@ class ModelSource:
 
 
 def find_source(path: str, revision: str | None) -> ModelSource:
-    """Follow a path to its base and adapter; raises ConfigError where it leads nowhere."""
+    """Find the base and the adapter of a path; raises ConfigError if there is no model."""
     place = find_model(path)
     if place.kind == "missing":
         raise ConfigError(f"model.path={path}: {place.problem}")
@@ -55,8 +55,8 @@ def find_source(path: str, revision: str | None) -> ModelSource:
         return ModelSource(place=place, revision=revision, adapter=None, tokenizer=None)
     folder = place.path
     assert folder is not None
-    if (folder / MANIFEST).is_file() and (broken := find_damage(folder)):
-        raise ConfigError(f"model.path={path}: {broken}; train it again, or name another model")
+    if (folder / MANIFEST).is_file() and (damage := find_damage(folder)):
+        raise ConfigError(f"model.path={path}: {damage}; train it again, or name another model")
     if not (folder / files.ADAPTER_CONFIG).is_file():
         return ModelSource(place=place, revision=None, adapter=None, tokenizer=folder)
     if (folder / MANIFEST).is_file():
@@ -67,25 +67,25 @@ def find_source(path: str, revision: str | None) -> ModelSource:
     else:
         config = adapters.read_adapter_config(folder)
         base = {"path": config["base_model_name_or_path"], "revision": config.get("revision")}
-    below = find_source(base["path"], base["revision"])
+    base_source = find_source(base["path"], base["revision"])
     if (
         "files" in base
-        and fingerprint.fingerprint_location(below.place, None, "models", digest=fingerprint.digest_bytes)["files"] != base["files"]
+        and fingerprint.fingerprint_location(base_source.place, None, "models", digest=fingerprint.digest_bytes)["files"] != base["files"]
     ):
         raise ConfigError(f"model.path={path}: its base {base['path']} is not the model it was trained on (sha256 differs); train it again")
-    if below.adapter is not None:
+    if base_source.adapter is not None:
         raise ConfigError(f"model.path={path}: is an adapter on an adapter; merge {base['path']} into its base first with stage=export")
-    return ModelSource(place=below.place, revision=below.revision, adapter=folder, tokenizer=folder)
+    return ModelSource(place=base_source.place, revision=base_source.revision, adapter=folder, tokenizer=folder)
 
 
 def load_model(experiment: Experiment) -> LoadedModel:
     """The model an experiment starts from, its adapter already merged in, and its tokenizer."""
     settings = experiment.model
     assert settings.path is not None
-    found = find_source(settings.path, settings.revision)
+    source = find_source(settings.path, settings.revision)
     bits = get_bits(experiment)
-    model = load_base(experiment, found)
-    inherited = found.adapter
+    model = load_base(experiment, source)
+    inherited = source.adapter
     if inherited is not None:
         adapters.refuse_unstackable(inherited)
         if bits is None:
@@ -95,14 +95,14 @@ def load_model(experiment: Experiment) -> LoadedModel:
         else:
             refuse_other_shape(experiment, inherited)
             model = PeftModel.from_pretrained(model, inherited, is_trainable=True)
-    tokenizer = load_tokenizer(experiment, found)
-    base = {"path": found.place.name if found.place.kind != "run" else str(found.place.path), "revision": get_commit(model, found)}
-    if found.place.kind != "hub":
-        base |= fingerprint.fingerprint_location(found.place, None, "models")
+    tokenizer = load_tokenizer(experiment, source)
+    base = {"path": source.place.name if source.place.kind != "run" else str(source.place.path), "revision": get_commit(model, source)}
+    if source.place.kind != "hub":
+        base |= fingerprint.fingerprint_location(source.place, None, "models")
     return LoadedModel(model=model, tokenizer=tokenizer, base=base, inherited=inherited)
 
 
-def load_base(experiment: Experiment, found: ModelSource) -> PreTrainedModel:
+def load_base(experiment: Experiment, source: ModelSource) -> PreTrainedModel:
     """The base model in the type and on the device that the experiment asks for."""
     settings, bits = experiment.model, get_bits(experiment)
     arguments: dict[str, Any] = {"dtype": resolve_weight_dtype(experiment), "trust_remote_code": settings.trust_remote_code}
@@ -113,33 +113,33 @@ def load_base(experiment: Experiment, found: ModelSource) -> PreTrainedModel:
         arguments["quantization_config"] = make_quantization_config(experiment)
         arguments["device_map"] = {"": hardware.resolve_device(experiment.hardware.device)}
     try:
-        if found.place.kind == "gguf":
-            assert found.place.path is not None
+        if source.place.kind == "gguf":
+            assert source.place.path is not None
             if bits is not None:
                 raise ConfigError(f"adapter.bits={bits}: a .gguf base is unpacked to train, not quantized again; type adapter=lora")
-            # Left to itself, transformers keeps the blocks packed where it has a kernel for them: such weights do not train.
+            # By default, transformers keeps the weights packed if it has a kernel for them, and packed weights cannot be trained.
             arguments["quantization_config"] = GgufConfig(dequantize=True)
-            model, info = AutoModelForCausalLM.from_pretrained(found.place.path.parent, gguf_file=found.place.path.name, **arguments)
+            model, info = AutoModelForCausalLM.from_pretrained(source.place.path.parent, gguf_file=source.place.path.name, **arguments)
         else:
             # A pickle can run code when it is loaded.
             model, info = AutoModelForCausalLM.from_pretrained(
-                found.place.path or found.place.name, revision=found.revision or "main", use_safetensors=True, **arguments
+                source.place.path or source.place.name, revision=source.revision or "main", use_safetensors=True, **arguments
             )
     except OSError as error:
         raise HubError(
             f"model.path={settings.path}: {first_line(error)}; fetch it with stage=download model.path={settings.path}"
         ) from error
-    refuse_other_weights(found.place.name, info)
+    refuse_other_weights(source.place.name, info)
     if bits == 4:
         keep_quantized_weights(model)
     return model
 
 
 def keep_quantized_weights(model: PreTrainedModel) -> None:
-    """Leave 4-bit weights as they were quantized.
+    """Keep 4-bit weights in their first quantized form.
 
-    On a CPU with bfloat16 instructions, bitsandbytes packs them anew, with coarser scales, the first time that a model in evaluation mode
-    meets them, and for good; through what it computes with those, no gradient goes back.
+    On a CPU with bfloat16 instructions, bitsandbytes packs them again, with coarser scales, at the first forward in evaluation mode. It
+    does not undo this, and the packed weights pass no gradient back.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -148,17 +148,17 @@ def keep_quantized_weights(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_tokenizer(experiment: Experiment, found: ModelSource) -> Any:
-    """The tokenizer beside the adapter or the model, or the one `model.tokenizer` names; with a pad token of its own."""
+def load_tokenizer(experiment: Experiment, source: ModelSource) -> Any:
+    """The tokenizer in the folder of the adapter or model, or the one that `model.tokenizer` names. It always has a pad token."""
     settings = experiment.model
     if settings.tokenizer is not None:
         place, revision = find_model(settings.tokenizer), settings.tokenizer_revision
-        if place.path is not None and (place.path / MANIFEST).is_file() and (broken := find_damage(place.path)):
-            raise ConfigError(f"model.tokenizer={settings.tokenizer}: {broken}; name another tokenizer")
-    elif found.tokenizer is not None and (found.tokenizer / "tokenizer_config.json").is_file():
-        place, revision = Location(kind="folder", name=str(found.tokenizer), path=found.tokenizer), None
+        if place.path is not None and (place.path / MANIFEST).is_file() and (damage := find_damage(place.path)):
+            raise ConfigError(f"model.tokenizer={settings.tokenizer}: {damage}; name another tokenizer")
+    elif source.tokenizer is not None and (source.tokenizer / "tokenizer_config.json").is_file():
+        place, revision = Location(kind="folder", name=str(source.tokenizer), path=source.tokenizer), None
     else:
-        place, revision = found.place, found.revision
+        place, revision = source.place, source.revision
     try:
         if place.kind == "gguf":
             assert place.path is not None
@@ -179,21 +179,23 @@ def load_tokenizer(experiment: Experiment, found: ModelSource) -> Any:
 
 
 def refuse_other_shape(experiment: Experiment, inherited: Path) -> None:
-    """On a quantized base the earlier adapter itself is trained on, so a different shape would be ignored: refuse it."""
+    """Raise ConfigError if the adapter settings differ from the earlier adapter: on a quantized base, that adapter is trained further."""
     adapter, config = experiment.adapter, adapters.read_adapter_config(inherited)
     assert adapter is not None
-    different = [
-        f"adapter.{ours}={config[theirs]}"
-        for ours, theirs in (("rank", "r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout"))
-        if getattr(adapter, ours) != config[theirs]
+    differences = [
+        f"adapter.{our_name}={config[their_name]}"
+        for our_name, their_name in (("rank", "r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout"))
+        if getattr(adapter, our_name) != config[their_name]
     ]
-    named = adapter.target_modules
-    if isinstance(named, list) and set(named) != set(config["target_modules"]):
-        different.append(f"adapter.target_modules=[{','.join(sorted(config['target_modules']))}]")
-    if different:
-        raise ConfigError(f"adapter: a quantized base keeps the adapter of {inherited.parent} and trains it on; type {' '.join(different)}")
+    target_modules = adapter.target_modules
+    if isinstance(target_modules, list) and set(target_modules) != set(config["target_modules"]):
+        differences.append(f"adapter.target_modules=[{','.join(sorted(config['target_modules']))}]")
+    if differences:
+        raise ConfigError(
+            f"adapter: a quantized base keeps the adapter of {inherited.parent} and trains it on; type {' '.join(differences)}"
+        )
 
 
-def get_commit(model: Any, found: ModelSource) -> str | None:
+def get_commit(model: Any, source: ModelSource) -> str | None:
     """The hub commit that was loaded."""
-    return getattr(model.config, "_commit_hash", None) or found.revision if found.place.kind == "hub" else None
+    return getattr(model.config, "_commit_hash", None) or source.revision if source.place.kind == "hub" else None

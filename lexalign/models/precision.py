@@ -1,4 +1,4 @@
-"""The types of numbers a run computes in: quantization, the type of the weights, autocast."""
+"""The number types of a run: quantization, the type of the weights, autocast."""
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -8,7 +8,7 @@ from lexalign.config.schema import Experiment
 
 
 def get_bits(experiment: Experiment) -> int | None:
-    """The quantization of the base; None where it is kept as it is, as where nothing is trained."""
+    """The bits of the quantized base; None if it is not quantized, or if there is no adapter."""
     return experiment.adapter.bits if experiment.adapter is not None else None
 
 
@@ -25,26 +25,30 @@ def make_quantization_config(experiment: Experiment) -> BitsAndBytesConfig:
 
 
 def resolve_weight_dtype(experiment: Experiment) -> torch.dtype:
-    """`model.dtype`; auto = the type the step computes in, so that nothing is cast at each step: bfloat16 where the precision comes to
-    bf16 and only an adapter is trained, float32 elsewhere."""
-    named = experiment.model.dtype
-    if named != "auto":
-        return getattr(torch, named)
-    full = experiment.adapter is not None and experiment.adapter.kind == "full"
+    """`model.dtype`; auto = bfloat16 if the precision is bf16 and the base weights are not trained, else float32.
+
+    So a frozen base has the type that the step computes in, and nothing is cast at each step.
+    """
+    setting = experiment.model.dtype
+    if setting != "auto":
+        return getattr(torch, setting)
+    is_full = experiment.adapter is not None and experiment.adapter.kind == "full"
     precision = resolve_precision(experiment.hardware.precision, hardware.resolve_device(experiment.hardware.device))
-    return torch.bfloat16 if precision == "bf16" and not full else torch.float32
+    return torch.bfloat16 if precision == "bf16" and not is_full else torch.float32
 
 
-def resolve_precision(wanted: str, device: str) -> str:
-    """`hardware.precision`; auto = bf16 on a CUDA device that has it, fp32 elsewhere."""
-    if wanted != "auto":
-        return wanted
+def resolve_precision(setting: str, device: str) -> str:
+    """`hardware.precision`; auto = bf16 on a CUDA device that supports it, else fp32."""
+    if setting != "auto":
+        return setting
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def make_autocast(experiment: Experiment) -> torch.autocast:
-    """What a training step's forward is computed within: autocast in mixed precision. accelerate puts it around a model only when training
-    begins; what is tried or measured at other times is to be computed alike."""
+    """The autocast of a training step in mixed precision.
+
+    accelerate adds it to a model only when training begins. Trials and measurements at other times must be computed in the same way.
+    """
     device = hardware.resolve_device(experiment.hardware.device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(experiment.hardware.precision, device))
     return torch.autocast(device, dtype=dtype, enabled=dtype is not None)

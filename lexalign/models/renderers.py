@@ -1,4 +1,4 @@
-"""The renderer of an experiment: what the settings say, what the model says of where answers end, and what an earlier run recorded."""
+"""Make the renderer of an experiment from its settings, the model's end tokens, and the records of an earlier run."""
 
 import dataclasses
 import logging
@@ -20,26 +20,26 @@ TRAINING = ("sft", "align")
 
 
 def make_renderer(experiment: Experiment, tokenizer: Any, *, model: Any = None, shared_belief: bool = False) -> Renderer:
-    """The renderer of an experiment's rows. `model` also says where answers end, and from here on it ends them where the renderer does.
+    """The renderer of an experiment's rows. If `model` is given, renderer and model get the same end tokens.
 
-    A stage that trains takes today for the template's date, or the date of the checkpoint that it goes on from. The other stages take the
-    date that the model was trained with. `data.template_date` wins over both.
+    In a stage that trains, the date of the template is today, or the date of the checkpoint that the run resumes. In the other stages it
+    is the date that the model was trained with. `data.template_date` takes precedence over both.
     """
     path = experiment.model.path
-    past = Provenance.read(path) if path is not None else Provenance()
-    recorded = past.manifest.get("rendering") or {}
-    training = experiment.stage.name in TRAINING
-    date = experiment.data.template_date or (read_checkpoint_date(experiment) if training else recorded.get("template_date"))
-    loss_on = getattr(experiment.method, "loss_on", None) if training else past.setting("method", "loss_on")
-    if not training:
-        shared_belief = past.rewards.get("shared_belief", True)
+    provenance = Provenance.read(path) if path is not None else Provenance()
+    rendering = provenance.manifest.get("rendering") or {}
+    is_training = experiment.stage.name in TRAINING
+    date = experiment.data.template_date or (read_checkpoint_date(experiment) if is_training else rendering.get("template_date"))
+    loss_on = getattr(experiment.method, "loss_on", None) if is_training else provenance.setting("method", "loss_on")
+    if not is_training:
+        shared_belief = provenance.rewards.get("shared_belief", True)
     renderer = Renderer(
         tokenizer,
         dataclasses.replace(experiment.data, template_date=date),
         loss_on=loss_on or "auto",
         shared_belief=shared_belief,
-        more_end_tokens=recorded.get("end_tokens", ()),
-        cuts_prompt=bool(recorded.get("cuts_prompt")),
+        more_end_tokens=rendering.get("end_tokens", ()),
+        cuts_prompt=bool(rendering.get("cuts_prompt")),
     )
     if model is not None:
         settle_end_tokens(model, renderer)
@@ -47,19 +47,19 @@ def make_renderer(experiment: Experiment, tokenizer: Any, *, model: Any = None, 
 
 
 def settle_end_tokens(model: Any, renderer: Renderer) -> None:
-    """Make the model's generation config end answers where the renderer does, and say so where that is news."""
-    before = read_end_tokens(model)
-    renderer.more_end_tokens |= before
-    if before == renderer.end_tokens:
+    """Give the model's generation config the end tokens of the renderer, and log the change if there is one."""
+    old_ends = read_end_tokens(model)
+    renderer.more_end_tokens |= old_ends
+    if old_ends == renderer.end_tokens:
         return
     write_end_tokens(model, renderer.end_tokens)
     names = renderer.tokenizer.convert_ids_to_tokens(sorted(renderer.end_tokens))
-    old = ", ".join(renderer.tokenizer.convert_ids_to_tokens(sorted(before))) or "none"
-    log.info("Answers end at %s; the model's generation config named %s", ", ".join(names), old)
+    old_names = ", ".join(renderer.tokenizer.convert_ids_to_tokens(sorted(old_ends))) or "none"
+    log.info("Answers end at %s; the model's generation config named %s", ", ".join(names), old_names)
 
 
 def record_rendering(renderer: Renderer) -> dict[str, Any]:
-    """What a manifest keeps of the rendering: it is how the model is spoken to."""
+    """The facts about the rendering that a manifest keeps. Later stages render prompts with them."""
     return {
         "template_date": renderer.template_date,
         "cuts_prompt": renderer.cuts_prompt,
@@ -69,32 +69,35 @@ def record_rendering(renderer: Renderer) -> dict[str, Any]:
 
 
 def read_checkpoint_date(experiment: Experiment) -> str | None:
-    """The date that the run recorded whose checkpoint this one goes on from."""
+    """The date in the record of the checkpoint that this run resumes; None if there is none."""
     if experiment.resume in ("auto", "never") or not (Path(experiment.resume) / MANIFEST).is_file():
         return None
     return (read_manifest(Path(experiment.resume)).get("rendering") or {}).get("template_date")
 
 
 def check_rendering(renderer: Renderer, splits: Splits) -> None:
-    """What can be refused before a row is rendered, and what is trained, in words. Raises DataError."""
+    """Check the tokenizer before a row is rendered, and log what is trained. Raises DataError if the tokenizer appends an end token."""
     rows = [*splits.train, *splits.held_out]
-    after = renderer.added_around[1]
-    if after and not renderer.chat and any("prompt" in row for row in rows):
-        names = " ".join(renderer.tokenizer.convert_ids_to_tokens(after))
+    ids_after = renderer.added_around[1]
+    if ids_after and not renderer.chat and any("prompt" in row for row in rows):
+        names = " ".join(renderer.tokenizer.convert_ids_to_tokens(ids_after))
         raise DataError(
             f"the tokenizer writes {names} after every text of its own accord, so a prompt would end where an answer ends, wherever the "
             "model is used; set add_eos_token to false in its tokenizer_config.json and take it out of the post_processor of its "
             "tokenizer.json, or name another with model.tokenizer=<hub id or folder>"
         )
     if splits.train and "chosen" not in splits.train[0] and "label" not in splits.train[0]:
-        first = splits.train[0]
-        if "completion" in first or "text" in first or "messages" in first:
-            log.info("%s", renderer.describe_loss_on(first))
+        first_row = splits.train[0]
+        if "completion" in first_row or "text" in first_row or "messages" in first_row:
+            log.info("%s", renderer.describe_loss_on(first_row))
 
 
 def make_limit_check(model: Any, renderer: Renderer, *, max_length: int, drawn: int = 0, setting: str = "train.max_length") -> Look:
-    """What looks whether a model can read rows: raises DataError for ids without an embedding and for rows beyond learned positions, and
-    says where rows go beyond the positions that the model was made for."""
+    """A function that checks whether a model can read rows.
+
+    It raises DataError for ids without an embedding and for rows that are longer than the learned positions. It warns about rows that are
+    longer than the positions in the model's configuration.
+    """
     limits = ModelLimits.read(model)
     if len(renderer.tokenizer) > limits.vocabulary:
         log.warning(
@@ -102,10 +105,10 @@ def make_limit_check(model: Any, renderer: Renderer, *, max_length: int, drawn: 
         )
 
     def look(rows: list[Row], measured: list[RowLengths]) -> None:
-        strange = [row for row, found in zip(rows, measured, strict=True) if found.largest >= limits.vocabulary]
-        if strange:
-            raise DataError(describe_unknown_token(strange, renderer, limits.vocabulary))
-        longest = max((min(found.longest + drawn, max_length) for found in measured), default=0)
+        unknown_rows = [row for row, lengths in zip(rows, measured, strict=True) if lengths.largest >= limits.vocabulary]
+        if unknown_rows:
+            raise DataError(describe_unknown_token(unknown_rows, renderer, limits.vocabulary))
+        longest = max((min(lengths.longest + drawn, max_length) for lengths in measured), default=0)
         if limits.learned_positions is not None and longest > limits.learned_positions:
             raise DataError(
                 f"rows have up to {longest:,} tokens, but the model has learned {limits.learned_positions:,} positions and can read no "
@@ -121,7 +124,7 @@ def make_limit_check(model: Any, renderer: Renderer, *, max_length: int, drawn: 
 
 
 def describe_unknown_token(rows: list[Row], renderer: Renderer, vocabulary: int) -> str:
-    """The first token of these rows that the model has no embedding of, and where it stands."""
+    """A message about the first token of these rows that has no embedding in the model, with its place."""
     row = rows[0]
     token = next(token for sequence in renderer.render_row(row) for token in sequence.ids if token >= vocabulary)
     where = getattr(row, "where", None) or "the first of them"

@@ -1,4 +1,4 @@
-"""A trained model on the disk: an adapter on its base, or whole weights, with the tokenizer."""
+"""Save a trained model: an adapter on its base, or whole weights, with the tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from lexalign.models.loading import LoadedModel
 
 
 def save_model(loaded: LoadedModel, model: Any, artifact: Path, facts: dict[str, Any]) -> None:
-    """Write the trained model: an adapter on the original base, or whole weights; its tokenizer; last, the manifest.
+    """Write the trained model (an adapter on the original base, or whole weights), its tokenizer, and at last the manifest.
 
-    Of several processes the first one writes; all of them call it, because each may hold a part of the weights.
+    All processes call this, because each may hold a part of the weights. Only the first process writes.
     """
     state = sharding.gather_weights(model)
     if collectives.is_main():
@@ -24,21 +24,21 @@ def save_model(loaded: LoadedModel, model: Any, artifact: Path, facts: dict[str,
 
 
 def write_model(loaded: LoadedModel, model: Any, artifact: Path, facts: dict[str, Any], weights: dict[str, Any]) -> None:
-    """What `save` does, in the process that writes; `weights` where the model itself does not hold them whole."""
+    """Write the files of `save_model`, in the first process. `weights` holds the state dict if the model does not hold whole weights."""
     size = sum(sharding.get_full_size(weight) for weight in model.parameters() if weight.requires_grad)
-    with files.write_folder(artifact, replace=True) as aside, disk.require_space(size, artifact.parent, what="the artifact"):
+    with files.write_folder(artifact, replace=True) as folder, disk.require_space(size, artifact.parent, what="the artifact"):
         if isinstance(model, PeftModel):
-            # Left to itself, PEFT writes the base's embeddings into an adapter that is on one of them.
-            model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False, **weights)
-            adapters.sort_target_modules(aside)
-            # merged: the new adapter was trained on top of the old one. Not merged (quantized): it is the old one, trained on.
+            # By default, PEFT writes the base's embeddings into an adapter that changes one of them.
+            model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, **weights)
+            adapters.sort_target_modules(folder)
+            # If the old adapter was merged, the new one was trained on top of it. If not (quantized), it is the old one, trained further.
             if loaded.inherited is not None and not isinstance(loaded.model, PeftModel):
-                adapters.stack_adapters(loaded.inherited, aside)
+                adapters.stack_adapters(loaded.inherited, folder)
             if (config := getattr(model.get_base_model(), "generation_config", None)) is not None:
-                config.save_pretrained(aside)  # where answers end, for whoever loads base and adapter
+                config.save_pretrained(folder)  # the end tokens, for users who load base and adapter
         else:
-            model.save_pretrained(aside, **weights)
-        loaded.tokenizer.save_pretrained(aside)
-        (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty template
+            model.save_pretrained(folder, **weights)
+        loaded.tokenizer.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template
         kind = "adapter" if isinstance(model, PeftModel) else "model"
-        write_manifest(aside, {"kind": kind, "base": loaded.base, **facts})
+        write_manifest(folder, {"kind": kind, "base": loaded.base, **facts})

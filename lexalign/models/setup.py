@@ -1,4 +1,4 @@
-"""The start of a run that needs torch: what need not be imported is not, the libraries are quiet, threads and seed are set."""
+"""The start of a run that needs torch: skip slow imports, silence the libraries, set threads and seed."""
 
 import os
 
@@ -9,18 +9,18 @@ from lexalign.config import hardware
 from lexalign.config.schema import Experiment
 
 WORTH_A_BAR = 5000
-"""Rows from which tokenizing takes long enough to watch."""
+"""From this number of rows on, tokenizing shows a progress bar."""
 
 
 def prepare_process(experiment: Experiment, *, rows: int) -> None:
-    """Make this process ready to load a model and to read `rows` rows."""
+    """Prepare this process to load a model and to read `rows` rows."""
     import_bitsandbytes_lightly()
     import datasets
     from transformers import set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # Both ways, because the setting outlives a job of a multirun.
+    # Set in both cases, because the setting stays for the next job of a multirun.
     (datasets.disable_progress_bars if rows < WORTH_A_BAR else datasets.enable_progress_bars)()
     share = max(1, hardware.count_cores() // hardware.count_local_processes(experiment.hardware))
     torch.set_num_threads(experiment.hardware.threads or share)

@@ -15,7 +15,7 @@ COMPUTED = re.compile(
 UNUSED = re.compile(
     r"(^|\.)(vision|visual|image|audio|speech|multi_modal|mm_|mtp|nextn|embed_vision|embed_audio)[^.]*(\.|$)|(^|\.)\w*_projector\."
 )
-"""Parts that a model for text does not have: towers and projectors for images and sound, heads that predict several tokens."""
+"""Parts that a text model does not have: towers and projectors for images and sound, heads that predict several tokens."""
 SHOWN = 3
 
 
@@ -25,17 +25,17 @@ def refuse_other_weights(path: str, info: dict[str, Any]) -> None:
     `info` is the loading info of `from_pretrained(..., output_loading_info=True)`.
     """
     missing = sorted(name for name in info["missing_keys"] if not COMPUTED.search(name))
-    others = [name for name in info["unexpected_keys"] if not COMPUTED.search(name)]
-    unused = sorted(name for name in others if UNUSED.search(name))
-    other = sorted(set(others) - set(unused))
+    unexpected = [name for name in info["unexpected_keys"] if not COMPUTED.search(name)]
+    unused = sorted(name for name in unexpected if UNUSED.search(name))
+    others = sorted(set(unexpected) - set(unused))
     if missing:
         raise ConfigError(
             f"model.path={path}: its files lack {count_weights(missing)}, which would be random numbers; fetch or save the model again, "
             "or correct its config.json"
         )
-    if other:
+    if others:
         raise ConfigError(
-            f"model.path={path}: its files hold {count_weights(other)}, for which its config.json has no place; they would be left out. "
+            f"model.path={path}: its files hold {count_weights(others)}, for which its config.json has no place; they would be left out. "
             "Correct config.json, or save the model again"
         )
     if unused:
@@ -45,5 +45,5 @@ def refuse_other_weights(path: str, info: dict[str, Any]) -> None:
 def count_weights(names: Iterable[str]) -> str:
     """Return the number of weights and the first names."""
     names = list(names)
-    few = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    return f"{len(names)} weight{'s' if len(names) > 1 else ''} ({few})"
+    first_names = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return f"{len(names)} weight{'s' if len(names) > 1 else ''} ({first_names})"

@@ -1,1 +1,1 @@
-"""Real surveys: a table of respondents and a declaration of its columns become rows with beliefs, shares and groups."""
+"""Real surveys: make rows with beliefs, shares and groups from a table of respondents and a declaration of its columns."""

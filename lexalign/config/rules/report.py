@@ -1,4 +1,4 @@
-"""What `report=` reads, and what it would not."""
+"""Check the settings of `report=`, and refuse those that it does not read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +10,17 @@ READ = frozenset({"report", "report_csv", "output_dir"})
 
 
 def check_report(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """A report runs nothing, so that no setting of a run is read."""
-    named = experiment.report
-    if named is None:
+    """Refuse settings of a run with a report, which runs nothing."""
+    report = experiment.report
+    if report is None:
         if experiment.report_csv is not None:
             yield f"report_csv={experiment.report_csv}: there is no report to take it from; type report=<folder of a sweep> beside it"
         return
-    folders = [named] if isinstance(named, str) else named
+    folders = [report] if isinstance(report, str) else report
     if not folders or not all(folder.strip() for folder in folders):
         yield "report: names no folder; name that of a sweep, or 'report=[folder,folder]'"
-    if repeated := sorted({folder for folder in folders if folders.count(folder) > 1}):
-        yield f"report: {', '.join(repeated)} stands there twice; name each folder once"
+    if repeated_folders := sorted({folder for folder in folders if folders.count(folder) > 1}):
+        yield f"report: {', '.join(repeated_folders)} stands there twice; name each folder once"
     for key in sorted(typed - READ):
         yield f"{key}: is not read with report=…, which runs nothing; leave it out"
     if "output_dir" in typed and len(folders) == 1 and is_sweep(Path(folders[0]).expanduser()):
@@ -28,7 +28,7 @@ def check_report(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
 
 
 def check_table(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """Where the table of all jobs goes."""
+    """Check the path of the table of all jobs."""
     if experiment.report is None or experiment.report_csv is None:
         return
     path = Path(experiment.report_csv).expanduser()

@@ -1,4 +1,4 @@
-"""The rewards of a reinforcement method, the groups its answers are drawn in, and settings that it does not read."""
+"""Check the rewards of a reinforcement method, the groups of its answers, and settings that it does not read."""
 
 import importlib
 import math
@@ -24,40 +24,40 @@ def check_rewards(experiment: Experiment, typed: frozenset[str]) -> Iterator[str
     yield from problems
     for entry in entries:
         yield from check_reward(entry, experiment)
-    counted = sum(entry.listed.weight != 0 for entry in entries)
+    count = sum(entry.listed.weight != 0 for entry in entries)
     if isinstance(method, GrpoMethod):
         if not method.rewards:
             example = "'method.rewards=[{_target_:lexalign.rewards.Length,cap:40}]'"
             yield f"method.rewards=[]: without a reward there is nothing to learn; name one: {example}"
-    elif not problems and counted < 2:
+    elif not problems and count < 2:
         yield (
-            f"method.rewards: method={method.name} normalises each of several rewards by itself, and here {counted} count; "
+            f"method.rewards: method={method.name} normalises each of several rewards by itself, and here {count} count; "
             "name two or more, or type method=grpo"
         )
 
 
 def check_reward(entry: Entry, experiment: Experiment) -> Iterator[str]:
-    """What is wrong with one reward's class and arguments. Ours are made, which imports nothing heavy; others only read."""
+    """Problems of the class and arguments of one reward. Our rewards are created, without heavy imports; the source of others is read."""
     path = entry.listed.target
     if targets.explain_wrong_target(path, [targets.OWN_PACKAGE, *experiment.extensions]) is not None:
-        return  # targets.problems says so
-    wrong = find_wrong_arguments(path, list(entry.arguments), entry.where)
-    yield from wrong
-    if wrong or path.split(".")[0] != targets.OWN_PACKAGE:
+        return  # `targets.find_target_problems` reports this
+    argument_problems = find_wrong_arguments(path, list(entry.arguments), entry.where)
+    yield from argument_problems
+    if argument_problems or path.split(".")[0] != targets.OWN_PACKAGE:
         return
     module, _, name = path.rpartition(".")
     cls = getattr(importlib.import_module(module), name) if module.startswith(REWARDS) else None
     if cls is None or not issubclass(cls, Reward) or cls is Reward:
         yield f"{entry.where}._target_={path}: is no reward; there are ExactMatch, Format, Length and RewardModel in lexalign.rewards"
         return
-    hints, found = get_type_hints(cls, include_extras=True), list[str]()
-    given = {key: convert(hints[key], value, f"{entry.where}.{key}", found) for key, value in entry.arguments.items()}
-    if not found:
+    hints, problems = get_type_hints(cls, include_extras=True), list[str]()
+    arguments = {key: convert(hints[key], value, f"{entry.where}.{key}", problems) for key, value in entry.arguments.items()}
+    if not problems:
         try:
-            cls(**given)
+            cls(**arguments)
         except ValueError as error:
-            found.append(f"{entry.where}: {error}")
-    yield from found
+            problems.append(f"{entry.where}: {error}")
+    yield from problems
     yield from find_unnamed_columns(entry, cls.reads, experiment.data.columns)
 
 
@@ -74,10 +74,10 @@ def check_groups(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
             f"type train.batch_size={-(-train.batch_size // step) * step}"
         )
     if train.eval_steps is not None and experiment.evaluate.batch_size % method.generations:
-        fitting = -(-experiment.evaluate.batch_size // method.generations) * method.generations
+        batch_size = -(-experiment.evaluate.batch_size // method.generations) * method.generations
         yield (
             f"evaluate.batch_size={experiment.evaluate.batch_size}: train.eval_steps draws groups of "
-            f"method.generations={method.generations}; type evaluate.batch_size={fitting}"
+            f"method.generations={method.generations}; type evaluate.batch_size={batch_size}"
         )
     if method.max_new_tokens >= train.max_length:
         yield (
@@ -92,7 +92,7 @@ def check_groups(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
 
 
 def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]:
-    """Settings of the other methods' batches: here prompts come in groups, and TRL computes them in a way of its own."""
+    """Refuse settings for batches of other methods: here TRL makes the batches from groups of answers."""
     method, train = experiment.method, experiment.train
     if not isinstance(method, RewardMethod) or train is None:
         return

@@ -1,4 +1,4 @@
-"""Values that look like a token."""
+"""Refuse values that look like a token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lexalign.config.secrets import IN_MESSAGES, SHAPED, list_secrets
 
 WHOLE = 16
-"""Minimum length of a secret of this process that is always looked for in settings. A shorter one must not be a plain word."""
+"""Minimum length of a secret of this process that is always searched for in settings. A shorter secret is skipped if it is only letters."""
 COMMIT_KEYS = ("revision", "tokenizer_revision")
 """Settings that may hold forty hex digits."""
 

@@ -1,4 +1,4 @@
-"""The trackers: which settings each reads, and whether it is installed."""
+"""Check the settings that each tracker reads, and whether the tracker is installed."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def check_unread(experiment: Experiment, typed: frozenset[str]) -> Iterator[str]
         if name == "none":
             yield f"{key}: is not read with tracking=none; leave it out, or type tracking=wandb"
         elif key.removeprefix("tracking.") in UNREAD.get(str(name), ()):
-            others = [other for other, keys in UNREAD.items() if key.removeprefix("tracking.") not in keys]
-            yield f"{key}: is not read with tracking={name}; leave it out, or type tracking={others[0]}"
+            other_trackers = [tracker for tracker, keys in UNREAD.items() if key.removeprefix("tracking.") not in keys]
+            yield f"{key}: is not read with tracking={name}; leave it out, or type tracking={other_trackers[0]}"
 
 
 def is_installed(package: str) -> bool:
