@@ -117,4 +117,5 @@ def test_a_good_session_passes_and_leaves_nothing(session):
 
 def test_this_session_has_no_keys_and_another_home():
     assert Path.home().parent == Path(os.environ["LEXALIGN_TEST_SESSION"]) and Path.home() != Path(os.environ["LEXALIGN_GUARD_HOME"])
-    assert not [name for name in os.environ if name.startswith("WANDB_")]
+    own = {"WANDB_ERROR_REPORTING"}  # switched off by our tracker, in the tests before this one
+    assert not [name for name in os.environ if name.startswith("WANDB_") and name not in own]

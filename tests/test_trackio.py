@@ -50,11 +50,19 @@ print("DIALLED", [place for place in dialled if "127.0.0.1" in place or "." in p
 """
 
 
+def take_modules(package: str) -> dict[str, Any]:
+    """The modules of a package that this process has imported, taken out of `sys.modules`."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == package}
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """trackio's folder, one for the process: it is read when trackio is imported."""
+    """trackio's folder. It is read when trackio is imported, so what another module's tests have imported is put aside."""
     before = os.environ.get("TRACKIO_DIR")
+    aside = take_modules("trackio")
     yield tmp_path_factory.mktemp("pages")
+    take_modules("trackio")
+    sys.modules.update(aside)
     os.environ.pop("TRACKIO_DIR", None)
     if before is not None:
         os.environ["TRACKIO_DIR"] = before
