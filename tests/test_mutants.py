@@ -59,11 +59,11 @@ MUTANTS = [
     Mutant("losses.py", "torch.xlogy(shares, shares) - shares * log_probs", "-shares * log_probs", LOSSES),
     Mutant("losses.py", "- belief_weight * belief_log_probs", "+ belief_weight * belief_log_probs", LOSSES),
     Mutant("losses.py", "calibration_weight * calibration", "calibration", LOSSES),
-    Mutant("losses.py", "last = mask & ~F.pad(step, (0, 1))", "last = mask", ["tests/test_gdpo_flow.py", "-k", "hand or naive"]),
+    Mutant("losses.py", "is_last = mask & ~F.pad(has_step, (0, 1))", "is_last = mask", ["tests/test_gdpo_flow.py", "-k", "hand or naive"]),
     Mutant(
         "losses.py", "log_flows = log_rewards - ends", "log_flows = log_rewards + ends", ["tests/test_gdpo_flow.py", "-k", "hand or naive"]
     ),
-    Mutant("losses.py", "* last).detach()", "* last)", ["tests/test_gdpo_flow.py", "-k", "no_gradient or gradient_and"]),
+    Mutant("losses.py", "* is_last).detach()", "* is_last)", ["tests/test_gdpo_flow.py", "-k", "no_gradient or gradient_and"]),
     Mutant("losses.py", "sign = 2 * labels - 1", "sign = labels", oracle("test_kto")),
     Mutant(
         "losses.py",
@@ -93,7 +93,7 @@ MUTANTS = [
     Mutant("trainers/gdpo_flow.py", "loss=(chosen + rejected_flows) / 2", "loss=chosen + rejected_flows", oracle("test_gdpo_flow")),
     Mutant("trainers/gdpo_flow.py", "return self.method.gamma", "return 1.0", oracle("test_gdpo_flow")),
     Mutant("trainers/gdpo_soft.py", "loss=loss, rewards", 'loss=loss * scores.extras["soft_label"], rewards', oracle("test_soft_labels")),
-    Mutant("trainers/kto.py", 'own[at - 1]["response"]', 'own[at]["response"]', oracle("test_kto")),
+    Mutant("trainers/kto.py", 'sequences[at - 1]["response"]', 'sequences[at]["response"]', oracle("test_kto")),
     Mutant("trainers/kto.py", "max(0.0, total / count)", "total / count", [*ORACLES, "-k", "kl_above_zero"]),
     Mutant("trainers/kto.py", "rows[first : first + step]", "rows[first : first + 2]", SPLIT),
     Mutant("trainers/orpo.py", "    scores_prompts = True\n", "", oracle("test_pairs and orpo")),
@@ -134,13 +134,13 @@ MUTANTS = [
     ),
     Mutant(
         "training/collator.py",
-        'response"])[: self.max_length] for one in sequences]\n        weights',
-        'response"]) for one in sequences]\n        weights',
+        'response"])[: self.max_length] for sequence in sequences]\n        weights',
+        'response"]) for sequence in sequences]\n        weights',
         TOKENS,
     ),
     Mutant("training/collator.py", "scored[:first] |= belief[:first].bool()", "scored |= belief.bool()", TOKENS),
-    Mutant("training/collator.py", "counted[:first, 1:].sum()", "counted[:first].sum()", TOKENS),
-    Mutant("training/collator.py", "found.append((row[:start], row[start:length]", "found.append((row[:start], row[start:]", TOKENS),
+    Mutant("training/collator.py", "trained_weight[:first, 1:].sum()", "trained_weight[:first].sum()", TOKENS),
+    Mutant("training/collator.py", "spans.append((row[:start], row[start:length]", "spans.append((row[:start], row[start:]", TOKENS),
     Mutant("training/coupling.py", "self.next += 1", "self.next += 0", SPLIT),
     # Trainer
     Mutant("training/trainer.py", "output.loss.sum() / totals.rows", "output.loss.mean()", SPLIT),
@@ -173,7 +173,9 @@ MUTANTS = [
     Mutant("cache/reference.py", "    if weights is not None:\n        parts.append", "    if False:\n        parts.append", TOKENS),
     Mutant("training/reference.py", "stack.enter_context(make_autocast(trainer.experiment))", "pass", [*ORACLES, "-k", "arithmetic"]),
     Mutant("training/reference.py", "stack.enter_context(use_start_model(policy))", "pass", REFERENCE),
-    Mutant("training/reference.py", "(found.log_probs * weights).sum(1).tolist()", "found.log_probs.sum(1).tolist()", REFERENCE),
+    Mutant(
+        "training/reference.py", "(token_scores.log_probs * weights).sum(1).tolist()", "token_scores.log_probs.sum(1).tolist()", REFERENCE
+    ),
     Mutant(
         "training/reference.py", 'key = f"{key}-end-{objective.end_token}-gamma-{objective.reference_temperature!r}"', "pass", REFERENCE
     ),
@@ -183,22 +185,25 @@ MUTANTS = [
         "            if True:\n                self.cache.add",
         REFERENCE,
     ),
-    Mutant("models/adapters.py", "kept.data = weight.data.clone()", "kept.data = weight.data", REFERENCE),
-    Mutant("models/adapters.py", "        model.set_adapter(active)\n", "        pass\n", REFERENCE),
+    Mutant("models/adapters.py", "copy.data = weight.data.clone()", "copy.data = weight.data", REFERENCE),
+    Mutant("models/adapters.py", "        model.set_adapter(active_adapter)\n", "        pass\n", REFERENCE),
     # Measures
-    Mutant("evaluation/scoring.py", "float((scored * weights).sum())", "float(scored.sum())", MEASURES),
+    Mutant("evaluation/scoring.py", "float((response_log_probs * weights).sum())", "float(response_log_probs.sum())", MEASURES),
     Mutant(
         "evaluation/scoring.py",
-        "rows = [sequences[i].ids[:max_length] for i in picked]",
-        "rows = [sequences[i].ids for i in picked]",
+        "rows = [sequences[i].ids[:max_length] for i in indices]",
+        "rows = [sequences[i].ids for i in indices]",
         MEASURES,
     ),
-    Mutant("evaluation/scoring.py", "each = (p.exp() * (p - q)).sum(-1)", "each = (q.exp() * (q - p)).sum(-1)", MEASURES),
+    Mutant("evaluation/scoring.py", "divergences = (p.exp() * (p - q)).sum(-1)", "divergences = (q.exp() * (q - p)).sum(-1)", MEASURES),
     Mutant("evaluation/samples.py", "zip(parts, tokens, strict=True)], tokens)", "zip(parts, tokens, strict=True)])", MEASURES),
-    Mutant("evaluation/pairs.py", "stick.beta * ((c - rc) - (r - rr))", "stick.beta * (c - r)", MEASURES),
+    Mutant("evaluation/pairs.py", "evaluator.beta * ((c - rc) - (r - rr))", "evaluator.beta * (c - r)", MEASURES),
     Mutant("evaluation/beliefs.py", "[p / (sum(probs) or 1.0) for p in probs]", "[p for p in probs]", MEASURES),
     Mutant(
-        "evaluation/likelihood.py", "found.record(name, losses, tokens, exponential", "found.record(name, losses, exponential", MEASURES
+        "evaluation/likelihood.py",
+        "measurement.record(name, losses, tokens, exponential",
+        "measurement.record(name, losses, exponential",
+        MEASURES,
     ),
     Mutant("evaluation/metrics.py", "0.5 if margin == 0 else float(margin > 0)", "float(margin >= 0)", METRICS),
     Mutant("evaluation/metrics.py", "policy[top] / shares[top]", "policy[top]", METRICS),
