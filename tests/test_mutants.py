@@ -221,6 +221,12 @@ def test_the_faults_can_be_put_in():
     assert missing == [] and len(MUTANTS) >= 60
 
 
+def test_every_fault_can_be_made():
+    """A fault whose text is not in its file any more changes nothing, and would seem to be missed."""
+    gone = [f"{mutant.file}: {mutant.old!r}" for mutant in MUTANTS if mutant.old not in (ROOT / "lexalign" / mutant.file).read_text()]
+    assert gone == []
+
+
 @pytest.mark.slow
 def test_faults_are_caught(tmp_path):
     copy = tmp_path / "copy"
