@@ -243,7 +243,7 @@ def main() -> None:
 
         args.device = "cuda" if resolve_device("auto") == "cuda" else "cpu"
 
-    def asked(name: str) -> bool:
+    def is_asked(name: str) -> bool:
         return not args.only or any(name.startswith(only) for only in args.only)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +255,7 @@ def main() -> None:
             f"{args.threads} threads a run, Python"
         )
         bench.say(f"{platform.python_version()}, {versions}; matrix product at {bench.rate / 1e9:.0f} GFLOP/s; {args.repeats} repeats\n")
-        wanted = [entry for entry in (ON_CUDA if args.device == "cuda" else FULL) if asked("-".join(entry))]
+        wanted = [entry for entry in (ON_CUDA if args.device == "cuda" else FULL) if is_asked("-".join(entry))]
         if args.quick and args.device == "cuda":
             wanted = ON_CUDA[1:2]
         elif args.quick:
@@ -271,9 +271,9 @@ def main() -> None:
             for entry in wanted:
                 bench.steps(*entry)
             bench.say()
-        if args.device == "cpu" and asked("W6"):
+        if args.device == "cpu" and is_asked("W6"):
             bench.start(args.repeats)
-        if args.device == "cpu" and not args.quick and asked("W4"):
+        if args.device == "cpu" and not args.quick and is_asked("W4"):
             bench.sweep(args.sweeps)
         if args.out:
             args.out.write_text("\n".join(bench.lines) + "\n")

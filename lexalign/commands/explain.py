@@ -7,7 +7,7 @@ from lexalign.commands.json_schema import make_schema
 from lexalign.compat import get_hydra_parser
 from lexalign.config.command_line import arrange_words
 from lexalign.config.compose import compose
-from lexalign.config.loading import Sources
+from lexalign.config.loading import Sources, list_keys
 from lexalign.config.origins import explain
 from lexalign.config.parsing import describe_unknown_key
 from lexalign.errors import ConfigError
@@ -28,10 +28,11 @@ def main(words: Sequence[str]) -> int:
     try:
         args = get_hydra_parser().parse_args(arrange_words(rest))
         sources = Sources((args.config_dir,) if args.config_dir else ())
-        composition = compose(args.overrides, sources)
+        compose(args.overrides, sources)  # refuses what does not compose
         text = explain(key, args.overrides, sources)
         if text is None:
-            raise ConfigError(describe_unknown_key(key, list_keys(composition.tree)))
+            settings = [name for name in list_keys(sources.compose(args.overrides)) if not name.startswith("hydra")]
+            raise ConfigError(describe_unknown_key(key, settings))
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return ConfigError.exit_code
@@ -39,13 +40,6 @@ def main(words: Sequence[str]) -> int:
     if description := find_description(key):
         print(f"  {description}")
     return 0
-
-
-def list_keys(tree: object, where: str = "") -> list[str]:
-    """Every dotted key of a tree of settings."""
-    items = tree.items() if isinstance(tree, dict) else ()
-    inner = [key for name, value in items for key in list_keys(value, f"{where}.{name}".lstrip("."))]
-    return [where, *inner] if where else inner
 
 
 def find_description(key: str) -> str | None:
